@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Exactly once: several hooks that copy to one output see the same packet, and
+ * nothing on the packet tells: the userspace datapath carries bytes only, and
+ * a mark would be part of the flow key. So the hooks count.
+ *
+ * Take all frames of one content and one output. Let `arrived` be how many of
+ * them arrived at selected source ports, and departed(P) how many left through
+ * the selected destination port P. A packet arrives once and leaves a port
+ * once, so the number of packets is at least the largest of these counts, and
+ * it is that largest count where every packet of the content takes the same
+ * way, as a switch makes it do. Hence a hook copies a frame if, and only if,
+ * its own count then exceeds the copies made so far. No order of events is
+ * assumed: the userspace datapath can send a frame before the ingress hook of
+ * its arrival has run.
+ *
+ * Counts are forgotten TAP_FORGET_MS after the last frame of their content, or
+ * earlier if a table of TAP_SETS * TAP_WAYS contents is too small. A packet
+ * that stays in the switch for longer is copied twice.
+ */
+#ifndef TAP_ONCE_H
+#define TAP_ONCE_H
+
+#define TAP_SETS 8192
+#define TAP_WAYS 4
+#define TAP_FORGET_MS 1000
+/* Longest time by which a departure can outrun the hook of its own arrival. */
+#define TAP_RACE_MS 20
+
+#define TAP_DIGEST_LEN 64
+#define TAP_MACS_LEN 12
+#define TAP_TAG_LEN 4
+
+/* One content, for one output. */
+struct tap_frame {
+	u32 tag;
+	u32 born;	/* ms: tells a content from its forgotten former life */
+	u32 used;	/* ms: last frame seen */
+	u32 raced;	/* ms: last copy made on a departure */
+	u32 arrived;
+	u32 copies;
+};
+
+struct tap_frames {
+	struct bpf_spin_lock lock;
+	u32 choice;	/* of TAP_FIND */
+	struct tap_frame way[TAP_WAYS];
+};
+
+/* One content, for one output, at one port that it leaves through. */
+struct tap_departure {
+	u32 tag;
+	u32 born;	/* of the frame it counts */
+	u32 used;
+	u32 count;
+};
+
+struct tap_departures {
+	struct bpf_spin_lock lock;
+	u32 choice;	/* of TAP_FIND */
+	struct tap_departure way[TAP_WAYS];
+};
+
+/* key: low bits of a digest; value: the contents that share them */
+BPF_TABLE("array", u32, struct tap_frames, frames, TAP_SETS);
+/* key: low bits of a digest mixed with the hook; value: likewise */
+BPF_TABLE("array", u32, struct tap_departures, departures, TAP_SETS);
+
+static __always_inline u64 tap_mix(u64 h, u64 word)
+{
+	h = (h ^ word) * 0x9e3779b97f4a7c15ULL;
+	return h ^ (h >> 29);
+}
+
+/*
+ * Clears what the way through the switch may fill in: the checksums that a
+ * sender leaves to its device, and that an upcall completes.
+ */
+static __always_inline void tap_forget_checksum(u8 *frame)
+{
+	u16 type = frame[12] << 8 | frame[13];
+
+	if (type == ETH_P_IP && frame[14] == 0x45) {
+		if (frame[23] == IPPROTO_TCP)
+			frame[50] = frame[51] = 0;
+		else if (frame[23] == IPPROTO_UDP)
+			frame[40] = frame[41] = 0;
+		else if (frame[23] == IPPROTO_SCTP)
+			frame[42] = frame[43] = frame[44] = frame[45] = 0;
+	} else if (type == ETH_P_IPV6 && frame[20] == IPPROTO_UDP) {
+		frame[60] = frame[61] = 0;
+	}
+}
+
+/*
+ * Digest of the frame's head and length, the same whether its VLAN tag is in
+ * metadata, inline, or gone. It need not tell any two frames apart: contents
+ * that share it are counted together, and the counts still hold.
+ */
+static __always_inline u64 tap_digest(struct __sk_buff *skb, u32 tag_len)
+{
+	/* Longer than what is digested: room for the verifier's bound. */
+	u64 word[TAP_DIGEST_LEN / 8 + 2] = {};
+	u8 *frame = (u8 *)word;
+	u32 start = TAP_MACS_LEN + tag_len;
+	u32 len = skb->len - start;
+	u64 h = TAP_SEED ^ len;
+	int i;
+
+	if (bpf_skb_load_bytes(skb, 0, frame, TAP_MACS_LEN))
+		return h;
+	if (len >= TAP_DIGEST_LEN - TAP_MACS_LEN)
+		len = TAP_DIGEST_LEN - TAP_MACS_LEN;
+	/* Keeps the compiler from dropping the mask, which the verifier needs. */
+	asm volatile("" : "+r"(len));
+	len &= TAP_DIGEST_LEN - 1;
+	if (!len)
+		return h;
+	bpf_skb_load_bytes(skb, start, frame + TAP_MACS_LEN, len);
+	tap_forget_checksum(frame);
+#pragma unroll
+	for (i = 0; i < TAP_DIGEST_LEN / 8; i++)
+		h = tap_mix(h, word[i]);
+	return h;
+}
+
+/*
+ * Finds the way of tag @want in @set, or else the one unused for longest, and
+ * says in @live whether it holds that tag, and not a forgotten one.
+ *
+ * The choice goes through the set's own memory: the verifier then knows only
+ * that it is some way, and follows one path from here on instead of one for
+ * each way.
+ */
+#define TAP_LIVE TAP_WAYS
+#define TAP_FIND(set, want, now, found, live)				\
+	do {								\
+		volatile u32 *__choice = &(set)->choice;		\
+		u32 __oldest = 0;					\
+		*__choice = 0;						\
+		_Pragma("unroll")					\
+		for (int __i = 0; __i < TAP_WAYS; __i++) {		\
+			u32 __age = (now) - (set)->way[__i].used;	\
+			if ((set)->way[__i].tag == (want) &&		\
+			    __age <= TAP_FORGET_MS) {			\
+				*__choice = __i | TAP_LIVE;		\
+				break;					\
+			}						\
+			if (__age > __oldest) {				\
+				__oldest = __age;			\
+				*__choice = __i;			\
+			}						\
+		}							\
+		found = &(set)->way[*__choice & (TAP_WAYS - 1)];	\
+		live = *__choice & TAP_LIVE;				\
+	} while (0)
+
+/* Counts an arrival; returns whether it is to be copied. */
+static __always_inline bool tap_arrive(struct tap_frame *frame, u32 now)
+{
+	frame->arrived++;
+	if ((s32)(frame->arrived - frame->copies) > 0) {
+		frame->copies = frame->arrived;
+		return true;
+	}
+	if (now - frame->raced <= TAP_RACE_MS)
+		return false;
+	/* The copies in advance were of other packets, from other ports. */
+	frame->copies++;
+	frame->arrived = frame->copies;
+	return true;
+}
+
+/* Counts a departure through the hook; returns the count. */
+static __always_inline u32 tap_depart(u64 key, u32 born, u32 now)
+{
+	u32 index = key & (TAP_SETS - 1), tag = key >> 32, count;
+	struct tap_departures *set = departures.lookup(&index);
+	struct tap_departure *way;
+	bool live;
+
+	if (!set)
+		return 1;
+	bpf_spin_lock(&set->lock);
+	TAP_FIND(set, tag, now, way, live);
+	if (!live || way->born != born) {
+		way->tag = tag;
+		way->born = born;
+		way->count = 0;
+	}
+	way->used = now;
+	count = ++way->count;
+	bpf_spin_unlock(&set->lock);
+	return count;
+}
+
+/*
+ * Whether this hook is the one to copy the packet to @rule's output.
+ * A spin lock may not be held over a call, hence the second look-up in the set.
+ */
+static __always_inline bool tap_once(const struct tap_rule *rule, u64 digest)
+{
+	u64 key = tap_mix(digest, rule->output);
+	u32 index = key & (TAP_SETS - 1), tag = key >> 32;
+	u32 now = bpf_ktime_get_coarse_ns() >> 20;
+	struct tap_frames *set = frames.lookup(&index);
+	bool arrival = rule->flags & TAP_RULE_ARRIVAL;
+	bool live, copy = false;
+	u32 born, copies, count;
+	struct tap_frame *way;
+
+	if (!set)
+		return true;
+	bpf_spin_lock(&set->lock);
+	TAP_FIND(set, tag, now, way, live);
+	if (!live) {
+		way->tag = tag;
+		way->born = now;
+		way->raced = now - TAP_RACE_MS - 1;
+		way->arrived = 0;
+		way->copies = 0;
+	}
+	way->used = now;
+	born = way->born;
+	copies = way->copies;
+	if (arrival)
+		copy = tap_arrive(way, now);
+	bpf_spin_unlock(&set->lock);
+	if (arrival)
+		return copy;
+
+	count = tap_depart(tap_mix(key, rule->hook), born, now);
+	if ((s32)(count - copies) <= 0)
+		return false;
+	bpf_spin_lock(&set->lock);
+	TAP_FIND(set, tag, now, way, live);
+	if (!live) {
+		copy = true;
+	} else if ((s32)(count - way->copies) > 0) {
+		way->copies = count;
+		way->raced = now;
+		copy = true;
+	}
+	bpf_spin_unlock(&set->lock);
+	return copy;
+}
+
+#endif /* TAP_ONCE_H */
