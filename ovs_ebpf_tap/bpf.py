@@ -1,0 +1,220 @@
+"""bpf(2): maps, programs, links and their pins. The only module that makes this call.
+
+It goes through the C library's syscall(2), so that the sidecar needs neither bcc nor LLVM in
+its memory. Attributes are laid out as `union bpf_attr` in Linux's `include/uapi/linux/bpf.h`.
+Every function raises OSError as the kernel says it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from errno import EINVAL, ENOENT, ENOSYS
+from pathlib import Path
+
+# Numbers of bpf(2) by machine: Linux, arch/*/entry/syscalls and include/uapi/asm-generic/unistd.h.
+_SYSCALLS = {
+    "x86_64": 321,
+    "aarch64": 280,
+    "riscv64": 280,
+    "loongarch64": 280,
+    "ppc64le": 361,
+    "s390x": 351,
+}
+
+# enum bpf_cmd
+_MAP_LOOKUP_ELEM = 1
+_MAP_UPDATE_ELEM = 2
+_MAP_DELETE_ELEM = 3
+_MAP_GET_NEXT_KEY = 4
+_PROG_LOAD = 5
+_OBJ_PIN = 6
+_OBJ_GET = 7
+_OBJ_GET_INFO_BY_FD = 15
+_PROG_QUERY = 16
+_LINK_CREATE = 28
+_LINK_UPDATE = 29
+
+# enum bpf_attach_type
+TCX_INGRESS = 46
+TCX_EGRESS = 47
+
+_LINK_TYPE_TCX = 11
+_PROG_TYPE_SCHED_CLS = 3
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _bpf(command: int, attr: bytes, *, size: int = 0) -> tuple[int, bytes]:
+    """Makes the call; returns its result and the attributes as the kernel left them."""
+    number = _SYSCALLS.get(platform.machine())
+    if number is None:
+        raise OSError(ENOSYS, f"bpf(2)'s number on {platform.machine()} is not known")
+    buffer = ctypes.create_string_buffer(attr, max(size, len(attr)))
+    result = _libc.syscall(
+        ctypes.c_long(number), ctypes.c_int(command), buffer, ctypes.c_uint(len(buffer))
+    )
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return int(result), buffer.raw
+
+
+def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
+    return ctypes.addressof(buffer)
+
+
+def pin(fd: int, path: Path) -> None:
+    """Gives the object a name in a bpffs."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    _bpf(_OBJ_PIN, struct.pack("=QII", _address(name), fd, 0))
+
+
+def get(path: Path) -> int:
+    """A new descriptor of the object pinned at `path`; the caller closes it."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _bpf(_OBJ_GET, struct.pack("=QII", _address(name), 0, 0))[0]
+
+
+def _info(fd: int, size: int) -> bytes:
+    buffer = ctypes.create_string_buffer(size)
+    _bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, size, _address(buffer)))
+    return buffer.raw
+
+
+def program_id(fd: int) -> int:
+    """The id of a program."""
+    return int(struct.unpack_from("=I", _info(fd, 16), 4)[0])
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map holds for each key."""
+    text = Path("/sys/devices/system/cpu/possible").read_text()
+    last = text.strip().split(",")[-1].split("-")[-1]
+    return int(last) + 1
+
+
+@dataclass(frozen=True)
+class TcxLink:
+    """A TCX link; `ifindex` is 0 when its device is gone."""
+
+    id: int
+    program_id: int
+    ifindex: int
+    attach_type: int
+
+
+def tcx_link(fd: int) -> TcxLink:
+    """What a link says of itself. Raises OSError (EINVAL) if it is no TCX link."""
+    kind, link_id, prog_id, ifindex, attach_type = struct.unpack_from("=IIIxxxxII", _info(fd, 32))
+    if kind != _LINK_TYPE_TCX:
+        raise OSError(EINVAL, "not a TCX link")
+    return TcxLink(link_id, prog_id, ifindex, attach_type)
+
+
+def create_tcx_link(program_fd: int, ifindex: int, attach_type: int) -> int:
+    """Attaches a program behind those that are there; returns the link's descriptor."""
+    return _bpf(_LINK_CREATE, struct.pack("=IIII", program_fd, ifindex, attach_type, 0), size=64)[0]
+
+
+def update_link(link_fd: int, program_fd: int) -> None:
+    """Puts another program in the place of a link's, without a gap."""
+    _bpf(_LINK_UPDATE, struct.pack("=IIII", link_fd, program_fd, 0, 0))
+
+
+def has_tcx(ifindex: int) -> bool:
+    """Whether the kernel has TCX hooks (Linux 6.6 and later)."""
+    try:
+        _bpf(_PROG_QUERY, struct.pack("=IIIIQI", ifindex, TCX_INGRESS, 0, 0, 0, 0), size=64)
+    except OSError as error:
+        if error.errno == EINVAL:
+            return False
+        raise
+    return True
+
+
+def load_empty_classifier() -> int:
+    """Loads the shortest SCHED_CLS program; says by OSError what stands in the way."""
+    instructions = ctypes.create_string_buffer(
+        struct.pack("=BBhiBBhi", 0xB7, 0, 0, -1, 0x95, 0, 0, 0), 16
+    )
+    licence = ctypes.create_string_buffer(b"GPL")
+    attr = struct.pack("=IIQQ", _PROG_TYPE_SCHED_CLS, 2, _address(instructions), _address(licence))
+    return _bpf(_PROG_LOAD, attr, size=64)[0]
+
+
+class Map:
+    """A map with keys and values of fixed length; `values` of them for each key if per CPU."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        info = struct.unpack_from("=IIIII", _info(fd, 80))
+        self.id, self.key_size, self.value_size, self.max_entries = info[1:]
+        self._read_size = self.value_size
+        if info[0] in (5, 6):  # BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY
+            self._read_size = (self.value_size + 7) // 8 * 8 * possible_cpus()
+
+    def close(self) -> None:
+        """Closes the descriptor; the map lives on where it is pinned or used."""
+        os.close(self.fd)
+
+    def _element(self, command: int, key: bytes, value: int, flags: int = 0) -> None:
+        name = ctypes.create_string_buffer(key, self.key_size)
+        _bpf(command, struct.pack("=IxxxxQQQ", self.fd, _address(name), value, flags))
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, those of all CPUs one after the other if per CPU; None if there is none."""
+        value = ctypes.create_string_buffer(self._read_size)
+        try:
+            self._element(_MAP_LOOKUP_ELEM, key, _address(value))
+        except OSError as error:
+            if error.errno == ENOENT:
+                return None
+            raise
+        return value.raw
+
+    def set(self, key: bytes, value: bytes) -> None:
+        """Stores the value; a per-CPU map wants those of all CPUs."""
+        buffer = ctypes.create_string_buffer(value, self._read_size)
+        self._element(_MAP_UPDATE_ELEM, key, _address(buffer))
+
+    def clear(self, key: bytes) -> None:
+        """Stores zeroes."""
+        self.set(key, bytes(self._read_size))
+
+    def delete(self, key: bytes) -> None:
+        """Removes the key, if it is there."""
+        try:
+            self._element(_MAP_DELETE_ELEM, key, 0)
+        except OSError as error:
+            if error.errno != ENOENT:
+                raise
+
+    def _keys(self) -> Iterator[bytes]:
+        following = ctypes.create_string_buffer(self.key_size)
+        key: ctypes.Array[ctypes.c_char] | None = None
+        while True:
+            address = _address(key) if key is not None else 0
+            attr = struct.pack("=IxxxxQQ", self.fd, address, _address(following))
+            try:
+                _bpf(_MAP_GET_NEXT_KEY, attr)
+            except OSError as error:
+                if error.errno == ENOENT:
+                    return
+                raise
+            key = ctypes.create_string_buffer(following.raw, self.key_size)
+            yield following.raw
+
+    def items(self) -> dict[bytes, bytes]:
+        """All keys with their values."""
+        found = {}
+        for key in list(self._keys()):
+            value = self.get(key)
+            if value is not None:
+                found[key] = value
+        return found
