@@ -1,0 +1,132 @@
+"""What was seen, as plain data: the database's rows in OVS's words.
+
+Rows refer to each other by UUID, so that rings and dangling references do no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from ovs_ebpf_tap import abi
+
+MODE_KEY = "ebpf-tap-mode"
+STATE_KEY = "ebpf-tap-state"
+REASON_KEY = "ebpf-tap-reason"
+PROTECTED_KEY = "ebpf-tap-protected"
+SELECT_VLAN_KEY = "ebpf-tap-select-vlan"
+
+# The keys that the sidecar writes: all but the mode, which is the user's.
+OWN_KEYS = (STATE_KEY, REASON_KEY, PROTECTED_KEY, SELECT_VLAN_KEY)
+
+PARKED_VLANS = (abi.constant("PARKED_VLAN"),)
+
+_EMPTY: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A row of the Interface table; its name is its device's."""
+
+    uuid: UUID
+    name: str
+    type: str = ""
+    policed: bool = False
+
+
+@dataclass(frozen=True)
+class Port:
+    """A row of the Port table."""
+
+    uuid: UUID
+    name: str
+    interfaces: tuple[UUID, ...] = ()
+    tag: int | None = None
+    trunks: tuple[int, ...] = ()
+    cvlans: tuple[int, ...] = ()
+    vlan_mode: str | None = None
+    priority_tags: str | None = None
+    protected: bool = False
+
+    @property
+    def is_bond(self) -> bool:
+        """Whether OVS distributes packets over several interfaces."""
+        return len(self.interfaces) > 1
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A row of the Mirror table, as it is: parked or not."""
+
+    uuid: UUID
+    name: str
+    select_all: bool = False
+    select_src_port: tuple[UUID, ...] = ()
+    select_dst_port: tuple[UUID, ...] = ()
+    select_vlan: tuple[int, ...] = ()
+    output_port: UUID | None = None
+    output_vlan: int | None = None
+    snaplen: int | None = None
+    filter: str | None = None
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+    statistics: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def parked(self) -> bool:
+        """Whether OVS selects nothing because the sidecar has taken the mirror over."""
+        return self.select_vlan == PARKED_VLANS and SELECT_VLAN_KEY in self.external_ids
+
+    @property
+    def wanted_vlans(self) -> tuple[int, ...]:
+        """The `select_vlan` that the user wants; empty for all VLANs."""
+        if self.parked:
+            return parse_vlans(self.external_ids[SELECT_VLAN_KEY])
+        return self.select_vlan
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A row of the Bridge table."""
+
+    uuid: UUID
+    name: str
+    datapath_type: str = ""
+    ports: tuple[UUID, ...] = ()
+    mirrors: tuple[UUID, ...] = ()
+    spanning_tree: bool = False
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Database:
+    """The rows that matter, and the Open_vSwitch row's settings."""
+
+    bridges: Mapping[UUID, Bridge] = field(default_factory=dict)
+    ports: Mapping[UUID, Port] = field(default_factory=dict)
+    interfaces: Mapping[UUID, Interface] = field(default_factory=dict)
+    mirrors: Mapping[UUID, Mirror] = field(default_factory=dict)
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+    hw_offload: bool = False
+    next_cfg: int = 0
+    cur_cfg: int = 0
+
+    def intended_protected(self, port: Port) -> bool:
+        """The `protected` that the user wants: a hand-over flips it for a moment."""
+        for mirror in self.mirrors.values():
+            if mirror.output_port == port.uuid and PROTECTED_KEY in mirror.external_ids:
+                return mirror.external_ids[PROTECTED_KEY] == "true"
+        return port.protected
+
+
+def format_vlans(vlans: tuple[int, ...]) -> str:
+    """VLANs as `ebpf-tap-select-vlan` holds them: `10,20`, empty for none."""
+    return ",".join(str(vlan) for vlan in sorted(vlans))
+
+
+def parse_vlans(text: str) -> tuple[int, ...]:
+    """The reverse of `format_vlans`; what is no VLAN is passed over."""
+    numbers = (part.strip() for part in text.split(","))
+    return tuple(
+        sorted({int(n) for n in numbers if n.isdecimal() and len(n) <= 4 and int(n) < 4096})
+    )

@@ -1,0 +1,369 @@
+"""The OVSDB client: reads the rows that matter, writes the edits asked for.
+
+The only module that talks to the database. python-ovs's IDL keeps a replica; `snapshot` turns
+it into the plain rows of `model`, reading again only rows that changed. After a reconnect the
+replica is rebuilt, without a word on rows that went away meanwhile, so rows are matched with
+the replica every time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from errno import EAGAIN
+from typing import Any
+from uuid import UUID
+
+import ovs.db.idl
+import ovs.jsonrpc
+import ovs.poller
+import ovs.stream
+import ovs.timeval
+import structlog
+
+from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
+
+DATABASE = "Open_vSwitch"
+
+_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "Open_vSwitch": ("bridges", "external_ids", "other_config", "next_cfg", "cur_cfg"),
+    "Bridge": (
+        "name",
+        "datapath_type",
+        "ports",
+        "mirrors",
+        "stp_enable",
+        "rstp_enable",
+        "external_ids",
+    ),
+    "Port": (
+        "name",
+        "interfaces",
+        "tag",
+        "trunks",
+        "cvlans",
+        "vlan_mode",
+        "other_config",
+        "protected",
+    ),
+    "Interface": ("name", "type", "ingress_policing_rate", "ingress_policing_kpkts_rate"),
+    "Mirror": (
+        "name",
+        "select_all",
+        "select_src_port",
+        "select_dst_port",
+        "select_vlan",
+        "output_port",
+        "output_vlan",
+        "snaplen",
+        "filter",
+        "external_ids",
+        "statistics",
+    ),
+}
+# Columns that schemas of supported versions of Open vSwitch lack.
+_OPTIONAL = {("Interface", "ingress_policing_kpkts_rate"), ("Mirror", "filter"), ("Port", "cvlans")}
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class MirrorEdit:
+    """Changes to a Mirror row; None and absent keys leave as is."""
+
+    mirror: UUID
+    select_vlan: tuple[int, ...] | None = None
+    set_ids: Mapping[str, str] = field(default_factory=dict)
+    delete_ids: tuple[str, ...] = ()
+    statistics: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class PortEdit:
+    """A change of a Port row's `protected`."""
+
+    port: UUID
+    protected: bool
+
+
+@dataclass(frozen=True)
+class Edits:
+    """One transaction; `reconfigure` asks ovs-vswitchd to say when it has taken it in."""
+
+    mirrors: tuple[MirrorEdit, ...] = ()
+    ports: tuple[PortEdit, ...] = ()
+    reconfigure: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.mirrors or self.ports)
+
+
+def default_remote() -> str:
+    """The database of the Open vSwitch that `ovs-vsctl` would talk to."""
+    return f"unix:{os.environ.get('OVS_RUNDIR', '/var/run/openvswitch')}/db.sock"
+
+
+def fetch_schema(remote: str, timeout: float) -> dict[str, Any]:
+    """The database's schema, as JSON.
+
+    Raises ConnectionError if nobody answers within `timeout` seconds, and TapError if the
+    answer says that it is not Open vSwitch's database.
+    """
+    error, stream = ovs.stream.Stream.open_block(
+        ovs.stream.Stream.open(remote), timeout=int(timeout * 1000)
+    )
+    if error:
+        raise ConnectionError(f"cannot connect to {remote}: {os.strerror(error)}")
+    connection = ovs.jsonrpc.Connection(stream)
+    try:
+        request = ovs.jsonrpc.Message.create_request("get_schema", [DATABASE])
+        error, reply = _transact(connection, request, timeout)
+    finally:
+        connection.close()
+    if error or reply is None:
+        raise ConnectionError(f"{remote} does not answer")
+    if reply.error is not None:
+        raise TapError(f"{remote} has no database {DATABASE}: is it Open vSwitch's socket?")
+    _check_schema(remote, reply.result)
+    return dict(reply.result)
+
+
+def _transact(
+    connection: Any, request: Any, timeout: float
+) -> tuple[int, ovs.jsonrpc.Message | None]:
+    """Sends a request and waits for its reply, with a deadline that python-ovs's own lacks."""
+    deadline = ovs.timeval.msec() + int(timeout * 1000)
+    error = connection.send(request)
+    while not error:
+        error, reply = connection.recv()
+        if not error and reply.type == ovs.jsonrpc.Message.T_REPLY:
+            return 0, reply
+        if error == EAGAIN:
+            if ovs.timeval.msec() >= deadline:
+                return error, None
+            error = 0
+            connection.run()
+            poller = ovs.poller.Poller()
+            connection.wait(poller)
+            connection.recv_wait(poller)
+            poller.timer_wait_until(deadline)
+            poller.block()
+    return error, None
+
+
+def _check_schema(remote: str, schema: Any) -> None:
+    tables = schema.get("tables", {}) if isinstance(schema, dict) else {}
+    for table, columns in _COLUMNS.items():
+        if table not in tables:
+            raise TapError(f"the database at {remote} has no table {table}")
+        for column in columns:
+            if column not in tables[table]["columns"] and (table, column) not in _OPTIONAL:
+                raise TapError(f"the database at {remote} has no column {table}.{column}")
+
+
+class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
+    """The replica, which notes the rows that changed."""
+
+    def __init__(self, remote: str, schema: ovs.db.idl.SchemaHelper) -> None:
+        self.changed: set[tuple[str, UUID]] = set()
+        super().__init__(remote, schema)
+
+    def notify(self, event: str, row: Any, updates: Any = None) -> None:
+        self.changed.add((row._table.name, row.uuid))
+
+
+class Ovsdb:
+    """A connection to the database that never blocks; drive it with `run` and `wait`."""
+
+    def __init__(self, remote: str, schema: dict[str, Any]) -> None:
+        helper = ovs.db.idl.SchemaHelper(schema_json=schema)
+        self._columns: dict[str, list[str]] = {}
+        for table, columns in _COLUMNS.items():
+            present = [c for c in columns if c in schema["tables"][table]["columns"]]
+            self._columns[table] = present
+            helper.register_columns(table, present)
+        self._idl = _Idl(remote, helper)
+        self._rows: dict[str, dict[UUID, Any]] = {table: {} for table in _READERS}
+        self._txn: Any = None
+        self._reconfigure = False
+        self.last_reconfigure = 0
+        """The `next_cfg` of the last transaction that asked for one."""
+
+    def close(self) -> None:
+        """Drops the connection."""
+        self._idl.close()
+
+    def run(self) -> bool:
+        """Takes in what has arrived; returns whether anything may have changed."""
+        before = self._idl.change_seqno
+        self._idl.run()
+        return self._finish_transaction() or before != self._idl.change_seqno
+
+    def wait(self, poller: ovs.poller.Poller) -> None:
+        """Has the poller wake up when `run` has something to do."""
+        self._idl.wait(poller)
+        if self._txn is not None:
+            self._txn.wait(poller)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the replica is complete, and the connection was not lost."""
+        return bool(self._idl.has_ever_connected() and self._idl._session.is_connected())
+
+    @property
+    def busy(self) -> bool:
+        """Whether a transaction is under way: wait for it before the next."""
+        return self._txn is not None
+
+    # Reading.
+
+    def snapshot(self) -> Database:
+        """The rows as they are in the replica."""
+        changed, self._idl.changed = self._idl.changed, set()
+        for table, reader in _READERS.items():
+            rows = self._idl.tables[table].rows
+            cache = self._rows[table]
+            for uuid in cache.keys() - rows.keys():
+                del cache[uuid]
+            for uuid in [uuid for uuid in rows if uuid not in cache or (table, uuid) in changed]:
+                cache[uuid] = reader(rows[uuid], self._columns[table])
+        top = next(iter(self._idl.tables["Open_vSwitch"].rows.values()), None)
+        if top is None:
+            return Database()
+        bridges = self._rows["Bridge"]
+        wanted = [row.uuid for row in top.bridges if row.uuid in bridges]
+        return Database(
+            bridges={uuid: bridges[uuid] for uuid in wanted},
+            ports=dict(self._rows["Port"]),
+            interfaces=dict(self._rows["Interface"]),
+            mirrors=dict(self._rows["Mirror"]),
+            external_ids=dict(top.external_ids),
+            hw_offload=top.other_config.get("hw-offload") == "true",
+            next_cfg=top.next_cfg,
+            cur_cfg=top.cur_cfg,
+        )
+
+    # Writing.
+
+    def commit(self, edits: Edits) -> None:
+        """Starts a transaction; rows that are gone by now are passed over.
+
+        A Mirror whose `select_vlan` changed meanwhile makes it fail, and nothing is written.
+        """
+        assert self._txn is None, "a transaction is under way"
+        txn = ovs.db.idl.Transaction(self._idl)
+        for mirror_edit in edits.mirrors:
+            row = self._idl.tables["Mirror"].rows.get(mirror_edit.mirror)
+            if row is not None:
+                _edit_mirror(row, mirror_edit)
+        for port_edit in edits.ports:
+            row = self._idl.tables["Port"].rows.get(port_edit.port)
+            if row is not None:
+                row.protected = port_edit.protected
+        if edits.reconfigure:
+            top = next(iter(self._idl.tables["Open_vSwitch"].rows.values()))
+            top.increment("next_cfg")
+        self._txn, self._reconfigure = txn, edits.reconfigure
+        self._finish_transaction()
+
+    def _finish_transaction(self) -> bool:
+        """Carries the transaction on; returns whether it has ended."""
+        if self._txn is None:
+            return False
+        status = self._txn.commit()
+        if status == ovs.db.idl.Transaction.INCOMPLETE:
+            return False
+        if status == ovs.db.idl.Transaction.SUCCESS and self._reconfigure:
+            self.last_reconfigure = self._txn.get_increment_new_value()
+        if status not in (
+            ovs.db.idl.Transaction.SUCCESS,
+            ovs.db.idl.Transaction.UNCHANGED,
+            ovs.db.idl.Transaction.TRY_AGAIN,
+        ):
+            log.warning("transaction failed", error=self._txn.get_error())
+        self._txn = None
+        return True
+
+
+def _edit_mirror(row: Any, edit: MirrorEdit) -> None:
+    if edit.select_vlan is not None:
+        row.verify("select_vlan")
+        row.select_vlan = list(edit.select_vlan)
+    for key, value in edit.set_ids.items():
+        row.setkey("external_ids", key, value)
+    for key in edit.delete_ids:
+        row.delkey("external_ids", key)
+    if edit.statistics is not None:
+        row.statistics = dict(edit.statistics)
+
+
+# From the IDL's rows to the model's.
+
+
+def _uuids(rows: Iterable[Any]) -> tuple[UUID, ...]:
+    return tuple(sorted(row.uuid for row in rows if row is not None))
+
+
+def _first(values: list[Any]) -> Any:
+    return values[0] if values else None
+
+
+def _bridge(row: Any, columns: list[str]) -> Bridge:
+    return Bridge(
+        uuid=row.uuid,
+        name=row.name,
+        datapath_type=row.datapath_type,
+        ports=_uuids(row.ports),
+        mirrors=_uuids(row.mirrors),
+        spanning_tree=row.stp_enable or row.rstp_enable,
+        external_ids=dict(row.external_ids),
+    )
+
+
+def _port(row: Any, columns: list[str]) -> Port:
+    return Port(
+        uuid=row.uuid,
+        name=row.name,
+        interfaces=_uuids(row.interfaces),
+        tag=_first(row.tag),
+        trunks=tuple(sorted(row.trunks)),
+        cvlans=tuple(sorted(row.cvlans)) if "cvlans" in columns else (),
+        vlan_mode=_first(row.vlan_mode),
+        priority_tags=row.other_config.get("priority-tags"),
+        protected=row.protected,
+    )
+
+
+def _interface(row: Any, columns: list[str]) -> Interface:
+    rates = [row.ingress_policing_rate]
+    if "ingress_policing_kpkts_rate" in columns:
+        rates.append(row.ingress_policing_kpkts_rate)
+    return Interface(uuid=row.uuid, name=row.name, type=row.type, policed=any(rates))
+
+
+def _mirror(row: Any, columns: list[str]) -> Mirror:
+    output = _first(row.output_port)
+    return Mirror(
+        uuid=row.uuid,
+        name=row.name,
+        select_all=row.select_all,
+        select_src_port=_uuids(row.select_src_port),
+        select_dst_port=_uuids(row.select_dst_port),
+        select_vlan=tuple(sorted(row.select_vlan)),
+        output_port=output.uuid if output is not None else None,
+        output_vlan=_first(row.output_vlan),
+        snaplen=_first(row.snaplen),
+        filter=_first(row.filter) if "filter" in columns else None,
+        external_ids=dict(row.external_ids),
+        statistics=dict(row.statistics),
+    )
+
+
+_READERS: Mapping[str, Callable[[Any, list[str]], Any]] = {
+    "Bridge": _bridge,
+    "Port": _port,
+    "Interface": _interface,
+    "Mirror": _mirror,
+}
