@@ -1,0 +1,108 @@
+"""The run directory: the lock that keeps a second sidecar out, and the control socket.
+
+The socket speaks OVS's unixctl, so `ovs-appctl -t RUN_DIR/ovs-ebpf-tap.ctl list-commands`
+works with it as with OVS's own daemons.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from errno import EAGAIN
+from pathlib import Path
+from typing import Any
+
+import ovs.poller
+import ovs.unixctl
+import ovs.unixctl.client
+import ovs.unixctl.server
+
+from ovs_ebpf_tap.errors import TapError
+
+DEFAULT_RUN_DIR = Path("/run/ovs-ebpf-tap")
+SOCKET = "ovs-ebpf-tap.ctl"
+LOCK = "lock"
+
+
+class RunDir:
+    """The run directory while we hold its lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises TapError if another process holds the lock, or the directory is not ours."""
+        self._path = path
+        self._made = not path.exists()
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise TapError(f"cannot use run directory {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise TapError(f"another ovs-ebpf-tap runs with run directory {path}") from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Removes what is ours and gives the lock back."""
+        (self._path / SOCKET).unlink(missing_ok=True)
+        (self._path / LOCK).unlink(missing_ok=True)
+        os.close(self._lock)
+        try:
+            self._path.rmdir()
+        except OSError:
+            return  # Something of somebody else's is in it.
+
+
+class Server:
+    """The control socket of a running sidecar."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Raises TapError if the socket cannot be made."""
+        path = run_dir / SOCKET
+        path.unlink(missing_ok=True)
+        error, self._server = ovs.unixctl.server.UnixctlServer.create(str(path))
+        if error:
+            raise TapError(f"cannot listen on {path}: {os.strerror(error)}")
+        path.chmod(0o600)
+
+    def register(self, command: str, run: Callable[[], str]) -> None:
+        """Answers `command` with what `run` returns."""
+
+        def callback(connection: Any, _arguments: list[str], _aux: Any) -> None:
+            connection.reply(run())
+
+        ovs.unixctl.command_register(command, "", 0, 0, callback, None)
+
+    def run(self) -> None:
+        """Serves who is waiting."""
+        self._server.run()
+
+    def wait(self, poller: ovs.poller.Poller) -> None:
+        """Has the poller wake up for callers."""
+        self._server.wait(poller)
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._server.close()
+
+
+def call(run_dir: Path, command: str) -> str | None:
+    """What a running sidecar answers; None if there is none. Raises TapError on its refusal."""
+    path = run_dir / SOCKET
+    if not path.exists():
+        return None
+    error, client = ovs.unixctl.client.UnixctlClient.create(str(path))
+    if error:
+        return None
+    try:
+        error, failure, result = client.transact(command, [])
+    finally:
+        client.close()
+    if error not in (0, EAGAIN):
+        return None
+    if failure:
+        raise TapError(failure.strip())
+    return str(result)

@@ -1,0 +1,388 @@
+"""Makes the kernel's hooks, rules and counters those that a plan wants.
+
+What is there is read from the kernel, never remembered over a restart: pinned TCX links,
+filters by their name, and the maps. Order keeps copies whole at every step: a hook's rules
+are written before it is attached, rules that are there are adapted before others are added,
+and hooks go before their rules do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from errno import ENODEV
+from pathlib import Path
+from uuid import UUID
+
+from ovs_ebpf_tap import abi, bpf, programs
+from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
+from ovs_ebpf_tap.plan import CLSACT, TCX, Hook, Rule
+
+_TO_INGRESS = abi.constant("RULE_TO_INGRESS")
+_ONCE = abi.constant("RULE_ONCE")
+_ARRIVAL = abi.constant("RULE_ARRIVAL")
+_TO_HOOK = abi.constant("RULE_TO_HOOK")
+_SEES_COPIES = abi.constant("RULE_SEES_COPIES")
+
+_MAX_RULES = abi.constant("MAX_RULES")
+_MAX_MIRRORS = abi.constant("MAX_MIRRORS")
+_QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
+
+_ATTACH_TYPES = {INGRESS: bpf.TCX_INGRESS, EGRESS: bpf.TCX_EGRESS}
+_LOOPBACK = 1
+
+_RULE = abi.layout("rule")
+_HOOK = abi.layout("hook")
+_COUNTERS = abi.layout("counters")
+_MIRROR = abi.layout("mirror")
+_UUID = abi.layout("uuid")
+
+Rules = dict[Hook, tuple[Rule, ...]]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a mirror's copies came to: packets, bytes, and copies that failed."""
+
+    packets: int = 0
+    bytes: int = 0
+    drops: int = 0
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, "little" if _LITTLE_ENDIAN else "big")
+
+
+_LITTLE_ENDIAN = _HOOK.pack(first=1)[0] == 1
+
+
+def _number(key: bytes) -> int:
+    return int.from_bytes(key, "little" if _LITTLE_ENDIAN else "big")
+
+
+def _pack_uuid(uuid: UUID) -> bytes:
+    return _UUID.pack(high=uuid.int >> 64, low=uuid.int & (1 << 64) - 1)
+
+
+def _unpack_uuid(key: bytes) -> UUID:
+    halves = _UUID.unpack(key)
+    return UUID(int=halves["high"] << 64 | halves["low"])
+
+
+def _pack_rule(hook: Hook, rule: Rule, slot: int) -> bytes:
+    flags = (
+        _TO_INGRESS * rule.to_ingress
+        | _ONCE * rule.once
+        | _ARRIVAL * rule.arrival
+        | _TO_HOOK * rule.to_hook
+        | _SEES_COPIES * rule.sees_copies
+    )
+    return _RULE.pack(
+        hook=hook.ifindex, output=rule.output, flags=flags, max_len=rule.max_len, slot=slot
+    )
+
+
+def _unpack_rule(data: bytes, mirrors: Mapping[int, UUID]) -> Rule | None:
+    """The rule, or None if its mirror is not known any more."""
+    fields = _RULE.unpack(data)
+    mirror = mirrors.get(fields["slot"])
+    flags = fields["flags"]
+    if mirror is None:
+        return None
+    return Rule(
+        mirror=mirror,
+        output=fields["output"],
+        arrival=bool(flags & _ARRIVAL),
+        to_ingress=bool(flags & _TO_INGRESS),
+        once=bool(flags & _ONCE),
+        to_hook=bool(flags & _TO_HOOK),
+        sees_copies=bool(flags & _SEES_COPIES),
+        max_len=fields["max_len"],
+    )
+
+
+def choose_attach(wanted: str) -> str:
+    """`TCX` or `CLSACT` for `--attach`: TCX where the kernel has it. Raises ValueError."""
+    has_tcx = bpf.has_tcx(_LOOPBACK)
+    if wanted == TCX and not has_tcx:
+        raise ValueError("this kernel has no TCX hooks: Linux 6.6 or later is needed")
+    if wanted == "auto":
+        return TCX if has_tcx else CLSACT
+    return wanted
+
+
+class Datapath:
+    """The hooks on devices, and the maps that their programs read."""
+
+    def __init__(
+        self, pin_dir: Path, netlink: Netlink, opened: programs.Programs, attach: str = CLSACT
+    ) -> None:
+        self._links = pin_dir / programs.LINKS
+        self._netlink = netlink
+        self._programs = opened
+        self._attach = attach
+        self._maps = opened.maps
+        self._quarantine: list[tuple[float, int, int]] = []
+        self._attached: dict[Hook, str] = {}
+        self._rules: Rules = {}
+        self._slots: dict[UUID, int] = {}
+        self._ranges: dict[Hook, tuple[int, int]] = {}
+        self.read()
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of each attached hook, as they are in the kernel."""
+        return {hook: rules for hook, rules in self._rules.items() if hook in self._attached}
+
+    @property
+    def attached(self) -> Mapping[Hook, str]:
+        """How each hook is attached, `TCX` or `CLSACT`; with `old` behind for another build."""
+        return self._attached
+
+    @property
+    def mirrors(self) -> set[UUID]:
+        """The mirrors that have a place in the maps."""
+        return set(self._slots)
+
+    # What is there.
+
+    def read(self) -> None:
+        """Reads hooks, rules and slots back from the kernel."""
+        self._read_maps()
+        self._attached = {**self._read_filters(), **self._read_links()}
+
+    def _read_maps(self) -> None:
+        self._slots = {
+            _unpack_uuid(key): _MIRROR.unpack(value)["slot"]
+            for key, value in self._maps["mirrors"].items().items()
+        }
+        mirrors = {slot: uuid for uuid, slot in self._slots.items()}
+        self._ranges, self._rules = {}, {}
+        for direction in (INGRESS, EGRESS):
+            for key, value in self._maps[direction].items().items():
+                hook = Hook(_number(key), direction)
+                run = _HOOK.unpack(value)
+                first, n = run["first"], run["n"]
+                self._ranges[hook] = (first, n)
+                read = (self._maps["rules"].get(_u32(first + i)) for i in range(n))
+                rules = (_unpack_rule(data, mirrors) for data in read if data)
+                self._rules[hook] = tuple(rule for rule in rules if rule)
+
+    def _read_links(self) -> dict[Hook, str]:
+        found = {}
+        for pin in list(self._links.iterdir()) if self._links.is_dir() else []:
+            fd = bpf.get(pin)
+            try:
+                link = bpf.tcx_link(fd)
+            finally:
+                os.close(fd)
+            direction = INGRESS if link.attach_type == bpf.TCX_INGRESS else EGRESS
+            if not link.ifindex:
+                pin.unlink()  # Its device is gone, and with it what it was attached to.
+                continue
+            current = link.program_id == self._programs.ids[direction]
+            found[Hook(link.ifindex, direction)] = TCX if current else f"{TCX} old"
+        return found
+
+    def _read_filters(self) -> dict[Hook, str]:
+        found = {}
+        for key in self._maps["qdiscs"].items():
+            for each in self._netlink.filters(_number(key)):
+                current = each.build == self._programs.build
+                found[Hook(each.ifindex, each.direction)] = CLSACT if current else f"{CLSACT} old"
+        return found
+
+    # What is wanted.
+
+    def sync(self, wanted: Rules, held: set[UUID]) -> dict[int, str]:
+        """Makes hooks and rules those wanted, besides those that mirrors in `held` still have.
+
+        Returns why the kernel refused a hook, by ifindex: the rules of other hooks are then in
+        place, but no mirror with such a hook is to be moved to them.
+        """
+        goal = self._with_held(wanted, held)
+        self._ensure_slots({rule.mirror for rules in goal.values() for rule in rules})
+        refused: dict[int, str] = {}
+        # Rules that are there may have to mind the new ones, so they come first.
+        for hook in sorted(goal, key=lambda hook: hook not in self._attached):
+            try:
+                self._ensure_rules(hook, goal[hook])
+                self._ensure_attached(hook)
+            except OSError as error:
+                if error.errno != ENODEV:
+                    refused[hook.ifindex] = f"hook refused: {error.strerror}"
+        for hook in (self._attached.keys() | self._ranges.keys()) - goal.keys():
+            self._remove(hook)
+        self._remove_qdiscs({hook.ifindex for hook in goal})
+        self._free_slots({rule.mirror for rules in goal.values() for rule in rules} | held)
+        return refused
+
+    def _with_held(self, wanted: Rules, held: set[UUID]) -> Rules:
+        goal = {hook: list(rules) for hook, rules in wanted.items()}
+        for hook, rules in self.rules.items():
+            outputs = {rule.output for rule in goal.get(hook, ())}
+            for rule in rules:
+                if rule.mirror in held and rule.output not in outputs:
+                    goal.setdefault(hook, []).append(rule)
+        return {hook: tuple(sorted(rules)) for hook, rules in goal.items()}
+
+    # Rules.
+
+    def _ensure_rules(self, hook: Hook, rules: tuple[Rule, ...]) -> None:
+        if self._rules.get(hook) == rules:
+            return
+        first = self._find_room(len(rules))
+        for place, rule in enumerate(rules, start=first):
+            self._maps["rules"].set(_u32(place), _pack_rule(hook, rule, self._slots[rule.mirror]))
+        value = _HOOK.pack(first=first, n=len(rules))
+        self._maps[hook.direction].set(_u32(hook.ifindex), value)
+        self._give_back(hook)
+        self._ranges[hook] = (first, len(rules))
+        self._rules[hook] = rules
+
+    def _find_room(self, n: int) -> int:
+        """The first place of `n` free ones; raises OSError if the map is full."""
+        now = time.monotonic()
+        self._quarantine = [each for each in self._quarantine if each[0] > now]
+        taken = [*self._ranges.values(), *(each[1:] for each in self._quarantine)]
+        place = 0
+        for first, length in sorted(taken):
+            if place + n <= first:
+                break
+            place = max(place, first + length)
+        if place + n > _MAX_RULES:
+            raise OSError(0, f"more than {_MAX_RULES} rules")
+        return place
+
+    def _give_back(self, hook: Hook) -> None:
+        run = self._ranges.pop(hook, None)
+        if run is not None:
+            self._quarantine.append((time.monotonic() + _QUARANTINE, *run))
+
+    # Mirrors and their counters.
+
+    def _ensure_slots(self, mirrors: Iterable[UUID]) -> None:
+        free = iter(sorted(set(range(_MAX_MIRRORS)) - set(self._slots.values())))
+        for uuid in sorted(set(mirrors) - self._slots.keys()):
+            slot = next(free)
+            self._maps["counters"].clear(_u32(slot))
+            self._maps["mirrors"].set(_pack_uuid(uuid), _MIRROR.pack(slot=slot))
+            self._slots[uuid] = slot
+
+    def _free_slots(self, used: set[UUID]) -> None:
+        for uuid in self._slots.keys() - used:
+            self._maps["mirrors"].delete(_pack_uuid(uuid))
+            del self._slots[uuid]
+
+    def counters(self) -> dict[UUID, Counters]:
+        """The counters of each mirror that has hooks, or had them a moment ago."""
+        return {uuid: self._count(uuid, slot) for uuid, slot in self._slots.items()}
+
+    def _count(self, uuid: UUID, slot: int) -> Counters:
+        older = _MIRROR.unpack(self._maps["mirrors"].get(_pack_uuid(uuid)) or _MIRROR.pack())
+        each = _COUNTERS.unpack_many(self._maps["counters"].get(_u32(slot)) or b"")
+        return Counters(
+            *(older[name] + sum(cpu[name] for cpu in each) for name in _COUNTERS.members)
+        )
+
+    # Upgrades: the maps of a build are its own.
+
+    def adopt(self, older: Datapath) -> None:
+        """Takes over rules, mirrors and qdiscs of an older build, and attaches to its hooks."""
+        for key, value in older._maps["qdiscs"].items().items():
+            self._maps["qdiscs"].set(key, value)
+        self._ensure_slots(older._slots)
+        for hook, rules in older.rules.items():
+            self._ensure_rules(hook, rules)
+            self._ensure_attached(hook)
+        for uuid, count in older.counters().items():
+            self._add_count(uuid, count)
+        self.read()
+
+    def _add_count(self, uuid: UUID, count: Counters) -> None:
+        key = _pack_uuid(uuid)
+        older = _MIRROR.unpack(self._maps["mirrors"].get(key) or _MIRROR.pack())
+        for name in _COUNTERS.members:
+            older[name] += getattr(count, name)
+        self._maps["mirrors"].set(key, _MIRROR.pack(**older))
+
+    # Hooks.
+
+    def _ensure_attached(self, hook: Hook) -> None:
+        how = self._attached.get(hook)
+        if how == self._attach:
+            return
+        if self._attach == TCX:
+            self._attach_link(hook)
+            if how is not None and how.startswith(CLSACT):
+                self._netlink.remove_filter(hook.ifindex, hook.direction)
+        else:
+            self._attach_filter(hook)
+            if how is not None and how.startswith(TCX):
+                self._pin(hook).unlink(missing_ok=True)
+        self._attached[hook] = self._attach
+
+    def _pin(self, hook: Hook) -> Path:
+        return self._links / f"{hook.ifindex}-{hook.direction}"
+
+    def _attach_link(self, hook: Hook) -> None:
+        program = self._programs.fd(hook.direction)
+        pin = self._pin(hook)
+        if pin.exists():
+            fd = bpf.get(pin)
+            try:
+                if bpf.tcx_link(fd).ifindex:
+                    bpf.update_link(fd, program)
+                    return
+            finally:
+                os.close(fd)
+            pin.unlink()
+        self._links.mkdir(mode=0o700, exist_ok=True)
+        fd = bpf.create_tcx_link(program, hook.ifindex, _ATTACH_TYPES[hook.direction])
+        try:
+            bpf.pin(fd, pin)
+        finally:
+            os.close(fd)
+
+    def _attach_filter(self, hook: Hook) -> None:
+        # Noted before it is made, so that a crash in between leaves nothing unknown.
+        key = _u32(hook.ifindex)
+        known = self._maps["qdiscs"].get(key)
+        if known is None:
+            ours = self._netlink.ingress_qdisc(hook.ifindex) is None
+            self._maps["qdiscs"].set(key, _u32(ours))
+        self._netlink.ensure_clsact(hook.ifindex)
+        program = self._programs.fd(hook.direction)
+        self._netlink.replace_filter(hook.ifindex, hook.direction, program, self._programs.build)
+
+    def _remove(self, hook: Hook) -> None:
+        self._pin(hook).unlink(missing_ok=True)
+        if self._maps["qdiscs"].get(_u32(hook.ifindex)) is not None:
+            self._netlink.remove_filter(hook.ifindex, hook.direction)
+        self._attached.pop(hook, None)
+        self._maps[hook.direction].delete(_u32(hook.ifindex))
+        self._give_back(hook)
+        self._rules.pop(hook, None)
+
+    def _remove_qdiscs(self, used: set[int]) -> None:
+        """Removes the clsact qdiscs that were made for hooks that are gone."""
+        for key, value in self._maps["qdiscs"].items().items():
+            if _number(key) in used and self._attach == CLSACT:
+                continue
+            if _number(value):
+                self._netlink.remove_clsact(_number(key))
+            self._maps["qdiscs"].delete(key)
+
+
+def older_builds(pin_dir: Path) -> list[programs.Programs]:
+    """The pinned programs of other versions, which this one replaces; the caller closes them."""
+    opened = []
+    for directory in programs.builds(pin_dir):
+        if directory.name != programs.build_id():
+            try:
+                opened.append(programs.Programs(directory))
+            except OSError:
+                programs.remove_build(directory)  # Half of a build is of no use to anybody.
+    return opened

@@ -1,0 +1,165 @@
+"""The hand-over in OVSDB: which rows to write so that OVS stops or starts copying.
+
+A pure step from the rows as they are to the next transaction. A move takes two:
+
+1. `select_vlan` of the mirrors, and `protected` of an output port flipped, which has OVS
+   revalidate all flows of the datapath at once: a mirror's change alone does not reach flows
+   that are running (`bundle_set` in `ofproto/ofproto-dpif.c` sets REV_RECONFIGURE, `mirror_set`
+   does not). The port's own value is kept on the Mirror, so that a crash does not lose it.
+2. `protected` put back, once ovs-vswitchd has taken the first in.
+
+Nothing is remembered in between: the keys on the rows say where a move stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from uuid import UUID
+
+from ovs_ebpf_tap.datapath import Counters
+from ovs_ebpf_tap.model import (
+    OWN_KEYS,
+    PARKED_VLANS,
+    PROTECTED_KEY,
+    REASON_KEY,
+    SELECT_VLAN_KEY,
+    STATE_KEY,
+    Bridge,
+    Database,
+    Mirror,
+    format_vlans,
+)
+from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, PortEdit
+from ovs_ebpf_tap.plan import INVALID, OFFLOADED, Verdict
+
+
+def next_edits(
+    db: Database,
+    verdicts: Mapping[UUID, Verdict],
+    counters: Mapping[UUID, Counters],
+    taken_in: bool,
+) -> Edits:
+    """The next transaction; empty when the rows are as the verdicts want them.
+
+    `taken_in` says whether ovs-vswitchd has taken in the last transaction that asked for it.
+    """
+    mirrors: list[MirrorEdit] = []
+    ports: list[PortEdit] = []
+    reconfigure = False
+    for bridge in db.bridges.values():
+        step = _BridgeStep(db, bridge, verdicts, taken_in)
+        mirrors += step.mirrors(counters)
+        ports += step.ports
+        reconfigure |= step.reconfigure
+    return Edits(tuple(mirrors), tuple(ports), reconfigure)
+
+
+def forget_edits(db: Database) -> Edits:
+    """Removes the sidecar's keys from mirrors that are given back."""
+    edits = (
+        MirrorEdit(mirror.uuid, delete_ids=keys)
+        for mirror in db.mirrors.values()
+        if not mirror.parked and (keys := _own_keys(mirror))
+    )
+    return Edits(tuple(edits))
+
+
+def _own_keys(mirror: Mirror) -> tuple[str, ...]:
+    return tuple(key for key in OWN_KEYS if key in mirror.external_ids)
+
+
+def flip_pending(db: Database, bridge: Bridge) -> bool:
+    """Whether a port's `protected` is still to be put back on the bridge."""
+    mirrors = (db.mirrors[uuid] for uuid in bridge.mirrors if uuid in db.mirrors)
+    return any(PROTECTED_KEY in mirror.external_ids for mirror in mirrors)
+
+
+class _BridgeStep:
+    """The next transaction's part on one bridge."""
+
+    def __init__(
+        self, db: Database, bridge: Bridge, verdicts: Mapping[UUID, Verdict], taken_in: bool
+    ) -> None:
+        self._db = db
+        self._verdicts = verdicts
+        self._mirrors = [
+            db.mirrors[uuid] for uuid in bridge.mirrors if uuid in db.mirrors and uuid in verdicts
+        ]
+        pending = [mirror for mirror in self._mirrors if PROTECTED_KEY in mirror.external_ids]
+        self._put_back = {mirror.uuid for mirror in pending} if taken_in else set()
+        # Until the flip is taken in, another change of the same port could undo it unseen.
+        moves = [] if pending and not taken_in else list(self._moves())
+        self._moving = {mirror.uuid for mirror in moves}
+        self._flip = None if pending else self._choose_flip(moves)
+        self.ports = [*self._ports_back(pending), *self._port_flipped()]
+        self.reconfigure = bool(self.ports or moves)
+
+    def _moves(self) -> Iterator[Mirror]:
+        for mirror in self._mirrors:
+            offloaded = self._verdicts[mirror.uuid].state == OFFLOADED
+            if offloaded != mirror.parked or (
+                not offloaded and SELECT_VLAN_KEY in mirror.external_ids
+            ):
+                yield mirror
+
+    def _choose_flip(self, moves: list[Mirror]) -> Mirror | None:
+        """One port is enough: OVS revalidates all flows of the datapath."""
+        for mirror in moves:
+            port = self._db.ports.get(mirror.output_port) if mirror.output_port else None
+            if port is not None and self._verdicts[mirror.uuid].state != INVALID:
+                return mirror
+        return None
+
+    def _port_flipped(self) -> Iterator[PortEdit]:
+        if self._flip is not None and self._flip.output_port is not None:
+            port = self._db.ports[self._flip.output_port]
+            yield PortEdit(port.uuid, not port.protected)
+
+    def _ports_back(self, pending: list[Mirror]) -> Iterator[PortEdit]:
+        for mirror in pending:
+            port = mirror.output_port
+            if mirror.uuid in self._put_back and port is not None and port in self._db.ports:
+                yield PortEdit(port, mirror.external_ids[PROTECTED_KEY] == "true")
+
+    def mirrors(self, counters: Mapping[UUID, Counters]) -> Iterator[MirrorEdit]:
+        for mirror in self._mirrors:
+            edit = self._edit(mirror, counters.get(mirror.uuid))
+            if edit != MirrorEdit(mirror.uuid):
+                yield edit
+
+    def _edit(self, mirror: Mirror, count: Counters | None) -> MirrorEdit:
+        verdict = self._verdicts[mirror.uuid]
+        offloaded = verdict.state == OFFLOADED
+        moving = mirror.uuid in self._moving
+        settled = moving or offloaded == mirror.parked
+        wanted: dict[str, str | None] = {}
+        if settled:
+            wanted[STATE_KEY] = verdict.state
+            wanted[REASON_KEY] = verdict.reason
+        if moving:
+            wanted[SELECT_VLAN_KEY] = format_vlans(mirror.wanted_vlans) if offloaded else None
+        if mirror.uuid in self._put_back:
+            wanted[PROTECTED_KEY] = None
+        if mirror is self._flip and mirror.output_port is not None:
+            protected = self._db.ports[mirror.output_port].protected
+            wanted[PROTECTED_KEY] = "true" if protected else "false"
+        ids = mirror.external_ids
+        return MirrorEdit(
+            mirror.uuid,
+            select_vlan=self._select_vlan(mirror, offloaded) if moving else None,
+            set_ids={k: v for k, v in wanted.items() if v is not None and ids.get(k) != v},
+            delete_ids=tuple(k for k, v in wanted.items() if v is None and k in ids),
+            statistics=_statistics(mirror, count) if offloaded and mirror.parked else None,
+        )
+
+    def _select_vlan(self, mirror: Mirror, offloaded: bool) -> tuple[int, ...] | None:
+        wanted = PARKED_VLANS if offloaded else mirror.wanted_vlans
+        return None if wanted == mirror.select_vlan else wanted
+
+
+def _statistics(mirror: Mirror, count: Counters | None) -> dict[str, int] | None:
+    """The row's statistics if they are not those counted."""
+    if count is None:
+        return None
+    statistics = {"tx_packets": count.packets, "tx_bytes": count.bytes}
+    return None if dict(mirror.statistics) == statistics else statistics

@@ -1,0 +1,189 @@
+"""The loop: observe, decide, apply, on every event and every few seconds.
+
+Events give speed; a full pass every `RESYNC` seconds gives truth. A pass changes the kernel at
+once and starts at most one transaction; the next pass follows when that has ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+import ovs.poller
+import structlog
+
+from ovs_ebpf_tap import datapath as dp
+from ovs_ebpf_tap import handover
+from ovs_ebpf_tap.model import MODE_KEY, SELECT_VLAN_KEY, Database
+from ovs_ebpf_tap.netlink import Netlink
+from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
+from ovs_ebpf_tap.plan import OFFLOADED, Plan, Verdict, make_plan
+
+RESYNC = 10.0
+"""Seconds between full passes, which read everything back from the kernel."""
+
+STATISTICS = 0.5
+"""Seconds between looks at the counters."""
+
+_REFUSAL = 5.0
+"""Seconds after which a hook that the kernel refused is tried again."""
+
+_SETTLE = 0.01
+"""Seconds that hooks stay after OVS has taken the last change in: its revalidator threads
+start on it at once, and end a little later."""
+
+_EDIT_GAP = 0.2
+"""Least seconds between two writes of statistics alone."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    reason: str
+    until: float
+
+
+class Sidecar:
+    """Keeps the kernel's hooks and the Mirror rows as the user's rows want them."""
+
+    def __init__(self, ovsdb: Ovsdb, netlink: Netlink, datapath: dp.Datapath, attach: str) -> None:
+        self._ovsdb = ovsdb
+        self._netlink = netlink
+        self._datapath = datapath
+        self._attach = attach
+        self._refused: dict[int, _Refusal] = {}
+        self._states: dict[UUID, Verdict] = {}
+        self._settled_at: dict[UUID, float] = {}
+        self._settling = False
+        self._stale = True
+        self._dirty = True
+        self._next_resync = 0.0
+        self._next_statistics = 0.0
+        self._last_write = 0.0
+        self.restoring = False
+        """Give every mirror back, whatever its mode."""
+        self.on_first_pass: Callable[[], None] = lambda: None
+        self._passed = False
+
+    def step(self) -> None:
+        """Takes in what happened and does what there is to do; never blocks."""
+        self._dirty |= self._ovsdb.run()
+        devices, hooks = self._netlink.run()
+        self._dirty |= devices or hooks
+        self._stale |= hooks
+        now = time.monotonic()
+        if now >= self._next_resync:
+            self._netlink.refresh()
+            self._stale = self._dirty = True
+            self._next_resync = now + RESYNC
+        due = now >= self._next_statistics
+        if (self._dirty or due) and self._ovsdb.connected and not self._ovsdb.busy:
+            self._dirty = False
+            self._next_statistics = now + STATISTICS
+            self._pass(now)
+
+    def wait(self, poller: ovs.poller.Poller) -> None:
+        """Has the poller wake up when `step` has something to do."""
+        self._ovsdb.wait(poller)
+        poller.fd_wait(self._netlink.fileno(), ovs.poller.POLLIN)
+        wake = min(self._next_resync, self._next_statistics)
+        poller.timer_wait(max(0, int((wake - time.monotonic()) * 1000) + 1))
+        if self._dirty and self._ovsdb.connected and not self._ovsdb.busy:
+            poller.immediate_wake()
+
+    def wake(self) -> None:
+        """Has the next `step` make a pass."""
+        self._dirty = True
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way: no transaction, no mirror on its way back to OVS."""
+        return self._passed and not self._dirty and not self._ovsdb.busy and not self._settling
+
+    # One pass.
+
+    def _pass(self, now: float) -> None:
+        db = self._ovsdb.snapshot()
+        if self.restoring:
+            db = _all_native(db)
+        if self._stale:
+            self._datapath.read()
+            self._stale = False
+        plan = self._apply(db, now)
+        edits = handover.next_edits(
+            db, plan.verdicts, self._datapath.counters(), self._taken_in(db)
+        )
+        self._report(db, plan)
+        if edits and (edits.reconfigure or now >= self._last_write + _EDIT_GAP or _has_ids(edits)):
+            self._last_write = now
+            self._ovsdb.commit(edits)
+        elif edits:
+            self._next_statistics = min(self._next_statistics, self._last_write + _EDIT_GAP)
+        if not self._passed:
+            self._passed = True
+            self.on_first_pass()
+
+    def _apply(self, db: Database, now: float) -> Plan:
+        """Plans, and makes the kernel so; what it refuses is planned anew without."""
+        self._refused = {i: r for i, r in self._refused.items() if r.until > now}
+        while True:
+            reasons = {ifindex: refusal.reason for ifindex, refusal in self._refused.items()}
+            plan = make_plan(db, self._netlink.devices, self._attach, reasons)
+            held = self._held(db, plan.verdicts, now)
+            refused = self._datapath.sync(dict(plan.hooks), held)
+            new = refused.keys() - self._refused.keys()
+            for ifindex in new:
+                self._refused[ifindex] = _Refusal(refused[ifindex], now + _REFUSAL)
+            if not new:
+                return plan
+
+    def _taken_in(self, db: Database) -> bool:
+        target = self._ovsdb.last_reconfigure or db.next_cfg
+        return db.cur_cfg >= target
+
+    def _held(self, db: Database, verdicts: Mapping[UUID, Verdict], now: float) -> set[UUID]:
+        """The mirrors that are not offloaded, but that OVS may not copy for yet."""
+        held = set()
+        bridges = {uuid: bridge for bridge in db.bridges.values() for uuid in bridge.mirrors}
+        for uuid in self._datapath.mirrors:
+            verdict, mirror = verdicts.get(uuid), db.mirrors.get(uuid)
+            if verdict is None or mirror is None or verdict.state == OFFLOADED:
+                self._settled_at.pop(uuid, None)
+                continue
+            moving = SELECT_VLAN_KEY in mirror.external_ids
+            if moving or handover.flip_pending(db, bridges[uuid]) or not self._taken_in(db):
+                self._settled_at.pop(uuid, None)
+                held.add(uuid)
+            elif now < self._settled_at.setdefault(uuid, now + _SETTLE):
+                self._next_statistics = min(self._next_statistics, self._settled_at[uuid])
+                held.add(uuid)
+        self._settling = bool(held)
+        return held
+
+    def _report(self, db: Database, plan: Plan) -> None:
+        """Logs what changed of each mirror's state."""
+        for uuid, verdict in plan.verdicts.items():
+            if self._states.get(uuid) != verdict:
+                name = db.mirrors[uuid].name
+                if verdict.state == OFFLOADED:
+                    log.info("mirror offloaded", mirror=name)
+                else:
+                    log.warning("mirror not offloaded", mirror=name, reason=verdict.reason)
+        self._states = dict(plan.verdicts)
+
+
+def _all_native(db: Database) -> Database:
+    """The rows as if the user had set every mirror's mode to native."""
+    mirrors = {
+        uuid: replace(mirror, external_ids={**mirror.external_ids, MODE_KEY: "native"})
+        for uuid, mirror in db.mirrors.items()
+    }
+    return replace(db, mirrors=mirrors)
+
+
+def _has_ids(edits: Edits) -> bool:
+    """Whether a transaction writes more than statistics."""
+    return any(edit.set_ids or edit.delete_ids for edit in edits.mirrors)

@@ -1,0 +1,121 @@
+"""`status`: every Mirror with its state, from the database and the kernel.
+
+It reads both itself, so it says the same with and without a running sidecar.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from uuid import UUID
+
+from ovs_ebpf_tap.datapath import Counters, Datapath
+from ovs_ebpf_tap.model import REASON_KEY, STATE_KEY, Bridge, Database, Mirror
+from ovs_ebpf_tap.netlink import Device
+from ovs_ebpf_tap.plan import NATIVE
+
+
+@dataclass(frozen=True)
+class MirrorStatus:
+    """One mirror; hooks are `device:direction:attachment`."""
+
+    bridge: str
+    name: str
+    uuid: str
+    state: str
+    reason: str | None
+    hooks: tuple[str, ...]
+    output: str
+    packets: int
+    bytes: int
+    drops: int
+
+
+def collect(
+    db: Database, devices: Mapping[str, Device], datapath: Datapath | None
+) -> list[MirrorStatus]:
+    """The status of all mirrors, in the order of bridges and names."""
+    names = {device.ifindex: device.name for device in devices.values()}
+    counters = datapath.counters() if datapath is not None else {}
+    hooks = _hooks(datapath, names) if datapath is not None else {}
+    found = [
+        _status(db, bridge, db.mirrors[uuid], hooks.get(uuid, ()), counters.get(uuid, Counters()))
+        for bridge in db.bridges.values()
+        for uuid in bridge.mirrors
+        if uuid in db.mirrors
+    ]
+    return sorted(found, key=lambda each: (each.bridge, each.name, each.uuid))
+
+
+def _hooks(datapath: Datapath, names: Mapping[int, str]) -> dict[UUID, tuple[str, ...]]:
+    hooks: dict[UUID, set[str]] = {}
+    for hook, rules in datapath.rules.items():
+        device = names.get(hook.ifindex, str(hook.ifindex))
+        text = f"{device}:{hook.direction}:{datapath.attached[hook]}"
+        for rule in rules:
+            hooks.setdefault(rule.mirror, set()).add(text)
+    return {uuid: tuple(sorted(texts)) for uuid, texts in hooks.items()}
+
+
+def _status(
+    db: Database, bridge: Bridge, mirror: Mirror, hooks: tuple[str, ...], count: Counters
+) -> MirrorStatus:
+    output = db.ports.get(mirror.output_port) if mirror.output_port is not None else None
+    state = mirror.external_ids.get(STATE_KEY)
+    reason = mirror.external_ids.get(REASON_KEY)
+    if state is None:
+        reason = "no sidecar has looked at it"
+    if output is None:
+        where = f"vlan {mirror.output_vlan}" if mirror.output_vlan is not None else "-"
+    else:
+        where = output.name
+    return MirrorStatus(
+        bridge=bridge.name,
+        name=mirror.name,
+        uuid=str(mirror.uuid),
+        state=state or NATIVE,
+        reason=reason,
+        hooks=hooks,
+        output=where,
+        packets=count.packets,
+        bytes=count.bytes,
+        drops=count.drops,
+    )
+
+
+def as_json(mirrors: Iterable[MirrorStatus]) -> str:
+    """The status as a JSON array of objects."""
+    return json.dumps([asdict(mirror) for mirror in mirrors], indent=2)
+
+
+_COLUMNS = ("BRIDGE", "NAME", "STATE", "OUTPUT", "PACKETS", "BYTES", "DROPS", "HOOKS", "REASON")
+
+
+def as_table(mirrors: Iterable[MirrorStatus]) -> str:
+    """The status as a table for people."""
+    rows = [_COLUMNS, *map(_row, mirrors)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _row(mirror: MirrorStatus) -> tuple[str, ...]:
+    return (
+        _printable(mirror.bridge),
+        _printable(mirror.name),
+        mirror.state,
+        _printable(mirror.output),
+        str(mirror.packets),
+        str(mirror.bytes),
+        str(mirror.drops),
+        ",".join(mirror.hooks) or "-",
+        mirror.reason or "-",
+    )
+
+
+def _printable(text: str) -> str:
+    """The text without what would move a terminal's cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
