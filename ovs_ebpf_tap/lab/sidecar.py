@@ -1,0 +1,183 @@
+"""A sidecar beside a lab's switch, as an operator would run it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ovs_ebpf_tap.lab.names import unique_name
+from ovs_ebpf_tap.lab.switch import Switch
+from ovs_ebpf_tap.lab.waiting import patience, wait_for
+
+BPFFS = Path("/sys/fs/bpf")
+_READY = 60.0  # seconds: the programs may have to be compiled
+
+
+class Tap:
+    """The sidecar's process, and its command line; pins and run files are removed at the end.
+
+    It runs in the switch's network namespace, but in our mount namespace: `ip netns exec`
+    would hide the bpffs.
+    """
+
+    def __init__(self, switch: Switch, *options: str) -> None:
+        self.switch = switch
+        self.options = options
+        name = unique_name("sidecar")
+        self.pin_dir = BPFFS / name
+        self.run_dir = Path(tempfile.gettempdir()) / name
+        self.log_file = self.run_dir.with_suffix(".log")
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The options that say where things are."""
+        return (
+            "--ovsdb",
+            self.switch.db,
+            "--run-dir",
+            str(self.run_dir),
+            "--pin-dir",
+            str(self.pin_dir),
+        )
+
+    def command(self, name: str, *arguments: str) -> list[str]:
+        """A command line of ours."""
+        return [sys.executable, "-m", "ovs_ebpf_tap", name, *self.places, *arguments]
+
+    def start(self, *, ready: bool = True, env: Mapping[str, str] | None = None) -> None:
+        """Starts the sidecar; waits until it has looked at the whole database.
+
+        `env` adds to its environment.
+        """
+        known = len(self.log())
+        with self.log_file.open("a") as log:
+            self.process = self.switch.ns.popen(
+                *self.command("run", *self.options), stderr=log, stdout=log, env=env
+            )
+        if ready:
+            wait_for(
+                lambda: "event=ready" in self.log()[known:] or self._ended(),
+                _READY,
+                "a ready sidecar",
+            )
+
+    def _ended(self) -> bool:
+        if self.process is not None and self.process.poll() is not None:
+            raise AssertionError(f"the sidecar ended: {self.log()}")
+        return False
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ends the sidecar; returns its exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        status = self.process.wait(patience(20))
+        self.process = None
+        return status
+
+    def kill(self) -> None:
+        """Ends it with SIGKILL."""
+        self.stop(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Ends it in good order and starts another."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Ends it, and removes what it may have left."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.pin_dir, ignore_errors=True)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        self.log_file.unlink(missing_ok=True)
+
+    def log(self) -> str:
+        """What it has logged, over all starts."""
+        return self.log_file.read_text() if self.log_file.exists() else ""
+
+    def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end, whatever its exit status."""
+        return self.switch.ns.run(*self.command(name, *arguments), check=False, timeout=60)
+
+    def status(self) -> list[dict[str, Any]]:
+        """What `status --json` prints."""
+        done = self.run("status", "--json")
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
+
+    def release(self, *mirrors: str) -> subprocess.CompletedProcess[str]:
+        """Gives mirrors back, or all."""
+        return self.run("release", *(mirrors or ("--all",)))
+
+    # What the database says of a mirror.
+
+    def external_ids(self, mirror: str) -> dict[str, str]:
+        """The keys of the row."""
+        row = json.loads(
+            self.switch.vsctl(
+                "--format=json", "--columns=external_ids", "find", "Mirror", f"name={mirror}"
+            )
+        )
+        return dict(row["data"][0][0][1])
+
+    def state(self, mirror: str) -> str | None:
+        """`ebpf-tap-state` of the row."""
+        return self.external_ids(mirror).get("ebpf-tap-state")
+
+    def reason(self, mirror: str) -> str | None:
+        """`ebpf-tap-reason` of the row."""
+        return self.external_ids(mirror).get("ebpf-tap-reason")
+
+    def wait_state(self, mirror: str, state: str, seconds: float = 10.0) -> None:
+        """Waits until the row says so, and the sidecar has nothing under way."""
+        try:
+            wait_for(lambda: self._is(mirror, state), seconds, f"mirror {mirror} {state}")
+        except TimeoutError as error:
+            raise AssertionError(f"{error}: {self.external_ids(mirror)}\n{self.log()}") from None
+
+    def _is(self, mirror: str, state: str) -> bool:
+        ids = self.external_ids(mirror)
+        moving = (state == "offloaded") != ("ebpf-tap-select-vlan" in ids)
+        flipped = "ebpf-tap-protected" in ids
+        return ids.get("ebpf-tap-state") == state and not moving and not flipped
+
+    def set_mode(self, mirror: str, mode: str) -> None:
+        """Flips the A/B switch as a user does."""
+        self.switch.vsctl("set", "Mirror", mirror, f"external_ids:ebpf-tap-mode={mode}")
+
+    def offload(self, *mirrors: str) -> None:
+        """Sets the mode to offload and waits until the mirrors are."""
+        for mirror in mirrors:
+            self.set_mode(mirror, "offload")
+        for mirror in mirrors:
+            self.wait_state(mirror, "offloaded")
+
+    def native(self, *mirrors: str) -> None:
+        """Sets the mode to native and waits until the mirrors are."""
+        for mirror in mirrors:
+            self.set_mode(mirror, "native")
+        for mirror in mirrors:
+            self.wait_state(mirror, "native")

@@ -1,0 +1,39 @@
+"""Waiting for the world to catch up, with more patience on slow machines."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# An emulated machine without hardware virtualisation runs about this much slower.
+_EMULATED_FACTOR = 10.0
+
+
+def patience(seconds: float) -> float:
+    """How long to wait here for what takes at most `seconds` on a common machine."""
+    emulated = os.environ.get("OVS_EBPF_TAP_VM") == "1"
+    return seconds * _EMULATED_FACTOR if emulated else seconds
+
+
+def wait_for(
+    condition: Callable[[], T],
+    seconds: float = 10.0,
+    what: str = "the condition",
+    every: float = 0.01,
+) -> T:
+    """Call `condition` until it returns something true, and return that.
+
+    Raises TimeoutError, naming `what`, after `patience(seconds)`.
+    """
+    deadline = time.monotonic() + patience(seconds)
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"{what} did not come about within {patience(seconds):g} s")
+        time.sleep(every)

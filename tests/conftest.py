@@ -1,0 +1,58 @@
+"""Fixtures for tests on a real Open vSwitch, and the figures that tests report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ovs_ebpf_tap.lab.netns import reap
+from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.switch import Switch
+
+_FIGURES: list[str] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that use a switch need a real one: say so, and leave them out without root."""
+    for item in items:
+        if "switch" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.openvswitch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_leftovers() -> None:
+    """Removes what earlier runs left behind that were killed."""
+    if os.geteuid() == 0:
+        reap()
+
+
+@pytest.fixture
+def switch() -> Iterator[Switch]:
+    """A real Open vSwitch with the bridge br0."""
+    with Switch() as made:
+        made.add_bridge()
+        yield made
+
+
+@pytest.fixture
+def tap(switch: Switch) -> Iterator[Tap]:
+    """A running sidecar beside the switch."""
+    with Tap(switch) as started:
+        yield started
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Any:
+    """Call it with a line to be printed at the end of the run."""
+    return lambda text: _FIGURES.append(f"{request.node.name}: {text}")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints what tests measured."""
+    if _FIGURES:
+        terminalreporter.section("measured")
+        for line in _FIGURES:
+            terminalreporter.line(line)
