@@ -127,10 +127,21 @@ def update_link(link_fd: int, program_fd: int) -> None:
     _bpf(_LINK_UPDATE, struct.pack("=IIII", link_fd, program_fd, 0, 0))
 
 
+def _count_tcx(ifindex: int, attach_type: int) -> int:
+    attr = struct.pack("=IIIIQI", ifindex, attach_type, 0, 0, 0, 0)
+    answer = _bpf(_PROG_QUERY, attr, size=64)[1]
+    return int(struct.unpack_from("=I", answer, 24)[0])
+
+
+def count_tcx(ifindex: int) -> int:
+    """How many programs are on the device's TCX hooks, anybody's."""
+    return _count_tcx(ifindex, TCX_INGRESS) + _count_tcx(ifindex, TCX_EGRESS)
+
+
 def has_tcx(ifindex: int) -> bool:
     """Whether the kernel has TCX hooks (Linux 6.6 and later)."""
     try:
-        _bpf(_PROG_QUERY, struct.pack("=IIIIQI", ifindex, TCX_INGRESS, 0, 0, 0, 0), size=64)
+        _count_tcx(ifindex, TCX_INGRESS)
     except OSError as error:
         if error.errno == EINVAL:
             return False

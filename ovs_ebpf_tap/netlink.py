@@ -15,6 +15,7 @@ from typing import Any
 import tenacity
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_DELQDISC, RTM_DELTFILTER, RTM_NEWLINK
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 INGRESS = "ingress"
@@ -141,14 +142,14 @@ class Netlink:
 
     def _take(self, message: Any) -> bool:
         """Takes in one notification; returns whether a TC hook was removed."""
-        event = message["event"]
-        if event == "RTM_NEWLINK":
+        kind = message["header"]["type"]
+        if kind == RTM_NEWLINK:
             # Bridges notify of their ports' state in messages of their own family.
             if message["family"] == socket.AF_UNSPEC:
                 self._by_index[message["index"]] = _device(message)
-        elif event == "RTM_DELLINK" and message["family"] == socket.AF_UNSPEC:
+        elif kind == RTM_DELLINK and message["family"] == socket.AF_UNSPEC:
             self._by_index.pop(message["index"], None)
-        return event in ("RTM_DELQDISC", "RTM_DELTFILTER")
+        return kind in (RTM_DELQDISC, RTM_DELTFILTER)
 
     def ingress_qdisc(self, ifindex: int) -> str | None:
         """The kind of what holds the device's ingress: clsact, ingress, or None."""

@@ -385,8 +385,6 @@ class _BridgePlanner:
                             continue
                         hook = _hook(interface, device, arrival=arrival)
                         for reached in reach[mirror.uuid]:
-                            if self._output(reached) is port:
-                                continue
                             rule = self._rule(reached, arrival=arrival)
                             wanted[hook].setdefault(rule.output, rule)
 

@@ -132,10 +132,14 @@ def ensure_programs(pin_dir: Path) -> Programs:
 
 
 def _compile(directory: Path) -> None:
+    # The child is to be of this very package, whatever lies in the working directory.
+    home = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "ovs_ebpf_tap.compile", str(directory)],
+            [sys.executable, "-P", "-m", "ovs_ebpf_tap.compile", str(directory)],
             capture_output=True,
+            env={**os.environ, "PYTHONPATH": path},
             text=True,
             check=False,
             timeout=_COMPILE_TIMEOUT,
