@@ -1,0 +1,303 @@
+"""Starting, stopping, restarting, upgrading and releasing the sidecar, under traffic."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ovs_ebpf_tap import abi, bpf, programs
+from ovs_ebpf_tap.lab.capture import Capture
+from ovs_ebpf_tap.lab.compare import account
+from ovs_ebpf_tap.lab.frames import udp_frame
+from ovs_ebpf_tap.lab.kernel import attachments
+from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.switch import Host, Switch
+from ovs_ebpf_tap.lab.traffic import Stream
+from ovs_ebpf_tap.lab.waiting import patience, wait_for
+
+ATTACH = attachments()
+
+
+@pytest.fixture
+def trio(switch: Switch) -> tuple[Host, Host, Host]:
+    """Two hosts that talk, and one that monitors; m1 mirrors the first both ways."""
+    a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
+    switch.learn(a, b)
+    switch.mirror("m1", src=[a], dst=[a], output=m)
+    return a, b, m
+
+
+def copies_of(a: Host, b: Host, m: Host, count: int = 20) -> int:
+    """How often a frame sent was copied, which has to be the same for all."""
+    frames = [udp_frame(a, b, b"%d" % number) for number in range(count)]
+    with Capture.of(m) as capture:
+        a.send(frames)
+        capture.wait_quiet(0.2)
+        counts = Counter(capture.frames())
+    times = {counts[frame] for frame in frames}
+    assert len(times) == 1, counts
+    return times.pop()
+
+
+def hook_count(switch: Switch) -> int:
+    """How many TCX programs and clsact qdiscs the switch's devices have."""
+    tcx = switch.ns.call(lambda: sum(bpf.count_tcx(index) for index, _ in socket.if_nameindex()))
+    qdiscs = switch.ns.run("tc", "qdisc", "show").stdout.count("clsact")
+    return tcx + qdiscs
+
+
+@pytest.mark.parametrize("attach", ATTACH)
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_copies_go_on_without_the_process_and_are_taken_over(
+    switch: Switch,
+    trio: tuple[Host, Host, Host],
+    attach: str,
+    end: signal.Signals,
+    figure: Callable[[str], None],
+) -> None:
+    a, b, m = trio
+    with Tap(switch, "--attach", attach) as tap:
+        tap.wait_state("m1", "offloaded")
+        hooks = hook_count(switch)
+        with Capture.of(m) as copies:
+            with Stream(a, b, rate=5000) as stream:
+                for _ in range(3):
+                    time.sleep(0.2)
+                    status = tap.stop(end)
+                    assert status == (0 if end == signal.SIGTERM else -end)
+                    assert tap.status()[0]["state"] == "offloaded"
+                    tap.start()
+                    assert hook_count(switch) == hooks
+            copies.wait_quiet()
+            result = account(stream.sent, copies.sequences(stream.stream_id))
+        figure(f"3 times {end.name}: {result}")
+        assert not result, str(result)
+
+
+def test_a_restart_does_not_compile(switch: Switch, trio: tuple[Host, Host, Host]) -> None:
+    with Tap(switch) as tap:
+        pins = sorted(path for path in (tap.pin_dir / programs.build_id()).iterdir())
+        before = [path.stat().st_ino for path in pins]
+        tap.restart()
+        assert [path.stat().st_ino for path in pins] == before
+
+
+def test_the_sidecar_never_loads_llvm(switch: Switch, tap: Tap) -> None:
+    assert tap.process is not None
+    maps = Path(f"/proc/{tap.process.pid}/maps").read_text()
+    assert "libpython" in maps or "python3" in maps
+    assert "LLVM" not in maps
+    assert "bcc" not in maps
+
+
+@pytest.mark.parametrize("attach", ATTACH)
+def test_counters_are_kept_and_statistics_follow(
+    switch: Switch, trio: tuple[Host, Host, Host], attach: str
+) -> None:
+    a, b, m = trio
+    with Tap(switch, "--attach", attach) as tap:
+        tap.wait_state("m1", "offloaded")
+        assert copies_of(a, b, m, 30) == 1
+        wait_statistics(switch, 30)
+        tap.kill()
+        assert copies_of(a, b, m, 12) == 1
+        tap.start()
+        wait_statistics(switch, 42)
+        row = tap.status()[0]
+        assert (row["packets"], row["drops"]) == (42, 0)
+        assert row["bytes"] == int(switch.get("Mirror", "m1", "statistics:tx_bytes"))
+
+
+def wait_statistics(switch: Switch, packets: int) -> None:
+    def follows() -> bool:
+        return switch.get("Mirror", "m1", "statistics:tx_packets") == str(packets)
+
+    wait_for(follows, 1.0, f"statistics of {packets} packets")
+
+
+def test_statistics_hold_after_ovs_has_overwritten_them(
+    switch: Switch, trio: tuple[Host, Host, Host], tap: Tap
+) -> None:
+    a, b, m = trio
+    tap.wait_state("m1", "offloaded")
+    copies_of(a, b, m, 7)
+    wait_statistics(switch, 7)
+    wrong_since: float | None = None
+    overwritten = 0
+    # Two of its intervals of 5 s.
+    end = time.monotonic() + 11
+    while time.monotonic() < end:
+        if switch.get("Mirror", "m1", "statistics:tx_packets") == "7":
+            wrong_since = None
+        elif wrong_since is None:
+            overwritten += 1
+            wrong_since = time.monotonic()
+        else:
+            assert time.monotonic() - wrong_since < patience(1.0)
+    wait_statistics(switch, 7)
+
+
+def test_failed_copies_are_counted(switch: Switch) -> None:
+    a, b = (switch.add_host(name, with_ip=False) for name in "ab")
+    m = switch.add_host("m", mtu=500, with_ip=False)
+    switch.learn(a, b)
+    switch.mirror("m1", src=[a], output=m)
+    with Tap(switch) as tap:
+        tap.wait_state("m1", "offloaded")
+        a.send([udp_frame(a, b, b"x" * 1000)] * 9 + [udp_frame(a, b, b"x")] * 4)
+        wait_for(lambda: tap.status()[0]["drops"] == 9, what="drops")
+        assert tap.status()[0]["packets"] == 4
+
+
+@pytest.mark.parametrize("attach", ATTACH)
+@pytest.mark.parametrize("running", [True, False])
+def test_release_leaves_nothing(
+    switch: Switch, trio: tuple[Host, Host, Host], attach: str, running: bool
+) -> None:
+    a, b, m = trio
+    loaded = program_count()
+    with Tap(switch, "--attach", attach) as tap:
+        tap.wait_state("m1", "offloaded")
+        assert hook_count(switch)
+        if not running:
+            tap.kill()
+        with Stream(a, b, rate=200) as stream, Capture.of(m) as copies:
+            time.sleep(0.3)
+            done = tap.release()
+            assert done.returncode == 0, done.stderr
+            copies.clear()
+            time.sleep(0.3)
+            assert copies.frames(), "OVS does not copy the running flow"
+        assert stream.sent
+        if running:
+            assert tap.process is not None
+            assert tap.process.wait(patience(10)) == 0
+        assert hook_count(switch) == 0
+        assert not tap.pin_dir.exists()
+        assert not tap.run_dir.exists()
+        assert tap.external_ids("m1") == {"ebpf-tap-mode": "native"}
+        assert switch.get("Mirror", "m1", "select_vlan") == "[]"
+        assert switch.get("Port", m.port, "protected") == "false"
+        assert copies_of(a, b, m) == 1
+    wait_for(lambda: program_count() == loaded, what="programs gone")
+
+
+def program_count() -> int:
+    return sum("tap_" in line for line in os.popen("bpftool prog show").readlines())
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_release_of_one_mirror_leaves_the_others(switch: Switch, running: bool) -> None:
+    a, b, m, n = (switch.add_host(name, with_ip=False) for name in "abmn")
+    switch.learn(a, b)
+    switch.mirror("m1", src=[a], output=m)
+    switch.mirror("m2", src=[a], output=n)
+    with Tap(switch) as tap:
+        tap.wait_state("m1", "offloaded")
+        tap.wait_state("m2", "offloaded")
+        if not running:
+            tap.stop()
+        assert tap.release("m1").returncode == 0
+        assert tap.state("m2") == "offloaded"
+        assert switch.get("Mirror", "m1", "select_vlan") == "[]"
+        assert copies_of(a, b, m) == 1
+        assert copies_of(a, b, n) == 1
+        assert tap.release("nobody").returncode == 1
+
+
+def test_on_exit_restore_gives_everything_back(
+    switch: Switch, trio: tuple[Host, Host, Host]
+) -> None:
+    a, b, m = trio
+    with Tap(switch, "--on-exit", "restore") as tap:
+        tap.wait_state("m1", "offloaded")
+        assert tap.stop() == 0
+        assert switch.get("Mirror", "m1", "select_vlan") == "[]"
+        assert "ebpf-tap-mode" not in tap.external_ids("m1")
+        assert copies_of(a, b, m) == 1
+        assert hook_count(switch) == 0
+        tap.start()
+        tap.wait_state("m1", "offloaded")
+
+
+@pytest.mark.parametrize("attach", ATTACH)
+def test_hooks_of_no_mirror_are_removed_at_start(
+    switch: Switch, trio: tuple[Host, Host, Host], attach: str
+) -> None:
+    with Tap(switch, "--attach", attach) as tap:
+        tap.wait_state("m1", "offloaded")
+        tap.kill()
+        switch.remove_mirror("m1")
+        assert hook_count(switch)
+        tap.start()
+        wait_for(lambda: hook_count(switch) == 0, what="no hooks")
+
+
+def test_a_second_sidecar_refuses(switch: Switch, tap: Tap) -> None:
+    done = tap.run("run")
+    assert done.returncode == 1
+    assert "another ovs-ebpf-tap runs" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_two_sidecars_beside_two_databases(
+    switch: Switch, trio: tuple[Host, Host, Host], tap: Tap
+) -> None:
+    a, b, m = trio
+    tap.wait_state("m1", "offloaded")
+    with Switch("other") as other:
+        other.add_bridge()
+        c, d, n = (other.add_host(name, with_ip=False) for name in "cdn")
+        other.learn(c, d)
+        other.mirror("m1", src=[c], output=n)
+        with Tap(other) as second:
+            second.wait_state("m1", "offloaded")
+            assert copies_of(a, b, m) == 1
+            assert copies_of(c, d, n) == 1
+            assert second.release().returncode == 0
+        assert tap.state("m1") == "offloaded"
+        assert copies_of(a, b, m) == 1
+
+
+@pytest.mark.parametrize("attach", ATTACH)
+def test_an_upgrade_takes_over_without_a_gap(
+    switch: Switch, trio: tuple[Host, Host, Host], attach: str, tmp_path: Path
+) -> None:
+    a, b, m = trio
+    newer = tmp_path / "newer"
+    package = Path(programs.__file__).parent
+    shutil.copytree(package, newer / "ovs_ebpf_tap", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(abi.source_dir(), newer / "bpf")
+    with (newer / "bpf" / "tap.c").open("a") as source:
+        source.write("/* newer */\n")
+    with Tap(switch, "--attach", attach) as tap:
+        tap.wait_state("m1", "offloaded")
+        hooks = hook_count(switch)
+        with Capture.of(m) as copies:
+            with Stream(a, b, rate=2000) as stream:
+                time.sleep(0.3)
+                tap.stop()
+                tap.start(env={"PYTHONPATH": str(newer), "PYTHONSAFEPATH": "1"})
+                time.sleep(0.3)
+            copies.wait_quiet()
+            result = account(stream.sent, copies.sequences(stream.stream_id))
+        assert not result, str(result)
+        assert "replacing an older build" in tap.log()
+        (build,) = programs.builds(tap.pin_dir)
+        assert build.name != programs.build_id()
+        assert hook_count(switch) == hooks
+        wait_statistics(switch, stream.sent)
+        tap.stop()
+        # And back again, which is a downgrade.
+        tap.start()
+        assert copies_of(a, b, m) == 1
+        assert tap.release().returncode == 0
+        assert hook_count(switch) == 0
