@@ -111,11 +111,12 @@ static __always_inline u64 tap_digest(struct __sk_buff *skb, u32 tag_len)
 		return h;
 	if (len >= TAP_DIGEST_LEN - TAP_MACS_LEN)
 		len = TAP_DIGEST_LEN - TAP_MACS_LEN;
-	/* Keeps the compiler from dropping the mask, which the verifier needs. */
+	/*
+	 * Changes no length there is, but tells the verifier that it is neither
+	 * zero nor too long; the compiler would see that there is no need.
+	 */
 	asm volatile("" : "+r"(len));
-	len &= TAP_DIGEST_LEN - 1;
-	if (!len)
-		return h;
+	len = ((len - 1) & (TAP_DIGEST_LEN - 1)) + 1;
 	bpf_skb_load_bytes(skb, start, frame + TAP_MACS_LEN, len);
 	tap_forget_checksum(frame);
 #pragma unroll
@@ -124,25 +125,33 @@ static __always_inline u64 tap_digest(struct __sk_buff *skb, u32 tag_len)
 	return h;
 }
 
+/* Milliseconds since @then, which another CPU may have noted after we took @now. */
+static __always_inline u32 tap_age(u32 now, u32 then)
+{
+	u32 age = now - then;
+
+	return age > -TAP_FORGET_MS ? 0 : age;
+}
+
 /*
  * Finds the way of tag @want in @set, or else the one unused for longest, and
- * says in @live whether it holds that tag, and not a forgotten one.
+ * says in @live whether it holds that tag, and was used @within milliseconds.
  *
  * The choice goes through the set's own memory: the verifier then knows only
  * that it is some way, and follows one path from here on instead of one for
  * each way.
  */
 #define TAP_LIVE TAP_WAYS
-#define TAP_FIND(set, want, now, found, live)				\
+#define TAP_FIND(set, want, now, within, found, live)			\
 	do {								\
 		volatile u32 *__choice = &(set)->choice;		\
 		u32 __oldest = 0;					\
 		*__choice = 0;						\
 		_Pragma("unroll")					\
 		for (int __i = 0; __i < TAP_WAYS; __i++) {		\
-			u32 __age = (now) - (set)->way[__i].used;	\
+			u32 __age = tap_age(now, (set)->way[__i].used);	\
 			if ((set)->way[__i].tag == (want) &&		\
-			    __age <= TAP_FORGET_MS) {			\
+			    __age <= (within)) {			\
 				*__choice = __i | TAP_LIVE;		\
 				break;					\
 			}						\
@@ -163,7 +172,7 @@ static __always_inline bool tap_arrive(struct tap_frame *frame, u32 now)
 		frame->copies = frame->arrived;
 		return true;
 	}
-	if (now - frame->raced <= TAP_RACE_MS)
+	if (tap_age(now, frame->raced) <= TAP_RACE_MS)
 		return false;
 	/* The copies in advance were of other packets, from other ports. */
 	frame->copies++;
@@ -182,7 +191,8 @@ static __always_inline u32 tap_depart(u64 key, u32 born, u32 now)
 	if (!set)
 		return 1;
 	bpf_spin_lock(&set->lock);
-	TAP_FIND(set, tag, now, way, live);
+	/* It counts for as long as the frame that it was born with is not forgotten. */
+	TAP_FIND(set, tag, now, ~0U, way, live);
 	if (!live || way->born != born) {
 		way->tag = tag;
 		way->born = born;
@@ -212,7 +222,7 @@ static __always_inline bool tap_once(const struct tap_rule *rule, u64 digest)
 	if (!set)
 		return true;
 	bpf_spin_lock(&set->lock);
-	TAP_FIND(set, tag, now, way, live);
+	TAP_FIND(set, tag, now, TAP_FORGET_MS, way, live);
 	if (!live) {
 		way->tag = tag;
 		way->born = now;
@@ -233,7 +243,7 @@ static __always_inline bool tap_once(const struct tap_rule *rule, u64 digest)
 	if ((s32)(count - copies) <= 0)
 		return false;
 	bpf_spin_lock(&set->lock);
-	TAP_FIND(set, tag, now, way, live);
+	TAP_FIND(set, tag, now, TAP_FORGET_MS, way, live);
 	if (!live) {
 		copy = true;
 	} else if ((s32)(count - way->copies) > 0) {

@@ -373,6 +373,7 @@ class Datapath:
                 continue
             if _number(value):
                 self._netlink.remove_clsact(_number(key))
+                self._netlink.announce(_number(key))
             self._maps["qdiscs"].delete(key)
 
 

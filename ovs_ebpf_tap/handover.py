@@ -13,7 +13,7 @@ Nothing is remembered in between: the keys on the rows say where a move stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from uuid import UUID
 
 from ovs_ebpf_tap.datapath import Counters
@@ -26,11 +26,14 @@ from ovs_ebpf_tap.model import (
     STATE_KEY,
     Bridge,
     Database,
+    Flip,
     Mirror,
+    format_flip,
     format_vlans,
+    parse_flip,
 )
 from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, PortEdit
-from ovs_ebpf_tap.plan import INVALID, OFFLOADED, Verdict
+from ovs_ebpf_tap.plan import OFFLOADED, Verdict
 
 
 def next_edits(
@@ -38,10 +41,12 @@ def next_edits(
     verdicts: Mapping[UUID, Verdict],
     counters: Mapping[UUID, Counters],
     taken_in: bool,
+    flipped: Collection[Flip] = (),
 ) -> Edits:
     """The next transaction; empty when the rows are as the verdicts want them.
 
-    `taken_in` says whether ovs-vswitchd has taken in the last transaction that asked for it.
+    `taken_in` says whether ovs-vswitchd has taken in the last transaction that asked for it;
+    `flipped` are the flips of this process, in case the Mirror that keeps one was removed.
     """
     mirrors: list[MirrorEdit] = []
     ports: list[PortEdit] = []
@@ -51,7 +56,22 @@ def next_edits(
         mirrors += step.mirrors(counters)
         ports += step.ports
         reconfigure |= step.reconfigure
+    ports += _forgotten_ports(db, flipped)
     return Edits(tuple(mirrors), tuple(ports), reconfigure)
+
+
+def pending_flips(db: Database) -> list[Flip]:
+    """The ports whose `protected` is still to be put back, as the rows say."""
+    flips = (parse_flip(mirror) for mirror in db.mirrors.values())
+    return [flip for flip in flips if flip is not None]
+
+
+def _forgotten_ports(db: Database, flipped: Collection[Flip]) -> Iterator[PortEdit]:
+    kept = {flip.port for flip in pending_flips(db)}
+    for flip in flipped:
+        port = db.ports.get(flip.port)
+        if port is not None and flip.port not in kept and port.protected != flip.protected:
+            yield PortEdit(flip.port, flip.protected)
 
 
 def forget_edits(db: Database) -> Edits:
@@ -65,7 +85,7 @@ def forget_edits(db: Database) -> Edits:
 
 
 def _own_keys(mirror: Mirror) -> tuple[str, ...]:
-    return tuple(key for key in OWN_KEYS if key in mirror.external_ids)
+    return tuple(key for key in OWN_KEYS if key in mirror.external_ids and key != PROTECTED_KEY)
 
 
 def flip_pending(db: Database, bridge: Bridge) -> bool:
@@ -90,8 +110,9 @@ class _BridgeStep:
         # Until the flip is taken in, another change of the same port could undo it unseen.
         moves = [] if pending and not taken_in else list(self._moves())
         self._moving = {mirror.uuid for mirror in moves}
-        self._flip = None if pending else self._choose_flip(moves)
-        self.ports = [*self._ports_back(pending), *self._port_flipped()]
+        # A put-back is a flip, too.
+        self._flips = {} if pending else dict(self._choose_flip(bridge, moves))
+        self.ports = [*self._ports_back(pending), *self._ports_flipped()]
         self.reconfigure = bool(self.ports or moves)
 
     def _moves(self) -> Iterator[Mirror]:
@@ -102,24 +123,30 @@ class _BridgeStep:
             ):
                 yield mirror
 
-    def _choose_flip(self, moves: list[Mirror]) -> Mirror | None:
-        """One port is enough: OVS revalidates all flows of the datapath."""
-        for mirror in moves:
-            port = self._db.ports.get(mirror.output_port) if mirror.output_port else None
-            if port is not None and self._verdicts[mirror.uuid].state != INVALID:
-                return mirror
-        return None
+    def _choose_flip(self, bridge: Bridge, moves: list[Mirror]) -> Iterator[tuple[UUID, Flip]]:
+        """One port is enough: OVS revalidates all flows of the datapath.
 
-    def _port_flipped(self) -> Iterator[PortEdit]:
-        if self._flip is not None and self._flip.output_port is not None:
-            port = self._db.ports[self._flip.output_port]
-            yield PortEdit(port.uuid, not port.protected)
+        An output port gets no packets but copies. Of the others, one is only protected from
+        ports that are protected, too.
+        """
+        ports = [self._db.ports[uuid] for uuid in bridge.ports if uuid in self._db.ports]
+        outputs = [mirror.output_port for mirror in moves]
+        candidates = [port for port in ports if port.uuid in outputs]
+        if not candidates and not any(port.protected for port in ports):
+            candidates = ports
+        for mirror in moves[:1]:
+            for port in candidates[:1]:
+                yield mirror.uuid, Flip(port.uuid, port.protected)
+
+    def _ports_flipped(self) -> Iterator[PortEdit]:
+        for flip in self._flips.values():
+            yield PortEdit(flip.port, not flip.protected)
 
     def _ports_back(self, pending: list[Mirror]) -> Iterator[PortEdit]:
         for mirror in pending:
-            port = mirror.output_port
-            if mirror.uuid in self._put_back and port is not None and port in self._db.ports:
-                yield PortEdit(port, mirror.external_ids[PROTECTED_KEY] == "true")
+            flip = parse_flip(mirror)
+            if mirror.uuid in self._put_back and flip is not None and flip.port in self._db.ports:
+                yield PortEdit(flip.port, flip.protected)
 
     def mirrors(self, counters: Mapping[UUID, Counters]) -> Iterator[MirrorEdit]:
         for mirror in self._mirrors:
@@ -136,13 +163,14 @@ class _BridgeStep:
         if settled:
             wanted[STATE_KEY] = verdict.state
             wanted[REASON_KEY] = verdict.reason
-        if moving:
-            wanted[SELECT_VLAN_KEY] = format_vlans(mirror.wanted_vlans) if offloaded else None
+        if offloaded and settled:
+            wanted[SELECT_VLAN_KEY] = format_vlans(mirror.wanted_vlans)
+        elif moving:
+            wanted[SELECT_VLAN_KEY] = None
         if mirror.uuid in self._put_back:
             wanted[PROTECTED_KEY] = None
-        if mirror is self._flip and mirror.output_port is not None:
-            protected = self._db.ports[mirror.output_port].protected
-            wanted[PROTECTED_KEY] = "true" if protected else "false"
+        if mirror.uuid in self._flips:
+            wanted[PROTECTED_KEY] = format_flip(self._flips[mirror.uuid])
         ids = mirror.external_ids
         return MirrorEdit(
             mirror.uuid,

@@ -74,14 +74,17 @@ class Mirror:
 
     @property
     def parked(self) -> bool:
-        """Whether OVS selects nothing because the sidecar has taken the mirror over."""
-        return self.select_vlan == PARKED_VLANS and SELECT_VLAN_KEY in self.external_ids
+        """Whether OVS selects nothing because the sidecar has taken the mirror over.
+
+        `select_vlan` alone says so: somebody may have replaced `external_ids` as a whole.
+        """
+        return self.select_vlan == PARKED_VLANS
 
     @property
     def wanted_vlans(self) -> tuple[int, ...]:
         """The `select_vlan` that the user wants; empty for all VLANs."""
         if self.parked:
-            return parse_vlans(self.external_ids[SELECT_VLAN_KEY])
+            return parse_vlans(self.external_ids.get(SELECT_VLAN_KEY, ""))
         return self.select_vlan
 
 
@@ -114,9 +117,38 @@ class Database:
     def intended_protected(self, port: Port) -> bool:
         """The `protected` that the user wants: a hand-over flips it for a moment."""
         for mirror in self.mirrors.values():
-            if mirror.output_port == port.uuid and PROTECTED_KEY in mirror.external_ids:
-                return mirror.external_ids[PROTECTED_KEY] == "true"
+            flip = parse_flip(mirror)
+            if flip is not None and flip.port == port.uuid:
+                return flip.protected
         return port.protected
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A port whose `protected` is flipped for a moment, and what it was."""
+
+    port: UUID
+    protected: bool
+
+
+def format_flip(flip: Flip) -> str:
+    """A flip as `ebpf-tap-protected` holds it: `false`, and the port's UUID."""
+    return f"{'true' if flip.protected else 'false'} {flip.port}"
+
+
+def parse_flip(mirror: Mirror) -> Flip | None:
+    """The flip that a mirror's row keeps; the port is the output port unless it says so."""
+    text = mirror.external_ids.get(PROTECTED_KEY)
+    if text is None:
+        return None
+    value, _, name = text.partition(" ")
+    try:
+        port = UUID(name)
+    except ValueError:
+        if mirror.output_port is None:
+            return None
+        port = mirror.output_port
+    return Flip(port, value == "true")
 
 
 def format_vlans(vlans: tuple[int, ...]) -> str:

@@ -202,6 +202,20 @@ class Netlink:
             if not _gone(error):
                 raise OSError(error.code, os.strerror(error.code)) from None
 
+    def announce(self, ifindex: int) -> None:
+        """Has the kernel notify of the device, which stays as it is.
+
+        ovs-vswitchd remembers that it could not police a device until it hears of it again
+        (`netdev_linux_set_policing` in `lib/netdev-linux.c`).
+        """
+        try:
+            (link,) = self._route.get_links(ifindex)
+            alias = link.get_attr("IFLA_IFALIAS") or ""
+            self._route.link("set", index=ifindex, ifalias=alias)
+        except NetlinkError as error:
+            if not _gone(error):
+                raise OSError(error.code, os.strerror(error.code)) from None
+
     def filters(self, ifindex: int) -> list[Filter]:
         """The filters of ours on the device."""
         found: list[Filter] = []

@@ -17,6 +17,7 @@ from uuid import UUID
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.model import MODE_KEY, Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Device
+from ovs_ebpf_tap.text import printable
 
 OFFLOADED = "offloaded"
 NATIVE = "native"
@@ -89,7 +90,7 @@ class NotOffloadedError(Exception):
 
     def __init__(self, reason: str, state: str = NATIVE) -> None:
         super().__init__(reason)
-        self.verdict = Verdict(state, reason)
+        self.verdict = Verdict(state, printable(reason))
 
 
 def make_plan(
@@ -177,6 +178,7 @@ class _BridgePlanner:
 
     def _judge(self, mirror: Mirror) -> Verdict:
         try:
+            self._check_bridges(mirror)
             output = self._output_port(mirror)
             self._check_mode(mirror)
             self._check_selection(mirror)
@@ -189,6 +191,10 @@ class _BridgePlanner:
         except NotOffloadedError as why:
             return why.verdict
         return OFFLOAD
+
+    def _check_bridges(self, mirror: Mirror) -> None:
+        if sum(mirror.uuid in bridge.mirrors for bridge in self._db.bridges.values()) > 1:
+            raise NotOffloadedError("it is on more than one bridge")
 
     def _output_port(self, mirror: Mirror) -> Port:
         """The output port; as OVS does, an output VLAN beside it is passed over."""
@@ -235,7 +241,10 @@ class _BridgePlanner:
         self._check_tag_settings(port, where)
         if self._db.intended_protected(port):
             raise NotOffloadedError(f"{where} is protected")
-        for interface in self._interfaces(port):
+        interfaces = list(self._interfaces(port))
+        if not interfaces:
+            raise NotOffloadedError(f"{where} has no interface")
+        for interface in interfaces:
             self._check_type(interface, where)
             if self._device(interface) is None:
                 raise NotOffloadedError(f"{where} has no network device {interface.name}")
@@ -319,7 +328,8 @@ class _BridgePlanner:
         return self._pick(mirror, mirror.select_dst_port)
 
     def _selected(self, mirror: Mirror) -> Iterable[Port]:
-        return {*self._sources(mirror), *self._destinations(mirror)} - {self._output(mirror)}
+        selected = {*self._sources(mirror), *self._destinations(mirror)} - {self._output(mirror)}
+        return sorted(selected, key=lambda port: (port.name, port.uuid))
 
     def _pick(self, mirror: Mirror, chosen: tuple[UUID, ...]) -> list[Port]:
         """The ports chosen that are on the bridge: OVS passes over the others."""
@@ -340,7 +350,7 @@ class _BridgePlanner:
             for mirror in self.offloaded:
                 reason = self._tie(mirror, native)
                 if reason is not None:
-                    self.verdicts[mirror.uuid] = Verdict(NATIVE, reason)
+                    self.verdicts[mirror.uuid] = Verdict(NATIVE, printable(reason))
                     break
             else:
                 changed = False

@@ -137,7 +137,10 @@ class _Requests:
 
 def _loop(parts: _Parts, server: control.Server, requests: _Requests, signals: _Signals) -> None:
     while not signals.stop and not requests.stop:
-        parts.sidecar.step()
+        try:
+            parts.sidecar.step()
+        except OSError as error:
+            log.error("pass failed", error=str(error), again_in_seconds=parts.sidecar.pause())
         server.run()
         poller = ovs.poller.Poller()
         parts.sidecar.wait(poller)

@@ -16,7 +16,7 @@ import structlog
 
 from ovs_ebpf_tap import datapath as dp
 from ovs_ebpf_tap import handover
-from ovs_ebpf_tap.model import MODE_KEY, SELECT_VLAN_KEY, Database
+from ovs_ebpf_tap.model import MODE_KEY, SELECT_VLAN_KEY, Database, Flip
 from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
 from ovs_ebpf_tap.plan import OFFLOADED, Plan, Verdict, make_plan
@@ -29,6 +29,9 @@ STATISTICS = 0.5
 
 _REFUSAL = 5.0
 """Seconds after which a hook that the kernel refused is tried again."""
+
+_FAILURE = 1.0
+"""Seconds before a pass that failed is tried again."""
 
 _SETTLE = 0.01
 """Seconds that hooks stay after OVS has taken the last change in: its revalidator threads
@@ -58,6 +61,7 @@ class Sidecar:
         self._states: dict[UUID, Verdict] = {}
         self._settled_at: dict[UUID, float] = {}
         self._settling = False
+        self._flipped: set[Flip] = set()
         self._stale = True
         self._dirty = True
         self._next_resync = 0.0
@@ -98,6 +102,12 @@ class Sidecar:
         """Has the next `step` make a pass."""
         self._dirty = True
 
+    def pause(self) -> float:
+        """After a failure: tries again with a full pass, in as many seconds as it returns."""
+        self._stale, self._dirty = True, False
+        self._next_statistics = time.monotonic() + _FAILURE
+        return _FAILURE
+
     @property
     def idle(self) -> bool:
         """Whether nothing is under way: no transaction, no mirror on its way back to OVS."""
@@ -112,9 +122,10 @@ class Sidecar:
         if self._stale:
             self._datapath.read()
             self._stale = False
+        self._note_flips(db)
         plan = self._apply(db, now)
         edits = handover.next_edits(
-            db, plan.verdicts, self._datapath.counters(), self._taken_in(db)
+            db, plan.verdicts, self._datapath.counters(), self._taken_in(db), self._flipped
         )
         self._report(db, plan)
         if edits and (edits.reconfigure or now >= self._last_write + _EDIT_GAP or _has_ids(edits)):
@@ -140,6 +151,14 @@ class Sidecar:
             if not new:
                 return plan
 
+    def _note_flips(self, db: Database) -> None:
+        """Keeps the flips that the rows told of, until the ports are as they were."""
+        flips = {*self._flipped, *handover.pending_flips(db)}
+        ports = {flip: db.ports.get(flip.port) for flip in flips}
+        self._flipped = {
+            flip for flip, port in ports.items() if port and port.protected != flip.protected
+        }
+
     def _taken_in(self, db: Database) -> bool:
         target = self._ovsdb.last_reconfigure or db.next_cfg
         return db.cur_cfg >= target
@@ -160,7 +179,7 @@ class Sidecar:
             elif now < self._settled_at.setdefault(uuid, now + _SETTLE):
                 self._next_statistics = min(self._next_statistics, self._settled_at[uuid])
                 held.add(uuid)
-        self._settling = bool(held)
+        self._settling = bool(held or self._flipped)
         return held
 
     def _report(self, db: Database, plan: Plan) -> None:

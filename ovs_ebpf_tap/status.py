@@ -14,6 +14,7 @@ from ovs_ebpf_tap.datapath import Counters, Datapath
 from ovs_ebpf_tap.model import REASON_KEY, STATE_KEY, Bridge, Database, Mirror
 from ovs_ebpf_tap.netlink import Device
 from ovs_ebpf_tap.plan import NATIVE
+from ovs_ebpf_tap.text import printable
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,15 @@ def as_table(mirrors: Iterable[MirrorStatus]) -> str:
 
 
 def _row(mirror: MirrorStatus) -> tuple[str, ...]:
-    return (
-        _printable(mirror.bridge),
-        _printable(mirror.name),
+    cells = (
+        mirror.bridge,
+        mirror.name,
         mirror.state,
-        _printable(mirror.output),
+        mirror.output,
         str(mirror.packets),
         str(mirror.bytes),
         str(mirror.drops),
         ",".join(mirror.hooks) or "-",
         mirror.reason or "-",
     )
-
-
-def _printable(text: str) -> str:
-    """The text without what would move a terminal's cursor."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return tuple(printable(cell) for cell in cells)

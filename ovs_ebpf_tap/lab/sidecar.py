@@ -28,11 +28,13 @@ class Tap:
     would hide the bpffs.
     """
 
-    def __init__(self, switch: Switch, *options: str) -> None:
+    def __init__(self, switch: Switch, *options: str, pin_dir: Path | None = None) -> None:
+        """Keeps `pin_dir`, if given: compiled programs are at hand for the next."""
         self.switch = switch
         self.options = options
         name = unique_name("sidecar")
-        self.pin_dir = BPFFS / name
+        self._keep_pins = pin_dir is not None
+        self.pin_dir = pin_dir or BPFFS / name
         self.run_dir = Path(tempfile.gettempdir()) / name
         self.log_file = self.run_dir.with_suffix(".log")
         self.process: subprocess.Popen[str] | None = None
@@ -109,7 +111,8 @@ class Tap:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-        shutil.rmtree(self.pin_dir, ignore_errors=True)
+        if not self._keep_pins:
+            shutil.rmtree(self.pin_dir, ignore_errors=True)
         shutil.rmtree(self.run_dir, ignore_errors=True)
         self.log_file.unlink(missing_ok=True)
 

@@ -7,10 +7,12 @@ offloaded run; both the copies and the production traffic are compared.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,8 @@ from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import difference
 from ovs_ebpf_tap.lab.frames import arp_request, ethernet, icmp_frame, udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
+from ovs_ebpf_tap.lab.names import unique_name
+from ovs_ebpf_tap.lab.sidecar import BPFFS
 from ovs_ebpf_tap.lab.sidecar import Tap as Sidecar
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.tap import Tap
@@ -314,13 +318,21 @@ def frames_longer_than_the_output_takes(switch: Switch) -> Scenario:
     return Scenario([(a, frames), (a, tagged)])
 
 
+@pytest.fixture(scope="module")
+def pins() -> Iterator[Path]:
+    """One pin directory for all: what a test leaves there, the next sidecar clears away."""
+    path = BPFFS / unique_name("copies")
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
 @pytest.mark.parametrize("attach", attachments())
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_offloaded_is_as_native(switch: Switch, name: str, attach: str) -> None:
+def test_offloaded_is_as_native(switch: Switch, pins: Path, name: str, attach: str) -> None:
     built = SCENARIOS[name](switch)
     everyone = [*switch.hosts.values(), *built.others]
     mirrors = switch.vsctl("--bare", "--columns=name", "find", "Mirror").split()
-    with Sidecar(switch, "--attach", attach) as sidecar:
+    with Sidecar(switch, "--attach", attach, pin_dir=pins) as sidecar:
         sidecar.native(*mirrors)
         play(everyone, built.sent)  # Learns addresses, so that both runs find the same.
         native = play(everyone, built.sent)

@@ -1,0 +1,168 @@
+"""Small worlds for unit tests: rows and devices, named instead of numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
+from ovs_ebpf_tap.netlink import Device
+from ovs_ebpf_tap.plan import TCX, Hook, Plan, Rule, Verdict, make_plan
+
+NO_REFUSALS: Mapping[int, str] = MappingProxyType({})
+
+
+@dataclass
+class World:
+    """Bridges, ports, mirrors and devices; rows are referred to by name."""
+
+    bridges: dict[str, Bridge] = field(default_factory=dict)
+    ports: dict[str, Port] = field(default_factory=dict)
+    interfaces: dict[str, Interface] = field(default_factory=dict)
+    mirrors: dict[str, Mirror] = field(default_factory=dict)
+    devices: dict[str, Device] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    _last: int = 0
+    _last_ifindex: int = 99
+
+    def new_uuid(self) -> UUID:
+        self._last += 1
+        return UUID(int=self._last)
+
+    def add_bridge(self, name: str = "br0", **columns: Any) -> World:
+        self.bridges[name] = Bridge(self.new_uuid(), name, **columns)
+        return self
+
+    def add_port(
+        self,
+        name: str,
+        *,
+        bridge: str = "br0",
+        members: Iterable[str] = (),
+        type: str = "",
+        policed: bool = False,
+        device: Mapping[str, Any] | None = MappingProxyType({}),
+        **columns: Any,
+    ) -> World:
+        """A port with an interface for each of `members`, or one of its own name.
+
+        `device` holds what is special of their devices; None for a port without any.
+        """
+        interfaces = []
+        for each in tuple(members) or (name,):
+            interface = Interface(self.new_uuid(), each, type=type, policed=policed)
+            self.interfaces[each] = interface
+            interfaces.append(interface.uuid)
+            if device is not None:
+                self.add_device(each, **device)
+        self.ports[name] = Port(self.new_uuid(), name, interfaces=tuple(interfaces), **columns)
+        home = self.bridges[bridge]
+        self.bridges[bridge] = replace(home, ports=(*home.ports, self.ports[name].uuid))
+        return self
+
+    def add_ports(self, names: str, **columns: Any) -> World:
+        for name in names.split():
+            self.add_port(name, **columns)
+        return self
+
+    def add_device(self, name: str, **special: Any) -> World:
+        values = {"mtu": 1500, "up": True, "running": True, **special}
+        self._last_ifindex += 1
+        self.devices[name] = Device(ifindex=self._last_ifindex, name=name, **values)
+        return self
+
+    def add_mirror(
+        self,
+        name: str = "m",
+        *,
+        out: str | None = None,
+        src: str = "",
+        dst: str = "",
+        bridge: str = "br0",
+        **columns: Any,
+    ) -> World:
+        self.mirrors[name] = Mirror(
+            self.new_uuid(),
+            name,
+            select_src_port=tuple(self.ports[port].uuid for port in src.split()),
+            select_dst_port=tuple(self.ports[port].uuid for port in dst.split()),
+            output_port=self.ports[out].uuid if out is not None else None,
+            **columns,
+        )
+        home = self.bridges[bridge]
+        self.bridges[bridge] = replace(home, mirrors=(*home.mirrors, self.mirrors[name].uuid))
+        return self
+
+    def remake_mirror(self, name: str, **selection: Any) -> World:
+        """Another mirror in the place of the one called so, on the same bridge."""
+        gone = self.mirrors.pop(name)
+        for bridge, row in self.bridges.items():
+            if gone.uuid in row.mirrors:
+                left = tuple(uuid for uuid in row.mirrors if uuid != gone.uuid)
+                self.set_bridge(bridge, mirrors=left)
+                return self.add_mirror(name, bridge=bridge, **selection)
+        raise KeyError(name)
+
+    def remove_port(self, name: str) -> World:
+        """Removes the port with its interfaces and devices, not what refers to it."""
+        gone = self.ports.pop(name)
+        for interface in [i for i in self.interfaces.values() if i.uuid in gone.interfaces]:
+            del self.interfaces[interface.name]
+            self.devices.pop(interface.name, None)
+        for bridge, row in self.bridges.items():
+            left = tuple(uuid for uuid in row.ports if uuid != gone.uuid)
+            self.set_bridge(bridge, ports=left)
+        return self
+
+    def set_mirror(self, name: str, /, **columns: Any) -> None:
+        self.mirrors[name] = replace(self.mirrors[name], **columns)
+
+    def set_port(self, name: str, /, **columns: Any) -> None:
+        self.ports[name] = replace(self.ports[name], **columns)
+
+    def set_bridge(self, name: str, /, **columns: Any) -> None:
+        self.bridges[name] = replace(self.bridges[name], **columns)
+
+    @property
+    def db(self) -> Database:
+        return Database(
+            bridges={row.uuid: row for row in self.bridges.values()},
+            ports={row.uuid: row for row in self.ports.values()},
+            interfaces={row.uuid: row for row in self.interfaces.values()},
+            mirrors={row.uuid: row for row in self.mirrors.values()},
+            **self.settings,
+        )
+
+    def plan(self, attach: str = TCX, refused: Mapping[int, str] = NO_REFUSALS) -> Plan:
+        return make_plan(self.db, self.devices, attach, refused)
+
+    def verdict(self, name: str = "m", attach: str = TCX) -> Verdict:
+        return self.plan(attach).verdicts[self.mirrors[name].uuid]
+
+    def states(self) -> dict[str, str]:
+        verdicts = self.plan().verdicts
+        return {name: verdicts[row.uuid].state for name, row in self.mirrors.items()}
+
+    def rules(self, attach: str = TCX) -> dict[str, dict[str, Rule]]:
+        """The rules by `device:direction` of their hook and the name of their output device."""
+        names = {device.ifindex: device.name for device in self.devices.values()}
+
+        def name_of(hook: Hook) -> str:
+            return f"{names[hook.ifindex]}:{hook.direction}"
+
+        return {
+            name_of(hook): {names[rule.output]: rule for rule in rules}
+            for hook, rules in self.plan(attach).hooks.items()
+        }
+
+    def copies(self) -> dict[str, set[str]]:
+        """Where each hook copies to."""
+        return {hook: set(rules) for hook, rules in self.rules().items()}
+
+
+def switch(ports: str = "a b c out") -> World:
+    """A bridge with some ports."""
+    return World().add_bridge().add_ports(ports)

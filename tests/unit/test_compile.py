@@ -1,0 +1,82 @@
+"""The one file that bcc gets, without bcc."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.compile import MAPS, PROGRAMS, expand, main
+from ovs_ebpf_tap.errors import TapError
+
+
+def write(directory: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (directory / name).write_text(text)
+    return directory / next(iter(files))
+
+
+def test_headers_are_put_in_place_and_lines_keep_their_numbers(tmp_path: Path) -> None:
+    source = write(
+        tmp_path,
+        {
+            "a.c": '// a\n#include "b.h"\nint a;\n#include "c.h"\nint last;\n',
+            "b.h": "int b;\n",
+            "c.h": '#include "b.h"\nint c;\n',
+        },
+    )
+    assert expand(source).splitlines() == [
+        '#line 1 "a.c"',
+        "// a",
+        '#line 1 "b.h"',
+        "int b;",
+        '#line 3 "a.c"',
+        "int a;",
+        '#line 1 "c.h"',
+        '#line 1 "b.h"',
+        "int b;",
+        '#line 2 "c.h"',
+        "int c;",
+        '#line 5 "a.c"',
+        "int last;",
+    ]
+
+
+def test_headers_of_the_system_are_left_alone(tmp_path: Path) -> None:
+    source = write(tmp_path, {"a.c": "#include <linux/bpf.h>\n"})
+    assert expand(source) == '#line 1 "a.c"\n#include <linux/bpf.h>'
+
+
+def test_the_programs_are_one_file_whose_lines_are_those_of_their_sources() -> None:
+    name, number = "", 0
+    for line in expand(abi.source_dir() / "tap.c").splitlines():
+        mark = re.fullmatch(r'#line (\d+) "(\S+)"', line)
+        if mark:
+            number, name = int(mark[1]), mark[2]
+            continue
+        assert '#include "' not in line
+        assert (abi.source_dir() / name).read_text().splitlines()[number - 1] == line
+        number += 1
+
+
+def test_all_that_is_pinned_is_in_the_source() -> None:
+    text = expand(abi.source_dir() / "tap.c")
+    for program in PROGRAMS:
+        assert f"int {program}(struct __sk_buff *skb)" in text
+    for name in MAPS:
+        assert re.search(rf'TABLE\("\w+", [\w ]+, [\w ]+, {name}, ', text)
+
+
+@pytest.mark.parametrize("error", [TapError("bcc is missing"), PermissionError(13, "not allowed")])
+def test_what_goes_wrong_is_one_line_on_stderr(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(directory: Path) -> None:
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["compile", "/nowhere"])
+    monkeypatch.setattr("ovs_ebpf_tap.compile.compile_and_pin", fail)
+    assert main() == 1
+    assert capsys.readouterr().err == f"{error}\n"

@@ -1,0 +1,544 @@
+"""The hand-over's transactions, against a simulated database and a simulated ovs-vswitchd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from builders import World, switch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from ovs_ebpf_tap.datapath import Counters
+from ovs_ebpf_tap.handover import flip_pending, forget_edits, next_edits, pending_flips
+from ovs_ebpf_tap.model import (
+    MODE_KEY,
+    OWN_KEYS,
+    PARKED_VLANS,
+    PROTECTED_KEY,
+    REASON_KEY,
+    SELECT_VLAN_KEY,
+    STATE_KEY,
+    Database,
+    Mirror,
+)
+from ovs_ebpf_tap.ovsdb import Edits, PortEdit
+from ovs_ebpf_tap.plan import INVALID, NATIVE, OFFLOAD, OFFLOADED, Verdict
+
+BACK = Verdict(NATIVE, "ebpf-tap-mode is native")
+REFUSED = Verdict(INVALID, "its output_port is not on this bridge")
+NO_COUNTS: Mapping[UUID, Counters] = {}
+VLANS = st.frozensets(st.integers(0, 4094), max_size=4).map(sorted).map(tuple)
+
+
+class Simulation:
+    """The rows, an ovs-vswitchd that takes them in when told to, and a sidecar that may crash."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.verdicts: dict[str, Verdict] = dict.fromkeys(world.mirrors, BACK)
+        self.counts: dict[str, Counters] = {}
+        self.next_cfg = self.cur_cfg = 7
+        self.last_reconfigure = 0
+        self.protected: dict[str, list[bool]] = {name: [] for name in world.ports}
+        """The values written to each port."""
+        self._seen_protected = self._all_protected()
+        self.copying: set[str] = set()
+        """The mirrors for which running flows carry copies."""
+        self.take_in(revalidate=True)
+
+    # The database.
+
+    @property
+    def db(self) -> Database:
+        return replace(self.world.db, next_cfg=self.next_cfg, cur_cfg=self.cur_cfg)
+
+    def _apply(self, edits: Edits) -> None:
+        names = {row.uuid: name for name, row in self.world.mirrors.items()}
+        for edit in edits.mirrors:
+            name = names[edit.mirror]
+            row = self.world.mirrors[name]
+            assert not set(edit.set_ids) & set(edit.delete_ids)
+            ids = {k: v for k, v in row.external_ids.items() if k not in edit.delete_ids}
+            self.world.mirrors[name] = replace(
+                row,
+                external_ids={**ids, **edit.set_ids},
+                select_vlan=row.select_vlan if edit.select_vlan is None else edit.select_vlan,
+                statistics=row.statistics if edit.statistics is None else edit.statistics,
+            )
+        ports = {row.uuid: name for name, row in self.world.ports.items()}
+        assert len({edit.port for edit in edits.ports}) == len(edits.ports)
+        for port in edits.ports:
+            self.world.set_port(ports[port.port], protected=port.protected)
+            self.protected[ports[port.port]].append(port.protected)
+
+    def mirror(self, name: str = "m") -> Mirror:
+        return self.world.mirrors[name]
+
+    # ovs-vswitchd.
+
+    def _all_protected(self) -> dict[str, bool]:
+        return {name: row.protected for name, row in self.world.ports.items()}
+
+    def take_in(self, *, revalidate: bool = False) -> None:
+        """A mirror's change reaches running flows only if a port's `protected` changes too."""
+        protected = self._all_protected()
+        if revalidate or protected != self._seen_protected:
+            self.copying = {
+                name
+                for name, row in self.world.mirrors.items()
+                if row.select_vlan != PARKED_VLANS and row.output_port is not None
+            }
+        self._seen_protected = protected
+        self.cur_cfg = self.next_cfg
+
+    # The sidecar.
+
+    def want(self, verdict: Verdict, *names: str) -> None:
+        self.verdicts.update(dict.fromkeys(names or self.world.mirrors, verdict))
+
+    def step(self) -> Edits:
+        """One pass: the edits, which are in the database when it returns."""
+        rows = self.world.mirrors
+        edits = next_edits(
+            self.db,
+            {rows[name].uuid: verdict for name, verdict in self.verdicts.items()},
+            {rows[name].uuid: count for name, count in self.counts.items()},
+            taken_in=self.cur_cfg >= (self.last_reconfigure or self.next_cfg),
+        )
+        self._apply(edits)
+        if edits and edits.reconfigure:
+            self.next_cfg += 1
+            self.last_reconfigure = self.next_cfg
+        return edits
+
+    def crash(self) -> None:
+        self.last_reconfigure = 0
+
+    def settle(self, *, crashing: bool = False) -> list[Edits]:
+        """Steps, with ovs-vswitchd behind, until there is nothing left to do."""
+        done: list[Edits] = []
+        for _ in range(20):
+            edits = self.step()
+            if crashing:
+                self.crash()
+            if not edits and self.cur_cfg == self.next_cfg:
+                return done
+            if edits:
+                done.append(edits)
+            # Without its word, the sidecar waits.
+            self.take_in()
+        raise AssertionError("it never ends")
+
+
+def simulation(world: World | None = None, **columns: object) -> Simulation:
+    if world is None:
+        world = switch("a out").add_mirror("m", src="a", out="out")
+        world.set_mirror("m", **columns)
+    return Simulation(world)
+
+
+# One mirror.
+
+
+def test_a_flip_is_put_back_where_it_was_made() -> None:
+    sim = simulation(switch("a out other").add_mirror("m", src="a", out="out"))
+    sim.want(OFFLOAD)
+    sim.step()
+    assert sim.world.ports["out"].protected
+    sim.world.set_mirror("m", output_port=sim.world.ports["other"].uuid)
+    sim.take_in()
+    sim.settle()
+    assert not sim.world.ports["out"].protected
+    assert not sim.world.ports["other"].protected
+
+
+def test_a_flip_is_put_back_when_its_mirror_is_gone() -> None:
+    sim = simulation()
+    sim.want(OFFLOAD)
+    sim.step()
+    flips = pending_flips(sim.db)
+    rows = replace(sim.db, mirrors={})
+    assert pending_flips(rows) == []
+    (edit,) = next_edits(rows, {}, {}, taken_in=True, flipped=flips).ports
+    assert edit == PortEdit(sim.world.ports["out"].uuid, False)
+
+
+def test_forgetting_keeps_a_pending_flip() -> None:
+    sim = simulation()
+    sim.want(OFFLOAD)
+    sim.settle()
+    sim.want(BACK)
+    sim.step()
+    assert all(PROTECTED_KEY not in edit.delete_ids for edit in forget_edits(sim.db).mirrors)
+
+
+def test_a_row_whose_keys_were_replaced_is_still_parked() -> None:
+    sim = simulation()
+    sim.want(OFFLOAD)
+    sim.settle()
+    sim.world.set_mirror("m", external_ids={"theirs": "1"})
+    assert sim.mirror().wanted_vlans == ()
+    sim.settle()
+    assert sim.mirror().external_ids[SELECT_VLAN_KEY] == ""
+    sim.want(BACK)
+    sim.settle()
+    assert sim.mirror().select_vlan == ()
+
+
+def test_parking_takes_two_transactions() -> None:
+    sim = simulation(select_vlan=(10, 20))
+    sim.want(OFFLOAD)
+
+    first = sim.step()
+    (edit,) = first.mirrors
+    assert edit.select_vlan == PARKED_VLANS
+    assert edit.set_ids == {
+        STATE_KEY: OFFLOADED,
+        SELECT_VLAN_KEY: "10,20",
+        PROTECTED_KEY: f"false {sim.world.ports['out'].uuid}",
+    }
+    assert [port.protected for port in first.ports] == [True]
+    assert first.reconfigure
+    assert flip_pending(sim.db, sim.world.bridges["br0"])
+
+    assert not sim.step(), "ovs-vswitchd has not taken the first in"
+    sim.take_in()
+    second = sim.step()
+    (edit,) = second.mirrors
+    assert edit.select_vlan is None
+    assert edit.delete_ids == (PROTECTED_KEY,)
+    assert [port.protected for port in second.ports] == [False]
+    assert second.reconfigure
+
+    assert not sim.settle()
+    assert sim.copying == set()
+    assert not flip_pending(sim.db, sim.world.bridges["br0"])
+
+
+def test_giving_back_takes_two_transactions() -> None:
+    sim = simulation(select_vlan=(10,))
+    sim.want(OFFLOAD)
+    sim.settle()
+    sim.want(BACK)
+
+    first, second = sim.settle()
+    assert [edit.select_vlan for edit in first.mirrors] == [(10,)]
+    assert [port.protected for port in (*first.ports, *second.ports)] == [True, False]
+    assert sim.copying == {"m"}
+    assert sim.mirror().external_ids == {STATE_KEY: NATIVE, REASON_KEY: BACK.reason}
+
+
+@pytest.mark.parametrize("protected", [False, True])
+def test_protected_is_flipped_once_and_put_back(protected: bool) -> None:
+    sim = simulation()
+    sim.world.set_port("out", protected=protected)
+    sim.take_in()
+    sim.want(OFFLOAD)
+    sim.settle()
+    assert sim.protected == {"a": [], "out": [not protected, protected]}
+
+
+@given(VLANS)
+@settings(max_examples=50, deadline=None)
+def test_the_users_vlans_come_back(vlans: tuple[int, ...]) -> None:
+    sim = simulation(select_vlan=vlans)
+    sim.want(OFFLOAD)
+    sim.settle()
+    assert sim.mirror().parked
+    assert sim.mirror().wanted_vlans == vlans
+    sim.want(BACK)
+    sim.settle()
+    assert sim.mirror().select_vlan == vlans
+    assert SELECT_VLAN_KEY not in sim.mirror().external_ids
+
+
+@pytest.mark.parametrize("verdict", [OFFLOAD, BACK])
+@pytest.mark.parametrize("crash_after", range(5))
+def test_a_crash_at_any_step_changes_nothing(verdict: Verdict, crash_after: int) -> None:
+    def run(*, crash: bool) -> Simulation:
+        sim = simulation(select_vlan=(10,))
+        if verdict == BACK:
+            sim.want(OFFLOAD)
+            sim.settle()
+        sim.want(verdict)
+        for number in range(crash_after):
+            sim.take_in() if number % 2 else sim.step()
+        if crash:
+            sim.crash()
+        sim.settle(crashing=crash)
+        return sim
+
+    crashed, calm = run(crash=True), run(crash=False)
+    assert crashed.db.mirrors == calm.db.mirrors
+    assert crashed.db.ports == calm.db.ports
+    assert crashed.copying == calm.copying
+
+
+def test_without_ovs_vswitchd_a_move_waits_half_way() -> None:
+    sim = simulation()
+    sim.want(OFFLOAD)
+    sim.step()
+    for verdict in (BACK, OFFLOAD, BACK):
+        sim.want(verdict)
+        assert not sim.step().ports
+        assert sim.mirror().parked
+    sim.settle()
+    assert sim.copying == {"m"}
+
+
+@pytest.mark.parametrize("vlans", [(), (30,), (30, 4095)])
+@pytest.mark.parametrize("verdict", [OFFLOAD, BACK])
+def test_select_vlan_changed_while_parked_is_new_intent(
+    vlans: tuple[int, ...], verdict: Verdict
+) -> None:
+    sim = simulation(select_vlan=(10,))
+    sim.want(OFFLOAD)
+    sim.settle()
+    sim.world.set_mirror("m", select_vlan=vlans)
+    sim.want(verdict)
+    sim.settle()
+    assert sim.mirror().wanted_vlans == vlans
+    assert sim.mirror().parked is (verdict is OFFLOAD)
+    assert (SELECT_VLAN_KEY in sim.mirror().external_ids) is (verdict is OFFLOAD)
+
+
+def test_other_keys_are_left_alone() -> None:
+    sim = simulation(external_ids={MODE_KEY: "offload", "whose": "mine"})
+    sim.want(OFFLOAD)
+    sim.settle()
+    sim.want(BACK)
+    sim.settle()
+    ids = sim.mirror().external_ids
+    assert ids[MODE_KEY] == "offload"
+    assert ids["whose"] == "mine"
+
+
+def test_a_native_mirror_is_told_why_and_nothing_else_is_touched() -> None:
+    sim = simulation(select_vlan=(10,))
+    (edits,) = sim.settle()
+    (edit,) = edits.mirrors
+    assert edit.set_ids == {STATE_KEY: NATIVE, REASON_KEY: BACK.reason}
+    assert edit.select_vlan is None
+    assert not edits.ports
+    assert not edits.reconfigure
+
+
+def test_a_new_reason_is_written_once() -> None:
+    sim = simulation()
+    sim.settle()
+    sim.want(Verdict(NATIVE, "snaplen is left to Open vSwitch"))
+    (edits,) = sim.settle()
+    assert [dict(edit.set_ids) for edit in edits.mirrors] == [
+        {REASON_KEY: "snaplen is left to Open vSwitch"}
+    ]
+
+
+def test_state_is_offloaded_only_from_the_move_on() -> None:
+    """While a flip is under way the row keeps saying who copies."""
+    sim = simulation()
+    sim.want(OFFLOAD)
+    sim.step()
+    sim.want(BACK)
+    assert not sim.step()
+    assert sim.mirror().external_ids[STATE_KEY] == OFFLOADED
+
+
+def test_an_invalid_mirror_is_unparked_without_a_flip() -> None:
+    sim = simulation(select_vlan=(10,))
+    sim.want(OFFLOAD)
+    sim.settle()
+    written = dict(sim.protected)
+    sim.world.set_mirror("m", output_port=None)
+    sim.want(REFUSED)
+    sim.settle()
+    assert sim.mirror().select_vlan == (10,)
+    assert sim.mirror().external_ids == {STATE_KEY: INVALID, REASON_KEY: REFUSED.reason}
+    assert sim.protected == written
+
+
+# Statistics.
+
+
+def test_statistics_are_written_when_they_change() -> None:
+    sim = simulation()
+    sim.want(OFFLOAD)
+    sim.settle()
+    sim.counts["m"] = Counters(packets=3, bytes=180, drops=1)
+    (edits,) = sim.settle()
+    assert not edits.reconfigure
+    assert sim.mirror().statistics == {"tx_packets": 3, "tx_bytes": 180}
+
+    assert not sim.settle()
+    sim.world.set_mirror("m", statistics={"tx_packets": 0, "tx_bytes": 0})  # as OVS does
+    sim.settle()
+    assert sim.mirror().statistics == {"tx_packets": 3, "tx_bytes": 180}
+
+
+@pytest.mark.parametrize("verdict", [BACK, REFUSED])
+def test_statistics_of_a_native_mirror_are_those_of_ovs(verdict: Verdict) -> None:
+    sim = simulation(statistics={"tx_packets": 9, "tx_bytes": 540})
+    sim.counts["m"] = Counters(packets=3, bytes=180)
+    sim.want(verdict)
+    sim.settle()
+    assert sim.mirror().statistics == {"tx_packets": 9, "tx_bytes": 540}
+
+
+# Several mirrors.
+
+
+def test_one_flip_moves_all_mirrors_of_a_bridge() -> None:
+    world = switch("a b o1 o2")
+    world.add_mirror("m1", src="a", out="o1")
+    world.add_mirror("m2", src="b", out="o1")
+    world.add_mirror("m3", src="a", out="o2")
+    sim = simulation(world)
+    sim.want(OFFLOAD)
+    first, second = sim.settle()
+    assert len(first.mirrors) == 3
+    assert len(first.ports) == len(second.ports) == 1
+    assert sim.copying == set()
+    assert not any(row.protected for row in sim.world.ports.values())
+
+
+def test_mirrors_move_apart() -> None:
+    world = switch("a b out").add_mirror("m1", src="a", out="out")
+    world.add_mirror("m2", src="b", out="out")
+    sim = simulation(world)
+    sim.want(OFFLOAD, "m1")
+    sim.settle()
+    assert sim.copying == {"m2"}
+    sim.want(OFFLOAD, "m2")
+    sim.settle()
+    assert sim.copying == set()
+    assert sim.protected["out"] == [True, False, True, False]
+
+
+def test_bridges_have_flips_of_their_own() -> None:
+    world = switch("a o1").add_bridge("br1").add_ports("x o2", bridge="br1")
+    world.add_mirror("m1", src="a", out="o1").add_mirror("m2", src="x", out="o2", bridge="br1")
+    sim = simulation(world)
+    sim.want(OFFLOAD)
+    sim.settle()
+    assert sim.protected == {"a": [], "x": [], "o1": [True, False], "o2": [True, False]}
+    assert sim.copying == set()
+
+
+def test_mirrors_that_nobody_judged_are_left_alone() -> None:
+    world = switch("a out").add_mirror("m", src="a", out="out")
+    assert not next_edits(world.db, {}, NO_COUNTS, taken_in=True)
+
+
+# Forgetting.
+
+
+def test_nothing_of_ours_is_left_on_rows_given_back() -> None:
+    sim = simulation(external_ids={"whose": "mine"}, select_vlan=(10,))
+    before = sim.mirror()
+    sim.want(OFFLOAD)
+    sim.settle()
+    sim.want(BACK)
+    sim.settle()
+    sim._apply(forget_edits(sim.db))
+    assert sim.mirror() == before
+    assert not forget_edits(sim.db)
+
+
+def test_a_parked_mirror_is_not_forgotten() -> None:
+    sim = simulation()
+    sim.want(OFFLOAD)
+    sim.settle()
+    assert not forget_edits(sim.db)
+
+
+# Anything in any order.
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Users, ovs-vswitchd, crashes and the sidecar, each when it likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vlans: dict[str, tuple[int, ...]] = {}
+
+    @initialize(protected=st.booleans())
+    def start(self, protected: bool) -> None:
+        world = switch("a b o1 o2").add_bridge("br1").add_ports("x o3", bridge="br1")
+        world.add_mirror("m1", src="a", out="o1").add_mirror("m2", src="b", out="o1")
+        world.add_mirror("m3", src="a", out="o2")
+        world.add_mirror("m4", src="x", out="o3", bridge="br1")
+        world.set_port("o1", protected=protected)
+        self.before = dict(world.ports)
+        self.sim = Simulation(world)
+        self.vlans = dict.fromkeys(world.mirrors, ())
+
+    @rule(name=st.sampled_from(["m1", "m2", "m3", "m4"]), verdict=st.sampled_from([OFFLOAD, BACK]))
+    def mode(self, name: str, verdict: Verdict) -> None:
+        self.sim.want(verdict, name)
+
+    @rule(name=st.sampled_from(["m1", "m2", "m3", "m4"]), vlans=VLANS)
+    def select_vlan(self, name: str, vlans: tuple[int, ...]) -> None:
+        self.sim.world.set_mirror(name, select_vlan=vlans)
+        self.vlans[name] = vlans
+
+    @rule(packets=st.integers(0, 3))
+    def count(self, packets: int) -> None:
+        self.sim.counts["m1"] = Counters(packets=packets)
+
+    @rule()
+    def step(self) -> None:
+        self.sim.step()
+
+    @rule()
+    def take_in(self) -> None:
+        self.sim.take_in()
+
+    @rule()
+    def crash(self) -> None:
+        self.sim.crash()
+
+    @rule()
+    def rest(self) -> None:
+        """Nobody does anything for a while."""
+        self.sim.settle()
+        assert not self.sim.step()
+        for name, row in self.sim.world.mirrors.items():
+            verdict = self.sim.verdicts[name]
+            assert row.parked is (verdict is OFFLOAD)
+            assert row.external_ids.get(STATE_KEY) == verdict.state
+            assert row.external_ids.get(REASON_KEY) == verdict.reason
+            assert PROTECTED_KEY not in row.external_ids
+            assert (SELECT_VLAN_KEY in row.external_ids) is row.parked
+        assert self.sim.world.ports == self.before
+        self.check_flows()
+
+    def check_flows(self) -> None:
+        native = {name for name, verdict in self.sim.verdicts.items() if verdict is not OFFLOAD}
+        assert self.sim.copying == native
+
+    @invariant()
+    def intent_is_kept(self) -> None:
+        for name, vlans in self.vlans.items():
+            assert self.sim.world.mirrors[name].wanted_vlans == vlans
+
+    @invariant()
+    def each_flip_is_noted(self) -> None:
+        if not self.vlans:
+            return
+        for name, port in self.before.items():
+            assert self.sim.db.intended_protected(self.sim.world.ports[name]) is port.protected
+
+    def teardown(self) -> None:
+        if self.vlans:
+            self.rest()
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+def test_our_keys_are_all_named() -> None:
+    assert set(OWN_KEYS) == {STATE_KEY, REASON_KEY, PROTECTED_KEY, SELECT_VLAN_KEY}

@@ -1,0 +1,160 @@
+"""What `status` shows of odd rows."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from builders import World, switch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovs_ebpf_tap.datapath import Counters
+from ovs_ebpf_tap.model import REASON_KEY, STATE_KEY
+from ovs_ebpf_tap.plan import INVALID, NATIVE, OFFLOADED, Hook
+from ovs_ebpf_tap.status import MirrorStatus, as_json, as_table, collect
+
+HEAD = "BRIDGE  NAME  STATE  OUTPUT  PACKETS  BYTES  DROPS  HOOKS  REASON"
+
+
+def row(**columns: Any) -> MirrorStatus:
+    plain: dict[str, Any] = {
+        "bridge": "br0",
+        "name": "m",
+        "uuid": str(UUID(int=1)),
+        "state": OFFLOADED,
+        "reason": None,
+        "hooks": ("a:ingress:tcx",),
+        "output": "out",
+        "packets": 1,
+        "bytes": 60,
+        "drops": 0,
+    }
+    return MirrorStatus(**{**plain, **columns})
+
+
+def datapath(world: World, counts: dict[str, Counters], attached: dict[Hook, str]) -> Any:
+    """What `collect` looks at of a Datapath."""
+    return SimpleNamespace(
+        counters=lambda: {world.mirrors[name].uuid: count for name, count in counts.items()},
+        rules=dict(world.plan().hooks),
+        attached=attached,
+    )
+
+
+def test_no_mirrors() -> None:
+    assert as_table([]) == HEAD
+    assert json.loads(as_json([])) == []
+
+
+def test_a_table() -> None:
+    lines = as_table(
+        [row(), row(name="longer", state=NATIVE, reason="snaplen", hooks=())]
+    ).splitlines()
+    assert lines == [
+        "BRIDGE  NAME    STATE      OUTPUT  PACKETS  BYTES  DROPS  HOOKS          REASON",
+        "br0     m       offloaded  out     1        60     0      a:ingress:tcx  -",
+        "br0     longer  native     out     1        60     0      -              snaplen",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("m", "m"),
+        ("Sp\u00efegel \u955c\u5b50", "Sp\u00efegel \u955c\u5b50"),
+        ("two\nlines", r"two\nlines"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("\u202eback", r"\u202eback"),
+        ("\u2028", r"\u2028"),
+        ("it's", "it's"),
+    ],
+)
+def test_names_cannot_move_the_cursor(name: str, shown: str) -> None:
+    for column in ("name", "bridge", "output"):
+        assert shown in as_table([row(**{column: name})])
+
+
+@settings(deadline=None)
+@given(st.text(), st.text(), st.text())
+def test_a_row_is_one_line_for_any_names(bridge: str, name: str, output: str) -> None:
+    table = as_table([row(bridge=bridge, name=name, output=output), row()])
+    assert len(table.splitlines()) == 3
+    assert all(line.isprintable() for line in table.splitlines())
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_json_holds_any_name(name: str) -> None:
+    (read,) = json.loads(as_json([row(name=name)]))
+    assert read["name"] == name
+    assert read["hooks"] == ["a:ingress:tcx"]
+    assert read["reason"] is None
+
+
+def test_json_has_what_the_contract_names() -> None:
+    (read,) = json.loads(as_json([row()]))
+    assert {
+        "bridge",
+        "name",
+        "state",
+        "reason",
+        "hooks",
+        "output",
+        "packets",
+        "bytes",
+        "drops",
+    } <= set(read)
+
+
+@pytest.mark.parametrize(
+    ("ids", "state", "reason"),
+    [
+        ({}, NATIVE, "no sidecar has looked at it"),
+        ({STATE_KEY: OFFLOADED}, OFFLOADED, None),
+        ({STATE_KEY: NATIVE, REASON_KEY: "why"}, NATIVE, "why"),
+        ({STATE_KEY: INVALID, REASON_KEY: "why"}, INVALID, "why"),
+    ],
+)
+def test_states(ids: dict[str, str], state: str, reason: str | None) -> None:
+    world = switch("a out").add_mirror(src="a", out="out", external_ids=ids)
+    (found,) = collect(world.db, world.devices, None)
+    assert (found.state, found.reason) == (state, reason)
+
+
+@pytest.mark.parametrize(
+    ("columns", "output"),
+    [({}, "-"), ({"output_vlan": 7}, "vlan 7"), ({"output_port": UUID(int=0xDEAD)}, "-")],
+)
+def test_outputs(columns: dict[str, Any], output: str) -> None:
+    world = switch("a out").add_mirror(src="a")
+    world.set_mirror("m", **columns)
+    (found,) = collect(world.db, world.devices, None)
+    assert found.output == output
+
+
+def test_mirrors_are_sorted() -> None:
+    world = switch("a").add_bridge("br1").add_mirror("z").add_mirror("b")
+    world.add_mirror("a", bridge="br1")
+    found = collect(world.db, world.devices, None)
+    assert [(each.bridge, each.name) for each in found] == [
+        ("br0", "b"),
+        ("br0", "z"),
+        ("br1", "a"),
+    ]
+
+
+def test_hooks_and_counters_are_the_kernels() -> None:
+    world = switch("a b out").add_mirror("m", src="a b", out="out").add_mirror("idle", out="out")
+    attached = dict.fromkeys(world.plan().hooks, "tcx")
+    counts = {"m": Counters(packets=5, bytes=300, drops=2)}
+    gone = world.devices.pop("b")
+    world.devices["b"] = gone
+    devices = {"a": world.devices["a"]}  # b's device went away meanwhile.
+    idle, found = collect(world.db, devices, datapath(world, counts, attached))
+    assert found.hooks == (f"{gone.ifindex}:ingress:tcx", "a:ingress:tcx")
+    assert (found.packets, found.bytes, found.drops) == (5, 300, 2)
+    assert (idle.hooks, idle.packets) == ((), 0)
