@@ -1,6 +1,6 @@
 """The run directory: the lock that keeps a second sidecar out, and the control socket.
 
-The socket speaks OVS's unixctl, so `ovs-appctl -t RUN_DIR/ovs-ebpf-tap.ctl list-commands`
+The socket speaks OVS's unixctl, so `ovs-appctl -t RUN_DIR/ovs-ebpf-tap.ctl help`
 works with it as with OVS's own daemons.
 """
 
