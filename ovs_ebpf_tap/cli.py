@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure()
     try:
         _command(arguments)
-    except TapError as error:
+    except (TapError, OSError) as error:
         print(f"ovs-ebpf-tap: {error}", file=sys.stderr)
         return FAILED
     return 0

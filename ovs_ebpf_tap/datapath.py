@@ -125,6 +125,7 @@ class Datapath:
         self._attach = attach
         self._maps = opened.maps
         self._quarantine: list[tuple[float, int, int]] = []
+        self._dead_pins: list[Path] = []
         self._attached: dict[Hook, str] = {}
         self._rules: Rules = {}
         self._slots: dict[UUID, int] = {}
@@ -172,15 +173,19 @@ class Datapath:
 
     def _read_links(self) -> dict[Hook, str]:
         found = {}
+        self._dead_pins = []
         for pin in list(self._links.iterdir()) if self._links.is_dir() else []:
-            fd = bpf.get(pin)
+            try:
+                fd = bpf.get(pin)
+            except FileNotFoundError:
+                continue  # The sidecar has removed it meanwhile; we are its status command.
             try:
                 link = bpf.tcx_link(fd)
             finally:
                 os.close(fd)
             direction = INGRESS if link.attach_type == bpf.TCX_INGRESS else EGRESS
             if not link.ifindex:
-                pin.unlink()  # Its device is gone, and with it what it was attached to.
+                self._dead_pins.append(pin)
                 continue
             current = link.program_id == self._programs.ids[direction]
             found[Hook(link.ifindex, direction)] = TCX if current else f"{TCX} old"
@@ -202,6 +207,8 @@ class Datapath:
         Returns why the kernel refused a hook, by ifindex: the rules of other hooks are then in
         place, but no mirror with such a hook is to be moved to them.
         """
+        for pin in self._dead_pins:  # Their devices are gone, and with them the hooks.
+            pin.unlink(missing_ok=True)
         goal = self._with_held(wanted, held)
         self._ensure_slots({rule.mirror for rules in goal.values() for rule in rules})
         refused: dict[int, str] = {}

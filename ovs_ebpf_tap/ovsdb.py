@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from errno import EAGAIN
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -66,6 +67,8 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 # Columns that schemas of supported versions of Open vSwitch lack.
 _OPTIONAL = {("Interface", "ingress_policing_kpkts_rate"), ("Mirror", "filter"), ("Port", "cvlans")}
 
+_REPLIES = (ovs.jsonrpc.Message.T_REPLY, ovs.jsonrpc.Message.T_ERROR)
+
 log = structlog.get_logger()
 
 
@@ -105,12 +108,19 @@ def default_remote() -> str:
     return f"unix:{os.environ.get('OVS_RUNDIR', '/var/run/openvswitch')}/db.sock"
 
 
+def ovs_run_dir(remote: str) -> Path:
+    """Where the Open vSwitch of that database keeps its pid files and sockets."""
+    return Path(remote.removeprefix("unix:")).parent
+
+
 def fetch_schema(remote: str, timeout: float) -> dict[str, Any]:
     """The database's schema, as JSON.
 
     Raises ConnectionError if nobody answers within `timeout` seconds, and TapError if the
     answer says that it is not Open vSwitch's database.
     """
+    if not remote.startswith("unix:"):
+        raise TapError(f"the database is to be named as unix:PATH, not {remote}")
     error, stream = ovs.stream.Stream.open_block(
         ovs.stream.Stream.open(remote), timeout=int(timeout * 1000)
     )
@@ -119,10 +129,10 @@ def fetch_schema(remote: str, timeout: float) -> dict[str, Any]:
     connection = ovs.jsonrpc.Connection(stream)
     try:
         request = ovs.jsonrpc.Message.create_request("get_schema", [DATABASE])
-        error, reply = _transact(connection, request, timeout)
+        reply = transact(connection, request, timeout)
     finally:
         connection.close()
-    if error or reply is None:
+    if reply is None:
         raise ConnectionError(f"{remote} does not answer")
     if reply.error is not None:
         raise TapError(f"{remote} has no database {DATABASE}: is it Open vSwitch's socket?")
@@ -130,19 +140,18 @@ def fetch_schema(remote: str, timeout: float) -> dict[str, Any]:
     return dict(reply.result)
 
 
-def _transact(
-    connection: Any, request: Any, timeout: float
-) -> tuple[int, ovs.jsonrpc.Message | None]:
-    """Sends a request and waits for its reply, with a deadline that python-ovs's own lacks."""
+def transact(connection: Any, request: Any, timeout: float) -> Any:
+    """Sends a JSON-RPC request; returns its reply, or None if there is none in `timeout` seconds.
+
+    python-ovs's own `transact_block` would wait without end.
+    """
     deadline = ovs.timeval.msec() + int(timeout * 1000)
     error = connection.send(request)
-    while not error:
+    while not error and ovs.timeval.msec() < deadline:
         error, reply = connection.recv()
-        if not error and reply.type == ovs.jsonrpc.Message.T_REPLY:
-            return 0, reply
+        if not error and reply.type in _REPLIES:
+            return reply
         if error == EAGAIN:
-            if ovs.timeval.msec() >= deadline:
-                return error, None
             error = 0
             connection.run()
             poller = ovs.poller.Poller()
@@ -150,7 +159,7 @@ def _transact(
             connection.recv_wait(poller)
             poller.timer_wait_until(deadline)
             poller.block()
-    return error, None
+    return None
 
 
 def _check_schema(remote: str, schema: Any) -> None:

@@ -9,6 +9,7 @@ A build is named by a digest of its sources, so unchanged sources are not compil
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -52,17 +53,18 @@ def ensure_bpffs(pin_dir: Path) -> None:
             check=False,
         )
         if mount.returncode:
-            raise TapError(f"no bpffs at {BPFFS}, and mounting one failed: {mount.stderr.strip()}")
+            said = (mount.stderr.strip() or "no reason given").splitlines()[0]
+            raise TapError(f"no bpffs at {BPFFS}, and mounting one failed: {said}")
+    if not _on_bpffs(pin_dir):
+        raise TapError(f"pin directory {pin_dir} is not on a bpffs: mount -t bpf bpf DIR")
     try:
         pin_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise TapError(f"cannot make pin directory {pin_dir}: {error.strerror}") from None
-    if not _on_bpffs(pin_dir):
-        raise TapError(f"pin directory {pin_dir} is not on a bpffs: mount -t bpf bpf DIR")
 
 
 def _on_bpffs(path: Path) -> bool:
-    """Whether the file system that `path` is on is a bpffs, by the mount table."""
+    """Whether `path` is, or would be made, on a bpffs, by the mount table."""
     real = path.resolve()
     found, kind = Path("/"), ""
     for line in Path("/proc/self/mounts").read_text().splitlines():
@@ -127,7 +129,12 @@ def ensure_programs(pin_dir: Path) -> Programs:
     """This version's programs, compiled now if they are not pinned. Raises TapError."""
     directory = pin_dir / build_id()
     if not directory.is_dir():
-        _compile(directory)
+        try:
+            _compile(directory)
+        except TapError:
+            with contextlib.suppress(OSError):
+                pin_dir.rmdir()
+            raise
     return Programs(directory)
 
 

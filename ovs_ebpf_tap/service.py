@@ -22,7 +22,7 @@ from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.handover import forget_edits
 from ovs_ebpf_tap.model import MODE_KEY, STATE_KEY, Database, Mirror
 from ovs_ebpf_tap.netlink import Netlink
-from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb, fetch_schema
+from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb, fetch_schema, ovs_run_dir
 from ovs_ebpf_tap.plan import OFFLOADED
 from ovs_ebpf_tap.sidecar import Sidecar
 
@@ -96,8 +96,9 @@ def run(options: Options) -> None:
 
 def _serve(options: Options, signals: _Signals) -> bool:
     """Runs the loop; returns whether it ended because all was released."""
-    _prepare_kernel(options)
+    _check_kernel(options)
     schema = _await_schema(options.ovsdb, signals)
+    programs.ensure_bpffs(options.pin_dir)
     with _open(options, schema) as parts:
         server = control.Server(options.run_dir)
         requests = _Requests()
@@ -150,14 +151,12 @@ def _loop(parts: _Parts, server: control.Server, requests: _Requests, signals: _
     server.run()
 
 
-def _prepare_kernel(options: Options) -> None:
+def _check_kernel(options: Options) -> None:
     programs.check_kernel()
     try:
         choose_attach(options.attach)
     except ValueError as error:
         raise TapError(str(error)) from None
-    programs.ensure_bpffs(options.pin_dir)
-    programs.ensure_programs(options.pin_dir).close()
 
 
 def _await_schema(remote: str, signals: _Signals) -> dict[str, object]:
@@ -196,7 +195,9 @@ class _Parts:
         self.datapath = Datapath(options.pin_dir, self.netlink, self.programs, self.attach)
         self._adopt()
         self.ovsdb = Ovsdb(options.ovsdb, schema)
-        self.sidecar = Sidecar(self.ovsdb, self.netlink, self.datapath, self.attach)
+        self.sidecar = Sidecar(
+            self.ovsdb, self.netlink, self.datapath, self.attach, ovs_run_dir(options.ovsdb)
+        )
 
     def _adopt(self) -> None:
         for older in older_builds(self.options.pin_dir):
@@ -375,8 +376,10 @@ def _is_offloaded(db: Database, uuid: UUID) -> bool:
 def _without_sidecar(options: Options, chosen: set[UUID] | None) -> None:
     lock = control.RunDir(options.run_dir)
     try:
-        _prepare_kernel(options)
-        with _open(options, fetch_schema(options.ovsdb, _ANSWER)) as parts:
+        _check_kernel(options)
+        schema = fetch_schema(options.ovsdb, _ANSWER)
+        programs.ensure_bpffs(options.pin_dir)
+        with _open(options, schema) as parts:
             if chosen is None:
                 _give_back(parts)
                 _forget(parts)

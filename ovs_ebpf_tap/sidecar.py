@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from uuid import UUID
 
 import ovs.poller
@@ -20,6 +21,7 @@ from ovs_ebpf_tap.model import MODE_KEY, SELECT_VLAN_KEY, Database, Flip
 from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
 from ovs_ebpf_tap.plan import OFFLOADED, Plan, Verdict, make_plan
+from ovs_ebpf_tap.vswitchd import Revalidation
 
 RESYNC = 10.0
 """Seconds between full passes, which read everything back from the kernel."""
@@ -32,10 +34,6 @@ _REFUSAL = 5.0
 
 _FAILURE = 1.0
 """Seconds before a pass that failed is tried again."""
-
-_SETTLE = 0.01
-"""Seconds that hooks stay after OVS has taken the last change in: its revalidator threads
-start on it at once, and end a little later."""
 
 _EDIT_GAP = 0.2
 """Least seconds between two writes of statistics alone."""
@@ -52,14 +50,22 @@ class _Refusal:
 class Sidecar:
     """Keeps the kernel's hooks and the Mirror rows as the user's rows want them."""
 
-    def __init__(self, ovsdb: Ovsdb, netlink: Netlink, datapath: dp.Datapath, attach: str) -> None:
+    def __init__(
+        self,
+        ovsdb: Ovsdb,
+        netlink: Netlink,
+        datapath: dp.Datapath,
+        attach: str,
+        ovs_run_dir: Path,
+    ) -> None:
         self._ovsdb = ovsdb
         self._netlink = netlink
         self._datapath = datapath
         self._attach = attach
+        self._ovs_run_dir = ovs_run_dir
         self._refused: dict[int, _Refusal] = {}
         self._states: dict[UUID, Verdict] = {}
-        self._settled_at: dict[UUID, float] = {}
+        self._returning: dict[UUID, Revalidation] = {}
         self._settling = False
         self._flipped: set[Flip] = set()
         self._stale = True
@@ -78,6 +84,9 @@ class Sidecar:
         devices, hooks = self._netlink.run()
         self._dirty |= devices or hooks
         self._stale |= hooks
+        for revalidation in self._revalidations:
+            revalidation.run()
+            self._dirty |= revalidation.done
         now = time.monotonic()
         if now >= self._next_resync:
             self._netlink.refresh()
@@ -89,11 +98,19 @@ class Sidecar:
             self._next_statistics = now + STATISTICS
             self._pass(now)
 
+    @property
+    def _revalidations(self) -> list[Revalidation]:
+        """Those that are not done, each once."""
+        return [each for each in set(self._returning.values()) if not each.done]
+
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `step` has something to do."""
         self._ovsdb.wait(poller)
         poller.fd_wait(self._netlink.fileno(), ovs.poller.POLLIN)
-        wake = min(self._next_resync, self._next_statistics)
+        for revalidation in self._revalidations:
+            revalidation.wait(poller)
+        ends = (revalidation.wake for revalidation in self._revalidations)
+        wake = min(self._next_resync, self._next_statistics, *ends)
         poller.timer_wait(max(0, int((wake - time.monotonic()) * 1000) + 1))
         if self._dirty and self._ovsdb.connected and not self._ovsdb.busy:
             poller.immediate_wake()
@@ -143,7 +160,7 @@ class Sidecar:
         while True:
             reasons = {ifindex: refusal.reason for ifindex, refusal in self._refused.items()}
             plan = make_plan(db, self._netlink.devices, self._attach, reasons)
-            held = self._held(db, plan.verdicts, now)
+            held = self._held(db, plan.verdicts)
             refused = self._datapath.sync(dict(plan.hooks), held)
             new = refused.keys() - self._refused.keys()
             for ifindex in new:
@@ -163,22 +180,28 @@ class Sidecar:
         target = self._ovsdb.last_reconfigure or db.next_cfg
         return db.cur_cfg >= target
 
-    def _held(self, db: Database, verdicts: Mapping[UUID, Verdict], now: float) -> set[UUID]:
+    def _held(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> set[UUID]:
         """The mirrors that are not offloaded, but that OVS may not copy for yet."""
-        held = set()
         bridges = {uuid: bridge for bridge in db.bridges.values() for uuid in bridge.mirrors}
+        taken_in = self._taken_in(db)
+        returning: dict[UUID, Revalidation] = {}
+        held = set()
+        begun: Revalidation | None = None
         for uuid in self._datapath.mirrors:
             verdict, mirror = verdicts.get(uuid), db.mirrors.get(uuid)
             if verdict is None or mirror is None or verdict.state == OFFLOADED:
-                self._settled_at.pop(uuid, None)
                 continue
-            moving = SELECT_VLAN_KEY in mirror.external_ids
-            if moving or handover.flip_pending(db, bridges[uuid]) or not self._taken_in(db):
-                self._settled_at.pop(uuid, None)
+            revalidation = self._returning.get(uuid)
+            parked = mirror.parked or SELECT_VLAN_KEY in mirror.external_ids
+            if parked or (revalidation is None and not taken_in):
                 held.add(uuid)
-            elif now < self._settled_at.setdefault(uuid, now + _SETTLE):
-                self._next_statistics = min(self._next_statistics, self._settled_at[uuid])
+                continue
+            if revalidation is None:
+                begun = revalidation = begun or Revalidation(self._ovs_run_dir)
+            returning[uuid] = revalidation
+            if handover.flip_pending(db, bridges[uuid]) or not taken_in or not revalidation.done:
                 held.add(uuid)
+        self._returning = returning
         self._settling = bool(held or self._flipped)
         return held
 

@@ -1,0 +1,106 @@
+"""ovs-vswitchd's control socket: whether its revalidators are done, which is in no table.
+
+The only module that talks to it. Its revalidator threads go over all flows in rounds; a change
+that concerns flows starts one (`udpif_revalidator` in `ofproto/ofproto-dpif-upcall.c`).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from errno import EAGAIN
+from pathlib import Path
+from typing import Any
+
+import ovs.jsonrpc
+import ovs.poller
+import ovs.stream
+
+_WAIT = "revalidator/wait"
+_SHOW = "upcall/show"
+_DUMP_DURATION = re.compile(r"dump duration\s*:\s*(\d+)ms")
+
+_CONNECT = 100  # ms
+_SLACK = 0.002  # seconds: durations are told in whole milliseconds
+_UNKNOWN = 0.3
+"""Seconds that are waited where ovs-vswitchd does not answer, or has several datapaths."""
+_LIMIT = 5.0
+"""Seconds after which no more is waited for a round that does not end."""
+
+
+class Revalidation:
+    """Waits until a round over all flows has ended that began after now."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """`run_dir` is where the Open vSwitch has its pid files and sockets."""
+        self._start = time.monotonic()
+        self._until = self._start + _LIMIT
+        self._connection: Any = _connect(run_dir)
+        self.done = False
+        self._ask(_WAIT)
+
+    @property
+    def wake(self) -> float:
+        """When, by the monotonic clock, no more is waited for."""
+        return self._until
+
+    def _ask(self, command: str) -> None:
+        if self._connection is None or self._connection.send(
+            ovs.jsonrpc.Message.create_request(command, [])
+        ):
+            self._give_up()
+        self._asked = command
+
+    def _give_up(self) -> None:
+        self._close()
+        self._until = min(self._until, time.monotonic() + _UNKNOWN)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def run(self) -> None:
+        """Takes in what ovs-vswitchd has said."""
+        if self._connection is not None:
+            self._connection.run()
+            error, reply = self._connection.recv()
+            if not error:
+                self._take(reply)
+            elif error != EAGAIN:
+                self._give_up()
+        if not self.done and time.monotonic() >= self._until:
+            self.done = True
+            self._close()
+
+    def _take(self, reply: Any) -> None:
+        if reply.error is not None:
+            self._give_up()
+        elif self._asked == _WAIT:
+            self._ask(_SHOW)
+        elif self._last_round(str(reply.result)) < time.monotonic() - self._start - _SLACK:
+            self.done = True
+            self._close()
+        else:
+            self._ask(_WAIT)  # The round that has ended may have begun too early.
+
+    def _last_round(self, shown: str) -> float:
+        """Seconds that the last round took."""
+        return max((int(ms) / 1000 for ms in _DUMP_DURATION.findall(shown)), default=0.0)
+
+    def wait(self, poller: ovs.poller.Poller) -> None:
+        """Has the poller wake up when `run` has something to do."""
+        if self._connection is not None:
+            self._connection.wait(poller)
+            self._connection.recv_wait(poller)
+
+
+def _connect(run_dir: Path) -> Any:
+    """A connection to the control socket, or None."""
+    try:
+        pid = (run_dir / "ovs-vswitchd.pid").read_text().strip()
+    except OSError:
+        return None
+    name = f"unix:{run_dir / f'ovs-vswitchd.{pid}.ctl'}"
+    error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(name), timeout=_CONNECT)
+    return None if error else ovs.jsonrpc.Connection(stream)

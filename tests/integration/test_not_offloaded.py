@@ -1,0 +1,500 @@
+"""What the hooks can't copy as OVS would stays with OVS: whole, with a state and a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from ovs_ebpf_tap import bpf
+from ovs_ebpf_tap.lab.capture import Capture
+from ovs_ebpf_tap.lab.frames import parse_seq, sequenced
+from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.switch import Host, Switch
+from ovs_ebpf_tap.lab.waiting import wait_for
+
+A_TO_B, C_TO_B, B_TO_A = 1, 2, 3
+FRAMES = 8
+MODE = "external_ids:ebpf-tap-mode"
+MODE_IS_NATIVE = "ebpf-tap-mode is native"
+
+Vlans = tuple[int, ...]
+Vsctl = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A change of a live mirror's row or of what it refers to, and how to undo it.
+
+    Both are arguments of ovs-vsctl in one string. `reason` has to occur in the row's. `copied` are
+    the streams that OVS copies, once each, to the hosts `at`, when a's frames are tagged `tags_a`
+    and the others' `tags`.
+    """
+
+    name: str
+    change: str
+    undo: str
+    reason: str
+    tags_a: Vlans = ()
+    tags: Vlans = ()
+    copied: tuple[int, ...] = (A_TO_B, C_TO_B)
+    at: tuple[str, ...] = ("m",)
+    state: str = "native"
+    select_vlan: Vlans = ()
+
+
+def setting(name: str, port: str, setting: str, reason: str, **more: Vlans) -> Case:
+    """A case of a Port row's columns, which are empty by default."""
+    undo = f"clear Port {port} tag trunks cvlans vlan_mode other_config"
+    return Case(name, f"set Port {port} {setting}", undo, reason, **more)  # type: ignore[arg-type]
+
+
+def output(port: str, more: str = "") -> str:
+    """Arguments that set the output port."""
+    return f"--id=@o get Port {port} -- set Mirror m1 output_port=@o {more}"
+
+
+def selected(port: str, column: str = "select_src_port") -> str:
+    """Arguments that select a port besides."""
+    return f"--id=@s get Port {port} -- add Mirror m1 {column} @s"
+
+
+def second_mirror(columns: str, mode: str) -> str:
+    """Arguments that add a mirror m2; @a, @c, @d and @m are ports."""
+    gets = " -- ".join(f"--id=@{name} get Port {name}0" for name in "acdm")
+    create = f"--id=@m2 create Mirror name=m2 {columns} {MODE}={mode}"
+    return f"{gets} -- {create} -- add Bridge br0 mirrors @m2"
+
+
+NO_SECOND = "--id=@m2 get Mirror m2 -- remove Bridge br0 mirrors @m2"
+OUTPUT_M = output("m0")
+TEN: Vlans = (10,)
+
+CASES = [
+    Case(
+        "select_vlan",
+        "set Mirror m1 select_vlan=10",
+        "clear Mirror m1 select_vlan",
+        "select_vlan",
+        tags_a=TEN,
+        copied=(A_TO_B,),
+        select_vlan=TEN,
+    ),
+    Case(
+        "two_vlans",
+        "set Mirror m1 select_vlan=10,20",
+        "clear Mirror m1 select_vlan",
+        "select_vlan",
+        tags_a=TEN,
+        tags=(20,),
+        select_vlan=(10, 20),
+    ),
+    Case(
+        "output_vlan",
+        "clear Mirror m1 output_port -- set Mirror m1 output_vlan=99",
+        f"clear Mirror m1 output_vlan -- {OUTPUT_M}",
+        "output_vlan",
+    ),
+    Case("snaplen", "set Mirror m1 snaplen=80", "clear Mirror m1 snaplen", "snaplen"),
+    setting("source_tag", "a0", "tag=10", "a0 has VLAN", tags=TEN),
+    setting("source_trunks", "a0", "trunks=10", "a0 has VLAN", tags_a=TEN, tags=TEN),
+    setting("source_vlan_mode", "a0", "vlan_mode=native-untagged tag=10", "a0 has VLAN", tags=TEN),
+    setting("source_native_tagged", "a0", "vlan_mode=native-tagged tag=10", "a0", tags=TEN),
+    setting(
+        "source_cvlans", "a0", "cvlans=7 vlan_mode=dot1q-tunnel tag=10", "a0", tags_a=(7,), tags=TEN
+    ),
+    setting("source_priority_tags", "a0", "other_config:priority-tags=true", "a0 has VLAN"),
+    setting("destination_tag", "b0", "tag=10", "b0 has VLAN", tags_a=TEN, tags=TEN),
+    setting("destination_trunks", "b0", "trunks=10", "b0 has VLAN", tags_a=TEN, tags=TEN),
+    setting(
+        "destination_vlan_mode",
+        "b0",
+        "vlan_mode=native-untagged tag=10",
+        "b0 has VLAN",
+        tags_a=TEN,
+        tags=TEN,
+    ),
+    setting("destination_priority_tags", "b0", "other_config:priority-tags=true", "b0 has VLAN"),
+    setting("output_tag", "m0", "tag=10", "output port m0 has VLAN"),
+    setting("output_vlan_mode", "m0", "vlan_mode=native-untagged tag=10", "output port m0 has"),
+    setting("output_cvlans", "m0", "cvlans=7", "output port m0 has VLAN"),
+    setting("output_priority_tags", "m0", "other_config:priority-tags=true", "output port m0 has"),
+    Case(
+        "output_protected",
+        "set Port m0 protected=true",
+        "set Port m0 protected=false",
+        "output port m0 is protected",
+    ),
+    Case(
+        "patch_port",
+        "add-port br0 patch0 -- set Interface patch0 type=patch options:peer=patch1 -- "
+        "add-port br1 patch1 -- set Interface patch1 type=patch options:peer=patch0 -- "
+        + selected("patch0"),
+        "del-port patch0 -- del-port patch1",
+        "port patch0 is of type patch",
+    ),
+    Case(
+        "tunnel",
+        "add-port br0 vx0 -- set Interface vx0 type=vxlan options:remote_ip=192.0.2.9 -- "
+        + selected("vx0", "select_dst_port"),
+        "del-port vx0",
+        "port vx0 is of type vxlan",
+    ),
+    Case("bond_as_output", output("bond0"), OUTPUT_M, "output port bond0 is a bond", at=("p", "q")),
+    Case("stp", "set Bridge br0 stp_enable=true", "set Bridge br0 stp_enable=false", "STP"),
+    Case("rstp", "set Bridge br0 rstp_enable=true", "set Bridge br0 rstp_enable=false", "RSTP"),
+    Case(
+        "mode_of_mirror",
+        f"set Mirror m1 {MODE}=native",
+        f"set Mirror m1 {MODE}=offload",
+        MODE_IS_NATIVE,
+    ),
+    Case(
+        "mode_of_bridge",
+        f"remove Mirror m1 external_ids ebpf-tap-mode -- set Bridge br0 {MODE}=native",
+        "remove Bridge br0 external_ids ebpf-tap-mode",
+        MODE_IS_NATIVE,
+    ),
+    Case(
+        "mode_of_all",
+        f"remove Mirror m1 external_ids ebpf-tap-mode -- set Open_vSwitch . {MODE}=native",
+        "remove Open_vSwitch . external_ids ebpf-tap-mode",
+        MODE_IS_NATIVE,
+    ),
+    Case(
+        "mode_of_mirror_before_bridge",
+        f"set Mirror m1 {MODE}=native -- set Bridge br0 {MODE}=offload",
+        f"set Mirror m1 {MODE}=offload -- remove Bridge br0 external_ids ebpf-tap-mode",
+        MODE_IS_NATIVE,
+    ),
+    Case(
+        "no_output",
+        "clear Mirror m1 output_port",
+        OUTPUT_M,
+        "output_port",
+        copied=(),
+        state="invalid",
+    ),
+    Case(
+        "output_on_another_bridge",
+        output("n0"),
+        OUTPUT_M,
+        "not on this bridge",
+        copied=(),
+        at=("m", "n"),
+        state="invalid",
+    ),
+    Case(
+        "own_output_as_destination",
+        selected("m0", "select_dst_port"),
+        "--id=@s get Port m0 -- remove Mirror m1 select_dst_port @s",
+        "its own output port",
+    ),
+    Case(
+        "output_shared_with_a_native_mirror",
+        second_mirror("select_src_port=@c output_port=@m", "native"),
+        NO_SECOND,
+        "shares its output port with mirror m2",
+    ),
+    Case(
+        "output_selected_by_a_native_mirror",
+        second_mirror("select_dst_port=@m output_port=@d", "native"),
+        NO_SECOND,
+        "mirror m2, which is native, selects its output port",
+    ),
+]
+
+
+class Bench:
+    """A switch with a live mirror m1 (source a, destination b, output m) and its sidecar."""
+
+    def __init__(self, switch: Switch, tap: Tap) -> None:
+        self.switch = switch
+        self.tap = tap
+        self.fresh = True
+        switch.add_bridge("br0")
+        switch.add_bridge("br1")
+        for name in "abcdm":
+            switch.add_host(name, with_ip=False)
+        switch.add_host("n", "br1", with_ip=False)
+        switch.add_bond("bond0", ["p", "q"], with_ip=False, bond_mode="active-backup")
+        # The shortest that there is, and still several seconds.
+        switch.vsctl("set", "Bridge", "br0", "other_config:stp-forward-delay=4")
+        switch.vsctl("set", "Bridge", "br0", "other_config:rstp-forward-delay=4")
+        switch.mirror("m1", src=[self["a"]], dst=[self["b"]], output=self["m"])
+        tap.start()
+        tap.wait_state("m1", "offloaded")
+
+    def __getitem__(self, name: str) -> Host:
+        return self.switch.hosts[name]
+
+    def vsctl(self, arguments: str) -> None:
+        """Runs ovs-vsctl with arguments that hold no blanks."""
+        self.switch.vsctl("--", *arguments.split())
+
+    def send(self, tags_a: Vlans = (), tags: Vlans = (), silent: str = "", count: int = 1) -> None:
+        streams = [(B_TO_A, "b", "a", tags), (A_TO_B, "a", "b", tags_a), (C_TO_B, "c", "b", tags)]
+        for stream, sender, receiver, tagged in streams:
+            if sender not in silent:
+                pair = self[sender], self[receiver]
+                self[sender].send(
+                    sequenced(*pair, stream, seq, 128, tagged) for seq in range(count)
+                )
+
+    def copies(
+        self, at: tuple[str, ...], tags_a: Vlans = (), tags: Vlans = (), silent: str = ""
+    ) -> Counter[tuple[int, int]]:
+        """Sends numbered frames and returns how often each was seen at some hosts."""
+        with contextlib.ExitStack() as stack:
+            captures = [stack.enter_context(Capture.of(self[name])) for name in at]
+            self.send(tags_a, tags, silent)  # Learns addresses and makes flows.
+            for capture in captures:
+                capture.wait_quiet(0.1)
+                capture.clear()
+            self.send(tags_a, tags, silent, FRAMES)
+            for capture in captures:
+                capture.wait_quiet(0.1)
+            frames = [frame for capture in captures for frame in capture.frames()]
+        return Counter(found for frame in frames if (found := parse_seq(frame)) is not None)
+
+    def select_vlan(self) -> Vlans:
+        printed = self.switch.get("Mirror", "m1", "select_vlan").strip("[]")
+        return tuple(int(vlan) for vlan in printed.split(",") if vlan)
+
+    def hook_count(self) -> int:
+        """How many TCX programs and clsact qdiscs the switch's devices have, anybody's."""
+        devices = self.switch.ns.call(socket.if_nameindex)
+        tcx = self.switch.ns.call(lambda: sum(bpf.count_tcx(index) for index, _ in devices))
+        return tcx + self.switch.ns.run("tc", "qdisc", "show").stdout.count("clsact")
+
+    def status(self) -> dict[str, object]:
+        (found,) = (row for row in self.tap.status() if row["name"] == "m1")
+        return found
+
+    def assert_not_offloaded(self, state: str, reason: str, select_vlan: Vlans = ()) -> None:
+        """Asserts that the row, `status` and the kernel all say so."""
+        self.tap.wait_state("m1", state)
+        told = wait_for(lambda: self.tap.reason("m1") or "", what="a reason")
+        assert reason in told
+        assert len(told.splitlines()) == 1
+        assert self.select_vlan() == select_vlan
+        wait_for(lambda: not self.status()["hooks"], what="no hooks of m1")
+        status = self.status()
+        assert (status["state"], status["reason"]) == (state, told)
+        ids = self.tap.external_ids("m1")
+        assert "ebpf-tap-select-vlan" not in ids
+        assert "ebpf-tap-protected" not in ids
+
+    def assert_offloaded(self) -> None:
+        """Asserts that m1 is parked in the database, in the hooks, and copied exactly once."""
+        wait_for(lambda: self.select_vlan() == (4095,), what="m1 parked")
+        self.tap.wait_state("m1", "offloaded")
+        ids = self.tap.external_ids("m1")
+        assert "ebpf-tap-reason" not in ids
+        assert ids["ebpf-tap-select-vlan"] == ""
+        status = self.status()
+        assert (status["state"], status["reason"]) == ("offloaded", None)
+        assert status["hooks"]
+        assert self.copies(("m",)) == once(A_TO_B, C_TO_B)
+        assert self.switch.get("Port", "m0", "protected") == "false"
+
+
+def once(*streams: int) -> Counter[tuple[int, int]]:
+    """What `copies` returns when all frames of the streams were copied once."""
+    return Counter((stream, seq) for stream in streams for seq in range(FRAMES))
+
+
+class Group:
+    """One bench for many tests; a test that fails has the next one start with another."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._bench: Bench | None = None
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[Bench]:
+        if self._bench is None or not self._bench.fresh:
+            self.close()
+            switch = self._stack.enter_context(Switch())
+            tap = Tap(switch)
+            self._stack.callback(tap.close)
+            self._bench = Bench(switch, tap)
+        bench = self._bench
+        bench.fresh = False
+        yield bench
+
+    def close(self) -> None:
+        self._bench = None
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[Group]:
+    made = Group()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def bench(group: Group) -> Iterator[Bench]:
+    with group.use() as used:
+        yield used
+
+
+pytestmark = pytest.mark.openvswitch
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_stays_with_ovs(bench: Bench, case: Case) -> None:
+    bench.vsctl(case.change)
+    bench.assert_not_offloaded(case.state, case.reason, case.select_vlan)
+    assert bench.hook_count() == 0
+    if case.name in ("stp", "rstp"):
+        wait_forwarding(bench)
+    assert bench.copies(case.at, case.tags_a, case.tags) == once(*case.copied)
+    protected = bench.switch.get("Port", "m0", "protected")
+    assert protected == str(case.name == "output_protected").lower()
+    bench.vsctl(case.undo)
+    bench.assert_offloaded()
+    bench.fresh = True
+
+
+def wait_forwarding(bench: Bench) -> None:
+    """Waits until the spanning tree lets frames through to the output port."""
+
+    def passes() -> bool:
+        return bool(bench.copies(("m",)))
+
+    wait_for(passes, 40, "ports that forward")
+
+
+def test_destination_that_is_down(bench: Bench) -> None:
+    bench.switch.ns.run("ip", "link", "set", "b0", "down")
+    bench.assert_not_offloaded("native", "port b0: device b0 is down")
+    assert bench.hook_count() == 0
+    assert bench.copies(("m",), silent="b") == once(A_TO_B, C_TO_B)
+    bench.switch.ns.run("ip", "link", "set", "b0", "up")
+    bench.assert_offloaded()
+    bench.fresh = True
+
+
+@pytest.mark.parametrize(
+    ("mirror", "bridge", "everything", "native"),
+    [
+        ("offload", "native", "native", False),
+        ("", "offload", "native", False),
+        ("", "native", "offload", True),
+        ("", "", "native", True),
+        ("native", "offload", "offload", True),
+        ("", "", "offload", False),
+    ],
+)
+def test_the_nearest_mode_holds(
+    bench: Bench, mirror: str, bridge: str, everything: str, native: bool
+) -> None:
+    rows = [("Mirror", "m1", mirror), ("Bridge", "br0", bridge), ("Open_vSwitch", ".", everything)]
+    changes = [f"set {table} {row} {MODE}={mode}" for table, row, mode in rows if mode]
+    changes += [
+        f"remove {table} {row} external_ids ebpf-tap-mode" for table, row, mode in rows if not mode
+    ]
+    bench.vsctl(" -- ".join(changes))
+    if native:
+        bench.assert_not_offloaded("native", "ebpf-tap-mode is native")
+        assert bench.copies(("m",)) == once(A_TO_B, C_TO_B)
+    else:
+        bench.assert_offloaded()
+    removals = [f"remove {table} {row} external_ids ebpf-tap-mode" for table, row, _ in rows]
+    bench.vsctl(" -- ".join(removals))
+    bench.assert_offloaded()
+    bench.fresh = True
+
+
+# New intent while parked.
+
+
+@pytest.mark.parametrize(
+    ("change", "intent"),
+    [
+        ("set Mirror m1 select_vlan=10", (10,)),
+        ("set Mirror m1 select_vlan=10,20", (10, 20)),
+        ("set Mirror m1 select_vlan=0", (0,)),
+        ("add Mirror m1 select_vlan 10", (10, 4095)),
+        ("remove Mirror m1 select_vlan 4095 -- add Mirror m1 select_vlan 10", (10,)),
+    ],
+)
+def test_vlans_selected_while_parked_are_kept(bench: Bench, change: str, intent: Vlans) -> None:
+    bench.assert_offloaded()
+    bench.vsctl(change)
+    bench.assert_not_offloaded("native", "select_vlan", intent)
+    tags: Vlans = () if intent == (0,) else TEN
+    assert bench.copies(("m",), tags, tags) == once(A_TO_B, C_TO_B)
+    other: Vlans = TEN if intent == (0,) else ()
+    assert bench.copies(("m",), other, other) == once()
+    # The mode doesn't matter to what the user wants: it is still there afterwards.
+    bench.tap.set_mode("m1", "native")
+    bench.assert_not_offloaded("native", "ebpf-tap-mode", intent)
+    bench.tap.set_mode("m1", "offload")
+    wait_for(lambda: "select_vlan" in str(bench.tap.reason("m1")), what="the other reason")
+    bench.assert_not_offloaded("native", "select_vlan", intent)
+    bench.vsctl("clear Mirror m1 select_vlan")
+    bench.assert_offloaded()
+    bench.fresh = True
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "clear Mirror m1 select_vlan",
+        "remove Mirror m1 select_vlan 4095",
+        "set Mirror m1 select_vlan=[]",
+        "set Mirror m1 select_vlan=4095",
+    ],
+)
+def test_no_vlans_selected_while_parked_is_parked_again(bench: Bench, change: str) -> None:
+    bench.assert_offloaded()
+    for _ in range(3):
+        bench.vsctl(change)
+        bench.assert_offloaded()
+    bench.fresh = True
+
+
+def test_vlans_change_while_no_sidecar_runs(bench: Bench) -> None:
+    bench.assert_offloaded()
+    bench.tap.stop()
+    bench.vsctl("set Mirror m1 select_vlan=10")
+    bench.tap.start()
+    bench.assert_not_offloaded("native", "select_vlan", TEN)
+    bench.tap.stop()
+    bench.vsctl("clear Mirror m1 select_vlan")
+    bench.tap.start()
+    bench.assert_offloaded()
+    bench.fresh = True
+
+
+def test_other_columns_change_while_parked(bench: Bench) -> None:
+    """Selected ports, output port and name are the user's, parked or not."""
+    bench.assert_offloaded()
+    bench.vsctl("--id=@c get Port c0 -- set Mirror m1 name=other select_src_port=@c")
+    bench.tap.wait_state("other", "offloaded")
+
+    def hooks() -> set[str]:
+        return {hook for row in bench.tap.status() for hook in row["hooks"]}
+
+    wait_for(lambda: any(hook.startswith("c0:") for hook in hooks()), what="a hook on c0")
+    assert not any(hook.startswith("a0:") for hook in hooks())
+    assert bench.copies(("m",)) == once(A_TO_B, C_TO_B)
+    bench.vsctl("clear Mirror other select_dst_port")
+    wait_for(lambda: not any(hook.startswith("b0:") for hook in hooks()), what="no hook on b0")
+    assert bench.copies(("m",)) == once(C_TO_B)
+    gets = "--id=@a get Port a0 -- --id=@b get Port b0"
+    columns = "name=m1 select_src_port=@a select_dst_port=@b"
+    bench.vsctl(f"{gets} -- set Mirror other {columns}")
+    wait_for(lambda: any(hook.startswith("b0:") for hook in hooks()), what="a hook on b0")
+    bench.assert_offloaded()
+    bench.fresh = True
