@@ -18,7 +18,7 @@ from ovs_ebpf_tap.lab.traffic import Stream
 
 LIMIT = 1_000_000  # bit/s
 SIZE = 1400  # bytes
-SECONDS = 4.0
+SECONDS = 2.0
 
 
 def rate(a: Host, b: Host) -> float:
