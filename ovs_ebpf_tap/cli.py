@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovs_ebpf_tap import control, logs, service, status
+from ovs_ebpf_tap import control, logs, release, service, session, status
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.ovsdb import default_remote
 
@@ -35,9 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_places(show)
     show.add_argument("--json", action="store_true", help="print JSON")
 
-    release = commands.add_parser("release", help="give mirrors back to Open vSwitch")
-    _add_places(release)
-    chosen = release.add_mutually_exclusive_group()
+    give = commands.add_parser("release", help="give mirrors back to Open vSwitch")
+    _add_places(give)
+    chosen = give.add_mutually_exclusive_group()
     chosen.add_argument("--all", action="store_true", help="all mirrors (default), for good")
     chosen.add_argument("mirrors", nargs="*", metavar="MIRROR", default=[], help="names or UUIDs")
     return parser
@@ -46,11 +46,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ovsdb", default=default_remote(), metavar="unix:PATH")
     parser.add_argument("--run-dir", type=Path, default=control.DEFAULT_RUN_DIR, metavar="DIR")
-    parser.add_argument("--pin-dir", type=Path, default=service.DEFAULT_PIN_DIR, metavar="DIR")
+    parser.add_argument("--pin-dir", type=Path, default=session.DEFAULT_PIN_DIR, metavar="DIR")
 
 
-def _options(arguments: argparse.Namespace) -> service.Options:
-    return service.Options(
+def _options(arguments: argparse.Namespace) -> session.Options:
+    return session.Options(
         ovsdb=arguments.ovsdb,
         run_dir=arguments.run_dir,
         pin_dir=arguments.pin_dir,
@@ -64,10 +64,10 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.command == "run":
         service.run(options)
     elif arguments.command == "status":
-        mirrors = service.show_status(options)
+        mirrors = session.show_status(options)
         print(status.as_json(mirrors) if arguments.json else status.as_table(mirrors))
     else:
-        for line in service.release(options, tuple(arguments.mirrors)):
+        for line in release.release(options, tuple(arguments.mirrors)):
             print(line)
 
 

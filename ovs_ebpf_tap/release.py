@@ -1,0 +1,106 @@
+"""`release`: gives mirrors back to Open vSwitch, with or without a running sidecar."""
+
+from __future__ import annotations
+
+import time
+from uuid import UUID
+
+from ovs_ebpf_tap import control, programs
+from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.model import MODE_KEY, STATE_KEY, Database, Mirror
+from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb, fetch_schema
+from ovs_ebpf_tap.plan import OFFLOADED
+from ovs_ebpf_tap.session import (
+    ANSWER,
+    PATIENCE,
+    Options,
+    Parts,
+    check_kernel,
+    connect,
+    require_root,
+    transact,
+    turn,
+)
+
+
+def release(options: Options, names: tuple[str, ...]) -> list[str]:
+    """Gives the named mirrors, or all, back to OVS; returns a line for each.
+
+    Raises TapError if a name is unknown, or OVS does not take the mirrors back.
+    """
+    require_root()
+    ovsdb = connect(options.ovsdb)
+    try:
+        chosen = _choose(ovsdb.snapshot(), names)
+        edits = [
+            MirrorEdit(mirror.uuid, set_ids={MODE_KEY: "native"})
+            for mirror in chosen
+            if mirror.external_ids.get(MODE_KEY) != "native"
+        ]
+        if edits:
+            transact(ovsdb, Edits(tuple(edits)))
+        if names:
+            _release_some(options, ovsdb, {mirror.uuid for mirror in chosen})
+        else:
+            _release_all(options)
+    finally:
+        ovsdb.close()
+    return [f"{mirror.name}: native" for mirror in chosen]
+
+
+def _choose(db: Database, names: tuple[str, ...]) -> list[Mirror]:
+    mirrors = sorted(db.mirrors.values(), key=lambda mirror: mirror.name)
+    for name in names:
+        if not any(_is_called(mirror, name) for mirror in mirrors):
+            raise TapError(f"no mirror {name}: see ovs-vsctl list Mirror")
+    return [m for m in mirrors if not names or any(_is_called(m, name) for name in names)]
+
+
+def _is_called(mirror: Mirror, name: str) -> bool:
+    return name in (mirror.name, str(mirror.uuid))
+
+
+def _release_all(options: Options) -> None:
+    """A running sidecar does it and ends; else we are the sidecar for a moment."""
+    if control.call(options.run_dir, "release") is None:
+        _without_sidecar(options, None)
+        return
+    deadline = time.monotonic() + 2 * PATIENCE
+    while (options.run_dir / control.SOCKET).exists() or options.pin_dir.exists():
+        if time.monotonic() > deadline:
+            raise TapError("the running sidecar did not give the mirrors back: see its log")
+        time.sleep(0.02)
+
+
+def _release_some(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> None:
+    if control.call(options.run_dir, "status") is None:
+        _without_sidecar(options, chosen)
+        return
+    deadline = time.monotonic() + PATIENCE
+    while any(_is_offloaded(ovsdb.snapshot(), uuid) for uuid in chosen):
+        turn(ovsdb, deadline)
+
+
+def _is_offloaded(db: Database, uuid: UUID) -> bool:
+    mirror = db.mirrors.get(uuid)
+    return mirror is not None and (mirror.parked or mirror.external_ids.get(STATE_KEY) == OFFLOADED)
+
+
+def _without_sidecar(options: Options, chosen: set[UUID] | None) -> None:
+    lock = control.RunDir(options.run_dir)
+    try:
+        check_kernel(options)
+        schema = fetch_schema(options.ovsdb, ANSWER)
+        programs.ensure_bpffs(options.pin_dir)
+        with Parts(options, schema) as parts:
+            if chosen is None:
+                parts.give_back()
+                parts.forget()
+                parts.remove_all()
+            else:
+                parts.drive(
+                    lambda: parts.sidecar.idle and not parts.datapath.mirrors & chosen,
+                    "giving mirrors back",
+                )
+    finally:
+        lock.release()

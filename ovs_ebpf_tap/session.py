@@ -1,0 +1,169 @@
+"""What the commands share: where things are, and the parts of a sidecar, open."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ovs.poller
+import structlog
+
+from ovs_ebpf_tap import control, programs, status
+from ovs_ebpf_tap.datapath import Datapath, choose_attach, older_builds
+from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.handover import forget_edits
+from ovs_ebpf_tap.netlink import Netlink
+from ovs_ebpf_tap.ovsdb import Edits, Ovsdb, fetch_schema, ovs_run_dir
+from ovs_ebpf_tap.sidecar import Sidecar
+
+DEFAULT_PIN_DIR = programs.BPFFS / "ovs-ebpf-tap"
+
+ANSWER = 5.0
+"""Seconds for the database's first answer."""
+
+PATIENCE = 10.0
+"""Seconds for what OVS takes milliseconds to do."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where things are, and how to attach."""
+
+    ovsdb: str
+    run_dir: Path = control.DEFAULT_RUN_DIR
+    pin_dir: Path = DEFAULT_PIN_DIR
+    attach: str = "auto"
+    restore_on_exit: bool = False
+
+
+def require_root() -> None:
+    """Raises TapError unless we are root."""
+    if os.geteuid() != 0:
+        raise TapError("not root: programs on the ports' devices need it")
+
+
+def check_kernel(options: Options) -> None:
+    """Raises TapError if the kernel lacks what the options need; makes nothing."""
+    programs.check_kernel()
+    try:
+        choose_attach(options.attach)
+    except ValueError as error:
+        raise TapError(str(error)) from None
+
+
+class Parts:
+    """The parts of a sidecar, open."""
+
+    def __init__(self, options: Options, schema: dict[str, object]) -> None:
+        self.options = options
+        self.attach = choose_attach(options.attach)
+        self.netlink = Netlink()
+        self.programs = programs.ensure_programs(options.pin_dir)
+        self.datapath = Datapath(options.pin_dir, self.netlink, self.programs, self.attach)
+        self._adopt()
+        self.ovsdb = Ovsdb(options.ovsdb, schema)
+        self.sidecar = Sidecar(
+            self.ovsdb, self.netlink, self.datapath, self.attach, ovs_run_dir(options.ovsdb)
+        )
+
+    def _adopt(self) -> None:
+        for older in older_builds(self.options.pin_dir):
+            log.info("replacing an older build", build=older.build)
+            self.datapath.adopt(Datapath(self.options.pin_dir, self.netlink, older))
+            older.close()
+            programs.remove_build(self.options.pin_dir / older.build)
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ovsdb.close()
+        self.netlink.close()
+        self.programs.close()
+
+    def status(self) -> list[status.MirrorStatus]:
+        """The status of all mirrors."""
+        return status.collect(self.ovsdb.snapshot(), self.netlink.devices, self.datapath)
+
+    def remove_all(self) -> None:
+        """Leaves nothing of ours in the kernel."""
+        self.datapath.sync({}, set())
+        shutil.rmtree(self.options.pin_dir, ignore_errors=True)
+
+    def give_back(self) -> None:
+        """Has OVS copy everything again. Raises TapError if it does not take the mirrors."""
+        self.sidecar.restoring = True
+        self.sidecar.wake()
+        self.drive(lambda: self.sidecar.idle and not self.datapath.mirrors, "giving mirrors back")
+
+    def forget(self) -> None:
+        """Removes our keys from the rows."""
+        edits = forget_edits(self.ovsdb.snapshot())
+        if edits:
+            transact(self.ovsdb, edits)
+
+    def drive(self, done: Callable[[], bool], what: str) -> None:
+        """Steps the sidecar until `done`. Raises TapError if that takes too long."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            self.sidecar.step()
+            if done():
+                return
+            if time.monotonic() > deadline:
+                raise TapError(f"{what} took over {PATIENCE:.0f} s: is ovs-vswitchd running?")
+            poller = ovs.poller.Poller()
+            self.sidecar.wait(poller)
+            poller.timer_wait(int(PATIENCE * 100))
+            poller.block()
+
+
+def connect(remote: str) -> Ovsdb:
+    """A connected client. Raises TapError if the database does not answer."""
+    try:
+        schema = fetch_schema(remote, ANSWER)
+    except ConnectionError as error:
+        raise TapError(str(error)) from None
+    ovsdb = Ovsdb(remote, schema)
+    deadline = time.monotonic() + PATIENCE
+    while not ovsdb.connected:
+        turn(ovsdb, deadline)
+    return ovsdb
+
+
+def transact(ovsdb: Ovsdb, edits: Edits) -> None:
+    """Writes the edits. Raises TapError if the database does not take them in time."""
+    deadline = time.monotonic() + PATIENCE
+    while ovsdb.busy or not ovsdb.connected:
+        turn(ovsdb, deadline)
+    ovsdb.commit(edits)
+    while ovsdb.busy:
+        turn(ovsdb, deadline)
+
+
+def turn(ovsdb: Ovsdb, deadline: float) -> None:
+    """Waits a moment for the database. Raises TapError after the (monotonic) deadline."""
+    if time.monotonic() > deadline:
+        raise TapError(f"the database did not answer within {PATIENCE:.0f} s")
+    ovsdb.run()
+    poller = ovs.poller.Poller()
+    ovsdb.wait(poller)
+    poller.timer_wait(100)
+    poller.block()
+
+
+def show_status(options: Options) -> list[status.MirrorStatus]:
+    """The status of all mirrors, read from the database and the kernel. Raises TapError."""
+    ovsdb = connect(options.ovsdb)
+    try:
+        netlink = Netlink()
+        opened = programs.open_programs(options.pin_dir) if os.geteuid() == 0 else None
+        datapath = Datapath(options.pin_dir, netlink, opened) if opened is not None else None
+        return status.collect(ovsdb.snapshot(), netlink.devices, datapath)
+    finally:
+        ovsdb.close()
