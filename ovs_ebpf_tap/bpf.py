@@ -13,7 +13,7 @@ import platform
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from errno import EINVAL, ENOENT, ENOSYS
+from errno import EINVAL, ENODEV, ENOENT, ENOSYS
 from pathlib import Path
 
 # Numbers of bpf(2) by machine: Linux, arch/*/entry/syscalls and include/uapi/asm-generic/unistd.h.
@@ -127,21 +127,41 @@ def update_link(link_fd: int, program_fd: int) -> None:
     _bpf(_LINK_UPDATE, struct.pack("=IIII", link_fd, program_fd, 0, 0))
 
 
-def _count_tcx(ifindex: int, attach_type: int) -> int:
-    attr = struct.pack("=IIIIQI", ifindex, attach_type, 0, 0, 0, 0)
-    answer = _bpf(_PROG_QUERY, attr, size=64)[1]
-    return int(struct.unpack_from("=I", answer, 24)[0])
+_MAX_PROGRAMS = 64  # BPF_MPROG_MAX: as many as a TCX hook takes
+
+
+def _query_tcx(ifindex: int, attach_type: int) -> tuple[int, ...]:
+    """The ids of the links on a hook, 0 for a program that has none."""
+    programs = ctypes.create_string_buffer(4 * _MAX_PROGRAMS)
+    links = ctypes.create_string_buffer(4 * _MAX_PROGRAMS)
+    attr = struct.pack(
+        "=IIIIQIxxxxQQQQ",
+        *(ifindex, attach_type, 0, 0, _address(programs), _MAX_PROGRAMS),
+        *(0, _address(links), 0, 0),
+    )
+    count = struct.unpack_from("=I", _bpf(_PROG_QUERY, attr)[1], 24)[0]
+    return struct.unpack_from(f"={count}I", links.raw)
+
+
+def is_on_device(link: TcxLink) -> bool:
+    """Whether the link is on the device of that ifindex in our network namespace."""
+    try:
+        return link.id in _query_tcx(link.ifindex, link.attach_type)
+    except OSError as error:
+        if error.errno == ENODEV:
+            return False
+        raise
 
 
 def count_tcx(ifindex: int) -> int:
     """How many programs are on the device's TCX hooks, anybody's."""
-    return _count_tcx(ifindex, TCX_INGRESS) + _count_tcx(ifindex, TCX_EGRESS)
+    return len(_query_tcx(ifindex, TCX_INGRESS)) + len(_query_tcx(ifindex, TCX_EGRESS))
 
 
 def has_tcx(ifindex: int) -> bool:
     """Whether the kernel has TCX hooks (Linux 6.6 and later)."""
     try:
-        _count_tcx(ifindex, TCX_INGRESS)
+        _query_tcx(ifindex, TCX_INGRESS)
     except OSError as error:
         if error.errno == EINVAL:
             return False

@@ -184,7 +184,8 @@ class Datapath:
             finally:
                 os.close(fd)
             direction = INGRESS if link.attach_type == bpf.TCX_INGRESS else EGRESS
-            if not link.ifindex:
+            # Its device may be gone, or in another namespace by now.
+            if not link.ifindex or not bpf.is_on_device(link):
                 self._dead_pins.append(pin)
                 continue
             current = link.program_id == self._programs.ids[direction]
@@ -207,8 +208,9 @@ class Datapath:
         Returns why the kernel refused a hook, by ifindex: the rules of other hooks are then in
         place, but no mirror with such a hook is to be moved to them.
         """
-        for pin in self._dead_pins:  # Their devices are gone, and with them the hooks.
-            pin.unlink(missing_ok=True)
+        while self._dead_pins:
+            # Once only: a new hook's pin may have its name next.
+            self._dead_pins.pop().unlink(missing_ok=True)
         goal = self._with_held(wanted, held)
         self._ensure_slots({rule.mirror for rules in goal.values() for rule in rules})
         refused: dict[int, str] = {}
@@ -340,7 +342,8 @@ class Datapath:
         if pin.exists():
             fd = bpf.get(pin)
             try:
-                if bpf.tcx_link(fd).ifindex:
+                link = bpf.tcx_link(fd)
+                if link.ifindex and bpf.is_on_device(link):
                     bpf.update_link(fd, program)
                     return
             finally:

@@ -154,8 +154,17 @@ class Tap:
         """`ebpf-tap-reason` of the row."""
         return self.external_ids(mirror).get("ebpf-tap-reason")
 
+    def wait_settled(self, mirror: str, state: str, seconds: float = 10.0) -> None:
+        """As `wait_state`, and waits until the hooks of a mirror that is given back are gone."""
+        self.wait_state(mirror, state, seconds)
+        if state != "offloaded":
+            wait_for(lambda: not self._hooks(mirror), seconds, f"no hooks of {mirror}")
+
+    def _hooks(self, mirror: str) -> list[str]:
+        return [hook for row in self.status() if row["name"] == mirror for hook in row["hooks"]]
+
     def wait_state(self, mirror: str, state: str, seconds: float = 10.0) -> None:
-        """Waits until the row says so, and the sidecar has nothing under way."""
+        """Waits until the row says so; hooks of a mirror given back may stay for a moment."""
         try:
             wait_for(lambda: self._is(mirror, state), seconds, f"mirror {mirror} {state}")
         except TimeoutError as error:
@@ -183,4 +192,4 @@ class Tap:
         for mirror in mirrors:
             self.set_mode(mirror, "native")
         for mirror in mirrors:
-            self.wait_state(mirror, "native")
+            self.wait_settled(mirror, "native")

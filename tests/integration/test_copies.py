@@ -351,8 +351,8 @@ def play(everyone: list[Host | Tap], sent: Sent) -> dict[str, Counter[bytes]]:
         captures = {where.name: stack.enter_context(listen(where)) for where in everyone}
         for where, frames in sent:
             where.send(frames)
-            wait_quiet(captures.values(), 0.02)
-        wait_quiet(captures.values(), 0.1)
+            wait_quiet(captures.values(), 0.03)
+        wait_quiet(captures.values(), 0.25)
         return {name: capture.multiset() for name, capture in captures.items()}
 
 

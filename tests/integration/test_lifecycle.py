@@ -18,6 +18,7 @@ from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import account
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
+from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
@@ -239,6 +240,26 @@ def test_hooks_of_no_mirror_are_removed_at_start(
         assert hook_count(switch)
         tap.start()
         wait_for(lambda: hook_count(switch) == 0, what="no hooks")
+
+
+def test_a_device_that_left_with_its_hook(
+    switch: Switch, trio: tuple[Host, Host, Host], tap: Tap
+) -> None:
+    """Its link is pinned, and on a device; but the device is not ours any more."""
+    tap.wait_state("m1", "offloaded")
+    hooks = tap.status()[0]["hooks"]
+    with Netns("elsewhere") as elsewhere:
+        index = switch.ns.call(lambda: socket.if_nametoindex("a0"))
+        switch.ns.run("ip", "link", "set", "a0", "netns", elsewhere.path.name)
+        wait_for(lambda: not tap.status()[0]["hooks"], what="no hooks")
+        # Another device, of the same name and index.
+        new = ("a0", "index", str(index), "type", "veth", "peer", "name", "a1")
+        switch.ns.run("ip", "link", "add", *new)
+        for device in ("a0", "a1"):
+            switch.ns.run("ip", "link", "set", device, "up")
+        wait_for(lambda: tap.status()[0]["hooks"] == hooks, what="hooks on the new device")
+        count = switch.ns.call(lambda: bpf.count_tcx(index)) if "tcx" in hooks[0] else 2
+        assert count == 2
 
 
 def test_a_second_sidecar_refuses(switch: Switch, tap: Tap) -> None:

@@ -410,7 +410,7 @@ def test_mode_that_does_not_exist(switch: Switch, trio: Trio, tap: Tap, mode: st
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
     switch.vsctl("set", "Mirror", "m1", f"external_ids:ebpf-tap-mode={json.dumps(mode)}")
-    tap.wait_state("m1", "native")
+    tap.wait_settled("m1", "native")
     reason = tap.reason("m1") or ""
     assert "ebpf-tap-mode" in reason
     assert repr(mode) in reason
@@ -525,7 +525,7 @@ def test_output_device_that_comes_later(switch: Switch, trio: Trio, tap: Tap) ->
     a, b, m = trio
     switch.vsctl("add-port", "br0", "late0")
     set_ports(switch, output_port=Host("late", m.ns, "eth0", "late0", m.mac, m.ip))
-    tap.wait_state("m1", "native")
+    tap.wait_settled("m1", "native")
     assert "has no network device late0" in (tap.reason("m1") or "")
     wait_for(lambda: hook_count(switch) == 0, what="no hooks")
     late = switch.add_host("late", bridge=None, with_ip=False)
@@ -569,7 +569,7 @@ def test_device_that_goes_and_comes_back(switch: Switch, tap: Tap, which: str) -
         before = ifindex(switch, moved.port)
         remove_device(switch, moved)
         if which == "output":
-            tap.wait_state("m1", "native")
+            tap.wait_settled("m1", "native")
             assert "has no network device m0" in (tap.reason("m1") or "")
             wait_hooks(tap)
         else:
@@ -719,7 +719,7 @@ def test_restart_of_open_vswitch(
 def wait_moves(tap: Tap, mode: str) -> None:
     """Flips the mode; after a restart the sidecar may take a while to reconnect."""
     tap.set_mode("m1", mode)
-    tap.wait_state("m1", "offloaded" if mode == "offload" else "native", 30)
+    tap.wait_settled("m1", "offloaded" if mode == "offload" else "native", 30)
 
 
 def test_database_that_goes_while_it_runs(switch: Switch, trio: Trio, tap: Tap) -> None:
