@@ -154,7 +154,9 @@ def is_on_device(link: TcxLink) -> bool:
 
 
 def count_tcx(ifindex: int) -> int:
-    """How many programs are on the device's TCX hooks, anybody's."""
+    """How many programs are on the device's TCX hooks, anybody's; 0 where there are none."""
+    if not has_tcx(ifindex):
+        return 0
     return len(_query_tcx(ifindex, TCX_INGRESS)) + len(_query_tcx(ifindex, TCX_EGRESS))
 
 

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -15,11 +16,25 @@ from ovs_ebpf_tap.lab.frames import parse_seq, udp_frame
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
+from ovs_ebpf_tap.lab.waiting import patience
 
 # Each way; an emulated machine takes seconds for one.
 MOVES = 5 if os.environ.get("OVS_EBPF_TAP_VM") == "1" else 50
 RATE = 10_000
 FLOWS = 2_000
+
+
+@dataclass(frozen=True)
+class Move:
+    """When, in seconds, ovs-vsctl was started, had committed, and the move had ended."""
+
+    asked: float
+    committed: float
+    ended: float
+
+    def covers(self, when: float) -> bool:
+        """Whether the move was under way."""
+        return self.asked <= when <= self.ended
 
 
 @pytest.mark.parametrize("selected", ["source", "destination", "both"])
@@ -32,19 +47,21 @@ def test_no_copy_is_missing_over_many_moves(
     dst = [b] if selected != "source" else []
     switch.mirror("m", src=src, dst=dst, output=monitor)
     tap.wait_state("m", "offloaded")
-    moves: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    moves: dict[str, list[Move]] = defaultdict(list)
     with Capture.of(monitor) as copies, Capture.of(b) as arrived:
         with Stream(a, b, rate=RATE) as stream:
             time.sleep(0.3)
             for _ in range(MOVES):
                 for mode, state in (("native", "native"), ("offload", "offloaded")):
+                    asked = time.time()
                     switch.vsctl(
                         "--no-wait", "set", "Mirror", "m", f"external_ids:ebpf-tap-mode={mode}"
                     )
-                    begin = time.time()
-                    tap.wait_state("m", state)
-                    time.sleep(0.05)
-                    moves[state].append((begin, time.time()))
+                    committed = time.time()
+                    tap.wait_settled("m", state)
+                    # OVS's revalidators may still be at it.
+                    time.sleep(patience(0.05))
+                    moves[state].append(Move(asked, committed, time.time()))
         copies.wait_quiet()
         passed = stream.sent if selected == "source" else len(arrived.sequences(stream.stream_id))
         seen = [
@@ -57,19 +74,16 @@ def test_no_copy_is_missing_over_many_moves(
     for when, number in seen:
         times[number].append(when)
     doubled = sorted(when for whens in times.values() for when in whens[1:])
-    extra_outside = [
-        when
-        for when in doubled
-        if not any(begin - 0.05 <= when <= end for each in moves.values() for begin, end in each)
-    ]
+    every = [move for some in moves.values() for move in some]
+    outside = [when for when in doubled if not any(move.covers(when) for move in every)]
     figure(f"{passed} frames, {missing} missing, {len(doubled)} doubled in {2 * MOVES} moves")
-    for state, windows in moves.items():
-        inside = [[w for w in doubled if begin - 0.05 <= w <= end] for begin, end in windows]
-        first = [each[0] - begin for each, (begin, _) in zip(inside, windows, strict=True) if each]
-        last = [each[-1] - begin for each, (begin, _) in zip(inside, windows, strict=True) if each]
+    for state, some in moves.items():
+        both = [(move, [when for when in doubled if move.covers(when)]) for move in some]
+        first = [whens[0] - move.committed for move, whens in both if whens]
+        last = [whens[-1] - move.committed for move, whens in both if whens]
         figure(f"to {state}: new kind's first copy {spread(first)}, old kind's last {spread(last)}")
     assert missing == 0
-    assert extra_outside == []
+    assert outside == []
     assert max(count.values()) <= 2
 
 
