@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ovs_ebpf_tap.lab.netns import reap
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar import Tap, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
 
 _FIGURES: list[str] = []
@@ -27,6 +27,7 @@ def no_leftovers() -> None:
     """Removes what earlier runs left behind that were killed."""
     if os.geteuid() == 0:
         reap()
+        reap_pins()
 
 
 @pytest.fixture

@@ -13,12 +13,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ovs_ebpf_tap.lab.names import unique_name
+from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 
 BPFFS = Path("/sys/fs/bpf")
 _READY = 60.0  # seconds: the programs may have to be compiled
+
+
+def reap_pins() -> None:
+    """Removes the pins of sidecars whose tests were killed."""
+    for path in BPFFS.iterdir():
+        if is_leftover(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class Tap:
