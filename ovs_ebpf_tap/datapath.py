@@ -9,6 +9,7 @@ and hooks go before their rules do.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -52,14 +53,11 @@ class Counters:
 
 
 def _u32(number: int) -> bytes:
-    return number.to_bytes(4, "little" if _LITTLE_ENDIAN else "big")
-
-
-_LITTLE_ENDIAN = _HOOK.pack(first=1)[0] == 1
+    return number.to_bytes(4, sys.byteorder)
 
 
 def _number(key: bytes) -> int:
-    return int.from_bytes(key, "little" if _LITTLE_ENDIAN else "big")
+    return int.from_bytes(key, sys.byteorder)
 
 
 def _pack_uuid(uuid: UUID) -> bytes:

@@ -12,11 +12,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Generic, Self, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 from ovs_ebpf_tap.lab.names import PREFIX, is_leftover, unique_name
 from ovs_ebpf_tap.lab.processes import kill_and_wait
+from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.waiting import patience
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Netns:
+class Netns(Resource):
     """A network namespace of its own name, with lo up, without IPv6 and ICMP errors.
 
     Only the network is separate: what runs in it sees the caller's mounts, /sys/fs/bpf included.
@@ -38,18 +38,6 @@ class Netns:
         self.name = unique_name(label, prefix)
         self.path = NETNS_DIRECTORY / self.name
         self._children: list[subprocess.Popen[str]] = []
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Netns({self.name})"

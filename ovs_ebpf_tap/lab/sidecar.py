@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,12 +14,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ovs_ebpf_tap import bpf
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 
 BPFFS = Path("/sys/fs/bpf")
 _READY = 60.0  # seconds: the programs may have to be compiled
+
+
+def hook_count(switch: Switch) -> int:
+    """How many TCX programs and clsact qdiscs the switch's devices have, anybody's."""
+    devices = switch.ns.call(socket.if_nameindex)
+    tcx = switch.ns.call(lambda: sum(bpf.count_tcx(index) for index, _ in devices))
+    return tcx + switch.ns.run("tc", "qdisc", "show").stdout.count("clsact")
 
 
 def reap_pins() -> None:

@@ -11,8 +11,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from ovs_ebpf_tap.lab.capture import Capture, Direction
 from ovs_ebpf_tap.lab.frames import arp_request
@@ -20,6 +18,7 @@ from ovs_ebpf_tap.lab.names import PREFIX, unique_name
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.processes import kill_and_wait, wait_gone
 from ovs_ebpf_tap.lab.queues import deepen_queues
+from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.tap import Tap
 from ovs_ebpf_tap.lab.traffic import send
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -72,7 +71,7 @@ class Bond:
 Port = str | Host | Bond | Tap
 
 
-class Switch:
+class Switch(Resource):
     """ovsdb-server and ovs-vswitchd, run in a namespace and a directory made for them."""
 
     def __init__(self, label: str = "switch", schema: Path = SCHEMA, prefix: str = PREFIX) -> None:
@@ -83,18 +82,6 @@ class Switch:
         self._prefix = prefix
         self._resources = contextlib.ExitStack()
         self._numbers = 0
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def db(self) -> str:

@@ -11,10 +11,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Self
 
 from ovs_ebpf_tap.lab.netns import Netns
+from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 
 # Of <linux/if_tun.h>.
@@ -25,7 +24,7 @@ _IFREQ = struct.Struct("16sH22x")
 _LONGEST_FRAME = 1 << 17
 
 
-class Tap:
+class Tap(Resource):
     """A tap device in namespace `ns`; what it is sent is read at once, and kept."""
 
     def __init__(self, ns: Netns, name: str, mac: str, ip: str, queue: int) -> None:
@@ -38,18 +37,6 @@ class Tap:
         self._last_seen = 0.0
         self._descriptor = self._wake = -1
         self._thread = threading.Thread(target=self._read_all, name=f"tap-{name}", daemon=True)
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def open(self) -> None:
         """Create the device."""

@@ -19,7 +19,7 @@ from ovs_ebpf_tap.lab.compare import account
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -46,13 +46,6 @@ def copies_of(a: Host, b: Host, m: Host, count: int = 20) -> int:
     times = {counts[frame] for frame in frames}
     assert len(times) == 1, counts
     return times.pop()
-
-
-def hook_count(switch: Switch) -> int:
-    """How many TCX programs and clsact qdiscs the switch's devices have."""
-    tcx = switch.ns.call(lambda: sum(bpf.count_tcx(index) for index, _ in socket.if_nameindex()))
-    qdiscs = switch.ns.run("tc", "qdisc", "show").stdout.count("clsact")
-    return tcx + qdiscs
 
 
 @pytest.mark.parametrize("attach", ATTACH)

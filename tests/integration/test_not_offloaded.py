@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from ovs_ebpf_tap import bpf
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import parse_seq, sequenced
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 
@@ -266,12 +264,6 @@ class Bench:
         printed = self.switch.get("Mirror", "m1", "select_vlan").strip("[]")
         return tuple(int(vlan) for vlan in printed.split(",") if vlan)
 
-    def hook_count(self) -> int:
-        """How many TCX programs and clsact qdiscs the switch's devices have, anybody's."""
-        devices = self.switch.ns.call(socket.if_nameindex)
-        tcx = self.switch.ns.call(lambda: sum(bpf.count_tcx(index) for index, _ in devices))
-        return tcx + self.switch.ns.run("tc", "qdisc", "show").stdout.count("clsact")
-
     def status(self) -> dict[str, object]:
         (found,) = (row for row in self.tap.status() if row["name"] == "m1")
         return found
@@ -355,7 +347,7 @@ pytestmark = pytest.mark.openvswitch
 def test_what_stays_with_ovs(bench: Bench, case: Case) -> None:
     bench.vsctl(case.change)
     bench.assert_not_offloaded(case.state, case.reason, case.select_vlan)
-    assert bench.hook_count() == 0
+    assert hook_count(bench.switch) == 0
     if case.name in ("stp", "rstp"):
         wait_forwarding(bench)
     assert bench.copies(case.at, case.tags_a, case.tags) == once(*case.copied)
@@ -381,7 +373,7 @@ def wait_forwarding(bench: Bench) -> None:
 def test_destination_that_is_down(bench: Bench) -> None:
     bench.switch.ns.run("ip", "link", "set", "b0", "down")
     bench.assert_not_offloaded("native", "port b0: device b0 is down")
-    assert bench.hook_count() == 0
+    assert hook_count(bench.switch) == 0
     assert bench.copies(("m",), silent="b") == once(A_TO_B, C_TO_B)
     bench.switch.ns.run("ip", "link", "set", "b0", "up")
     bench.assert_offloaded()

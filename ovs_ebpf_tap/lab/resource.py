@@ -1,0 +1,31 @@
+"""What a lab opens and has to close again, also when a test fails."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+
+class Resource(ABC):
+    """Open within a with-block."""
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def open(self) -> None:
+        """Make it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Remove it; again does nothing."""
