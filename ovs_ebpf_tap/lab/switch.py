@@ -24,6 +24,8 @@ from ovs_ebpf_tap.lab.traffic import send
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+# What `scripts/newer-ovs` makes: the Open vSwitch of Debian 13.
+NEWER_OVS = Path("/var/cache/ovs-ebpf-tap/newer-ovs")
 
 # A value for a column: text goes to ovs-vsctl as it is, so that "10,20", "[]" or "@id" work.
 Column = str | int | bool | Sequence[str | int] | Mapping[str, str]
@@ -72,13 +74,24 @@ Port = str | Host | Bond | Tap
 
 
 class Switch(Resource):
-    """ovsdb-server and ovs-vswitchd, run in a namespace and a directory made for them."""
+    """ovsdb-server and ovs-vswitchd, run in a namespace and a directory made for them.
 
-    def __init__(self, label: str = "switch", schema: Path = SCHEMA, prefix: str = PREFIX) -> None:
+    `ovs` is a directory with another Open vSwitch than the machine's (`NEWER_OVS`), whose schema
+    then is in place of `schema`.
+    """
+
+    def __init__(
+        self,
+        label: str = "switch",
+        schema: Path = SCHEMA,
+        prefix: str = PREFIX,
+        ovs: Path | None = None,
+    ) -> None:
         self.ns = Netns(label, prefix)
         self.rundir = Path(tempfile.gettempdir()) / unique_name(label, prefix)
         self.hosts: dict[str, Host] = {}
-        self._schema = schema
+        self._ovs = ovs
+        self._schema = schema if ovs is None else ovs / SCHEMA.relative_to("/")
         self._prefix = prefix
         self._resources = contextlib.ExitStack()
         self._numbers = 0
@@ -92,7 +105,10 @@ class Switch(Resource):
     def env(self) -> dict[str, str]:
         """The environment that leads OVS's own tools, and a sidecar, to this switch."""
         variables = ("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR")
-        return dict.fromkeys(variables, str(self.rundir))
+        env = dict.fromkeys(variables, str(self.rundir))
+        if self._ovs is not None:
+            env["PATH"] = f"{self._ovs}/bin:{os.environ.get('PATH', os.defpath)}"
+        return env
 
     # Life
 
@@ -104,7 +120,7 @@ class Switch(Resource):
             self._resources.enter_context(self.ns)
             self._run("ovsdb-tool", "create", str(self._conf_db), str(self._schema))
             self.start_ovsdb()
-            self._run("ovs-vsctl", f"--db={self.db}", "--no-wait", "init")
+            self._init_db()
             self.start_vswitchd()
         except BaseException:
             self.close()
@@ -331,6 +347,12 @@ class Switch(Resource):
     def _run(self, *argv: str) -> str:
         return self.ns.run(*argv, env=self.env, timeout=30).stdout.strip()
 
+    def _init_db(self) -> None:
+        """Write what ovs-ctl writes before it starts ovs-vswitchd."""
+        version = self._run("ovs-vswitchd", "--version").splitlines()[0].split()[-1]
+        settings = ("set", "Open_vSwitch", ".", f"ovs_version={version}")
+        self._run("ovs-vsctl", f"--db={self.db}", "--no-wait", "init", "--", *settings)
+
     def _start(self, daemon: str, *args: str) -> None:
         # The command returns when the daemon is ready: with --detach they say so themselves.
         options = ("--detach", "--no-chdir", "--pidfile", f"--log-file={self.rundir}/{daemon}.log")
@@ -351,10 +373,12 @@ class Switch(Resource):
         """The daemon's process id if it runs; the file of a killed one stays behind."""
         try:
             pid = int((self.rundir / f"{daemon}.pid").read_text())
-            command = Path(f"/proc/{pid}/comm").read_text().strip()
+            command = Path(f"/proc/{pid}/cmdline").read_text()
         except (FileNotFoundError, ProcessLookupError, ValueError):
             return None
-        return pid if command == daemon and _alive(pid) else None
+        # Of another Open vSwitch than the machine's, the first word is the dynamic loader.
+        names = {Path(word).name for word in command.split("\0")}
+        return pid if daemon in names and _alive(pid) else None
 
     def _deepen_queues(self) -> None:
         """Let the switch's sockets hold what comes while it is busy: it is to lose no frame."""

@@ -4,9 +4,10 @@
 #   setup_environment [EXTRA]
 #
 # installs the missing Debian packages, and the project with its EXTRA (e.g. "test") in a virtual
-# environment, .venv in the checkout. It prints a line for each thing that it does, so nothing when all
-# is there, and returns 1 after one line on standard error if it can't. An Open vSwitch of the machine
-# is left alone; one that comes with the packages is neither started nor enabled.
+# environment, .venv in the checkout; for tests it also fetches a newer Open vSwitch. It prints a line
+# for each thing that it does, so nothing when all is there, and returns 1 after one line on standard
+# error if it can't. An Open vSwitch of the machine is left alone; one that comes with the packages is
+# neither started nor enabled.
 
 SETUP_CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly SETUP_CHECKOUT
@@ -22,7 +23,10 @@ setup_environment() {
         setup_fail 'root is needed: for network namespaces, eBPF and Open vSwitch'
         return
     fi
-    setup_debian_packages && setup_venv && setup_project "${1:-}"
+    setup_debian_packages && setup_venv && setup_project "${1:-}" &&
+        if [[ ${1:-} == test ]]; then
+            setup_newer_ovs
+        fi
 }
 
 setup_debian_packages() {
@@ -108,6 +112,11 @@ setup_project() {
         "$SETUP_CHECKOUT${extra:+[$extra]}" || return
     # With an extra, all is there for those who want none.
     printf '%s\n' "${wanted%:*}:" ${extra:+"$wanted"} >"$stamp"
+}
+
+setup_newer_ovs() {
+    local fetch=$SETUP_CHECKOUT/scripts/newer-ovs
+    "$fetch" --is-there || setup_quietly 'fetching a newer Open vSwitch for tests' "$fetch"
 }
 
 # setup_quietly WHAT CMD...: says WHAT, runs CMD, and shows the end of its output only if it fails.
