@@ -47,6 +47,10 @@ class Port:
     cvlans: tuple[int, ...] = ()
     vlan_mode: str | None = None
     priority_tags: str | None = None
+    qinq_ethtype: str | None = None
+    bond_mode: str | None = None
+    bond_active_member: str | None = None
+    """The Ethernet address of the bond's member that is in use."""
     protected: bool = False
 
     @property
@@ -111,8 +115,11 @@ class Database:
     mirrors: Mapping[UUID, Mirror] = field(default_factory=dict)
     external_ids: Mapping[str, str] = field(default_factory=dict)
     hw_offload: bool = False
+    vlan_limit: int = 1
+    """How many VLAN tags of a frame OVS looks at."""
     next_cfg: int = 0
     cur_cfg: int = 0
+    ovs_version: str | None = None
 
     def intended_protected(self, port: Port) -> bool:
         """The `protected` that the user wants: a hand-over flips it for a moment."""

@@ -57,6 +57,7 @@ class Device:
     up: bool
     running: bool
     ethernet: bool = True
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def _device(message: Any) -> Device:
         up=bool(flags & _IFF_UP),
         running=bool(flags & _IFF_UP and flags & _IFF_LOWER_UP),
         ethernet=message["ifi_type"] == _ARPHRD_ETHER,
+        address=message.get_attr("IFLA_ADDRESS") or "",
     )
 
 

@@ -9,6 +9,7 @@ the replica every time.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from errno import EAGAIN
@@ -29,7 +30,14 @@ from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
 DATABASE = "Open_vSwitch"
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "Open_vSwitch": ("bridges", "external_ids", "other_config", "next_cfg", "cur_cfg"),
+    "Open_vSwitch": (
+        "bridges",
+        "external_ids",
+        "other_config",
+        "next_cfg",
+        "cur_cfg",
+        "ovs_version",
+    ),
     "Bridge": (
         "name",
         "datapath_type",
@@ -46,6 +54,8 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
         "trunks",
         "cvlans",
         "vlan_mode",
+        "bond_mode",
+        "bond_active_slave",
         "other_config",
         "protected",
     ),
@@ -66,6 +76,12 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 # Columns that schemas of supported versions of Open vSwitch lack.
 _OPTIONAL = {("Interface", "ingress_policing_kpkts_rate"), ("Mirror", "filter"), ("Port", "cvlans")}
+
+# LEGACY_MAX_VLAN_HEADERS and FLOW_MAX_VLAN_HEADERS in OVS's `include/openvswitch/flow.h`.
+_LEGACY_VLAN_LIMIT = 1
+_MAX_VLAN_LIMIT = 2
+# What strtoll takes to its end; longer ones are out of range.
+_INT = re.compile(r"[ \t-\r]*[+-]?[0-9]{1,20}")
 
 _REPLIES = (ovs.jsonrpc.Message.T_REPLY, ovs.jsonrpc.Message.T_ERROR)
 
@@ -250,8 +266,10 @@ class Ovsdb:
             mirrors=dict(self._rows["Mirror"]),
             external_ids=dict(top.external_ids),
             hw_offload=top.other_config.get("hw-offload") == "true",
+            vlan_limit=_vlan_limit(top.other_config.get("vlan-limit", "")),
             next_cfg=top.next_cfg,
             cur_cfg=top.cur_cfg,
+            ovs_version=_first(top.ovs_version),
         )
 
     # Writing.
@@ -319,6 +337,14 @@ def _first(values: list[Any]) -> Any:
     return values[0] if values else None
 
 
+def _vlan_limit(text: str) -> int:
+    """How many tags OVS looks at: `smap_get_int`, then `flow_limit_vlans`, which knows two."""
+    limit = int(text) if _INT.fullmatch(text) else None
+    if limit is None or not -(1 << 31) <= limit < 1 << 31:
+        return _LEGACY_VLAN_LIMIT
+    return min(limit, _MAX_VLAN_LIMIT) if limit > 0 else _MAX_VLAN_LIMIT
+
+
 def _bridge(row: Any, columns: list[str]) -> Bridge:
     return Bridge(
         uuid=row.uuid,
@@ -341,6 +367,9 @@ def _port(row: Any, columns: list[str]) -> Port:
         cvlans=tuple(sorted(row.cvlans)) if "cvlans" in columns else (),
         vlan_mode=_first(row.vlan_mode),
         priority_tags=row.other_config.get("priority-tags"),
+        qinq_ethtype=row.other_config.get("qinq-ethtype"),
+        bond_mode=_first(row.bond_mode),
+        bond_active_member=_first(row.bond_active_slave),
         protected=row.protected,
     )
 

@@ -1,0 +1,379 @@
+"""What becomes of bridges whose management sockets answer well, badly, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ovs.poller
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovs_ebpf_tap import ofp, openflow
+from ovs_ebpf_tap.lab.waiting import wait_for
+from ovs_ebpf_tap.openflow import FlowTables, FlowTraits, PortFlags
+
+ALL_VERSIONS = ofp.message(ofp.OF15, ofp.HELLO, 1)
+PUSH_VLAN = bytes.fromhex("00040010000000000011000881000000")
+OUTPUT = bytes.fromhex("000400180000000000000010000000010000000000000000")
+
+
+class Peer:
+    """What listens where a bridge's management socket is expected."""
+
+    def __init__(self, run_dir: Path, bridge: str = "br0") -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(run_dir / f"{bridge}.mgmt"))
+        self._listener.listen()
+        self._listener.setblocking(False)
+        self.connections: list[socket.socket] = []
+
+    def accept(self) -> int:
+        """Takes new connections; returns how many there were."""
+        before = len(self.connections)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection, _ = self._listener.accept()
+                connection.setblocking(False)
+                self.connections.append(connection)
+        return len(self.connections) - before
+
+    def received(self, connection: socket.socket) -> list[tuple[int, int, int, bytes]]:
+        """The messages that have arrived: version, type, transaction id and body."""
+        data = b""
+        with contextlib.suppress(BlockingIOError):
+            while chunk := connection.recv(65536):
+                data += chunk
+        messages = []
+        while data:
+            version, kind, length, xid = ofp.HEADER.unpack_from(data)
+            messages.append((version, kind, xid, data[ofp.HEADER.size : length]))
+            data = data[length:]
+        return messages
+
+    def closed(self, connection: socket.socket) -> bool:
+        """Whether the other side has closed the connection; what it sent is passed over."""
+        try:
+            while connection.recv(65536):
+                pass
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
+        return True
+
+    def close(self) -> None:
+        for each in (self._listener, *self.connections):
+            each.close()
+
+
+@contextlib.contextmanager
+def watched(bridge: str = "br0") -> Iterator[tuple[FlowTables, Peer]]:
+    """Watches one bridge; the peer has two connections, that for flows first."""
+    with tempfile.TemporaryDirectory() as name:
+        tables, peer = FlowTables(Path(name)), Peer(Path(name), bridge)
+        try:
+            tables.watch([bridge])
+            assert not tables.run()
+            assert peer.accept() == 2
+            yield tables, peer
+        finally:
+            tables.close()
+            peer.close()
+
+
+def multipart(kind: int, content: bytes, more: bool = False, version: int = ofp.OF15) -> bytes:
+    return ofp.message(version, 19, 1, struct.pack("!HH4x", kind, more) + content)
+
+
+def flow(number: int, instructions: bytes = b"", event: int = 0) -> bytes:
+    match = struct.pack("!HHI", 1, 8, number)
+    length = 24 + len(match) + len(instructions)
+    return struct.pack("!HHBBHHH4xQ", length, event, 0, 0, 0, 0, 1, 0) + match + instructions
+
+
+def flows(*updates: bytes, more: bool = False) -> bytes:
+    return multipart(ofp.FLOW_MONITOR, b"".join(updates), more)
+
+
+def port_10(name: str, config: int) -> bytes:
+    return struct.pack("!H6s16sI20x", 1, bytes(6), name.encode(), config)
+
+
+def ports_10(*ports: bytes) -> bytes:
+    return ofp.message(ofp.OF10, 17, 1, struct.pack("!HH", ofp.PORT_DESC, 0) + b"".join(ports))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short waits, and a back-off longer than a test."""
+    monkeypatch.setattr(openflow, "_RECONNECT", 0.02)
+    monkeypatch.setattr(openflow, "_ANSWER", 0.05)
+    monkeypatch.setattr(openflow, "_POLL", 0.01)
+
+
+def until(tables: FlowTables, condition: Callable[[], object], what: str) -> None:
+    def look() -> object:
+        tables.run()
+        return condition()
+
+    wait_for(look, seconds=2, what=what)
+
+
+def test_flows_from_first_to_last() -> None:
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+        connection.sendall(ALL_VERSIONS)
+        tables.run()
+        (hello, request) = peer.received(connection)
+        assert hello[:2] == (ofp.OF15, ofp.HELLO)
+        assert request[:2] == (ofp.OF15, 18)
+
+        connection.sendall(flows(flow(1), flow(2, OUTPUT), more=True))
+        assert not tables.run()
+        assert tables.traits == {}, "not all of them were seen"
+        connection.sendall(flows(flow(3)))
+        assert tables.run()
+        assert tables.traits == {"br0": FlowTraits(outputs=True)}
+
+        def after(*updates: bytes) -> FlowTraits:
+            connection.sendall(flows(*updates))
+            tables.run()
+            return tables.traits["br0"]
+
+        both = FlowTraits(modifies=True, outputs=True)
+        assert after(flow(4, PUSH_VLAN, event=1)) == both
+        assert after(flow(5, PUSH_VLAN, event=1)) == both
+        assert after(flow(4, event=2)) == both
+        assert after(flow(5, event=3)) == FlowTraits(outputs=True)
+        assert after(flow(2, event=2), flow(9, event=2)) == FlowTraits()
+        assert not tables.run()
+
+
+def test_ports_are_looked_at_again_and_again(quick: None) -> None:
+    with watched() as (tables, peer):
+        _, connection = peer.connections
+        connection.sendall(ALL_VERSIONS)
+        tables.run()
+        hello, controller_id, request = peer.received(connection)
+        assert [each[0] for each in (hello, controller_id, request)] == [ofp.OF10] * 3
+        flags = {
+            "a": ofp.NO_RECEIVE,
+            "b": ofp.NO_RECEIVE_STP | ofp.NO_FORWARD,
+            "c": 0x53,
+        }
+        connection.sendall(ports_10(*[port_10(*each) for each in flags.items()]))
+        assert tables.run()
+        expected = PortFlags(frozenset("a"), frozenset("b"), frozenset("b"))
+        assert tables.port_flags == {"br0": expected}
+
+        until(tables, lambda: peer.received(connection), "the next look")
+        connection.sendall(ports_10(port_10("a", 0)))
+        until(tables, lambda: tables.port_flags == {"br0": PortFlags()}, "flags that are gone")
+
+
+def test_a_bridge_without_openflow_1_0_is_asked_in_a_later_version() -> None:
+    with watched() as (tables, peer):
+        bitmap = struct.pack("!HHI", 1, 8, 1 << ofp.OF13)
+        for connection in peer.connections:
+            connection.sendall(ofp.message(ofp.OF13, ofp.HELLO, 1, bitmap))
+        tables.run()
+        for connection in peer.connections:
+            assert {each[0] for each in peer.received(connection)} == {ofp.OF13}
+
+
+def test_a_bridge_with_openflow_1_0_alone_has_no_traits() -> None:
+    with watched() as (tables, peer):
+        for connection in peer.connections:
+            connection.sendall(ofp.message(ofp.OF10, ofp.HELLO, 1))
+        tables.run()
+        for_flows, for_ports = peer.connections
+        assert peer.closed(for_flows)
+        for_ports.sendall(ports_10())
+        tables.run()
+        assert tables.port_flags == {"br0": PortFlags()}
+        assert tables.traits == {}
+
+
+def test_a_refusal_to_monitor_flows_is_final(quick: None) -> None:
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+        connection.sendall(ALL_VERSIONS)
+        tables.run()
+        peer.received(connection)
+        connection.sendall(ofp.message(ofp.OF15, ofp.ERROR, 1, bytes(4)))
+        time.sleep(0.1)  # Longer than an answer may take.
+        tables.run()
+        assert not peer.received(connection)
+        assert not peer.closed(connection)
+        assert tables.traits == {}
+
+
+def test_echo_is_answered() -> None:
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+        connection.sendall(ALL_VERSIONS + ofp.message(ofp.OF15, ofp.ECHO_REQUEST, 77, b"ping"))
+        tables.run()
+        assert (ofp.OF15, ofp.ECHO_REPLY, 77, b"ping") in peer.received(connection)
+
+
+def test_messages_arrive_byte_by_byte() -> None:
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+        for byte in ALL_VERSIONS + flows(flow(1, OUTPUT), flow(2, PUSH_VLAN)):
+            connection.sendall(bytes([byte]))
+            tables.run()
+        assert tables.traits == {"br0": FlowTraits(modifies=True, outputs=True)}
+
+
+def test_what_is_known_goes_with_the_connection_and_comes_again(quick: None) -> None:
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+        connection.sendall(ALL_VERSIONS + flows(flow(1, OUTPUT)))
+        tables.run()
+        assert tables.traits
+        connection.close()
+        assert tables.run()
+        assert tables.traits == {}
+        until(tables, peer.accept, "another connection")
+        peer.connections[-1].sendall(ALL_VERSIONS + flows(flow(1)))
+        until(tables, lambda: tables.traits == {"br0": FlowTraits()}, "flows seen anew")
+
+
+def test_only_what_is_watched_is_known() -> None:
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+        connection.sendall(ALL_VERSIONS + flows())
+        tables.run()
+        tables.watch(["br0", "br1", "br0"])
+        assert tables.traits
+        tables.watch(["br1", "../br0"])
+        assert all(peer.closed(each) for each in peer.connections)
+        assert tables.run()
+        assert tables.traits == {}
+        assert peer.accept() == 0
+
+
+def test_nobody_listens(tmp_path: Path, quick: None) -> None:
+    tables = FlowTables(tmp_path)
+    tables.watch(["br0"])
+    assert not tables.run()
+    poller = ovs.poller.Poller()
+    tables.wait(poller)
+    started = time.monotonic()
+    poller.block()
+    assert time.monotonic() - started < 1
+    peer = Peer(tmp_path)
+    until(tables, peer.accept, "a connection to who listens now")
+    tables.close()
+    peer.close()
+
+
+def backed_off(tables: FlowTables, peer: Peer) -> bool:
+    """Whether both connections are closed, and are not made again at once."""
+    until(tables, lambda: all(map(peer.closed, peer.connections)), "connections that are closed")
+    assert tables.traits == {}
+    assert tables.port_flags == {}
+    time.sleep(0.06)
+    return not tables.run() and peer.accept() == 0
+
+
+def test_silence(quick: None) -> None:
+    with watched() as (tables, peer):
+        assert backed_off(tables, peer)
+
+
+def test_a_hello_and_then_silence(quick: None) -> None:
+    with watched() as (tables, peer):
+        for connection in peer.connections:
+            connection.sendall(ALL_VERSIONS)
+        assert backed_off(tables, peer)
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        ofp.message(ofp.OF15, ofp.ERROR, 0, bytes(4)),
+        ofp.HEADER.pack(ofp.OF15, ofp.HELLO, 3, 0),
+        ALL_VERSIONS + ALL_VERSIONS[:1] + b"\0\0\4\0\0\0\0",
+        ALL_VERSIONS + ofp.message(ofp.OF14, 19, 0, bytes(8)),
+        ALL_VERSIONS + ofp.message(ofp.OF15, 19, 0) + ofp.message(ofp.OF10, 17, 0),
+    ],
+)
+def test_rubbish(quick: None, rubbish: bytes) -> None:
+    with watched() as (tables, peer):
+        for connection in peer.connections:
+            connection.sendall(rubbish)
+        assert backed_off(tables, peer)
+
+
+def test_a_peer_that_closes_is_tried_less_and_less(quick: None) -> None:
+    with watched() as (tables, peer):
+        times: list[float] = []
+        while len(times) < 4:
+            peer.connections.pop(0).close()
+            peer.connections.clear()
+            until(tables, peer.accept, "the next try")
+            times.append(time.monotonic())
+        assert times[3] - times[2] > 1.5 * (times[1] - times[0])
+
+
+def test_a_peer_that_asks_without_reading_is_left() -> None:
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+        connection.setblocking(True)
+        connection.settimeout(0.01)
+        flood = ofp.message(ofp.OF15, ofp.ECHO_REQUEST, 1, bytes(16000)) * 4
+        connection.sendall(ALL_VERSIONS)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):
+                with contextlib.suppress(TimeoutError):
+                    connection.sendall(flood)
+                tables.run()
+        connection.setblocking(False)
+        assert peer.closed(connection)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(max_size=300), max_size=4), st.booleans(), st.booleans())
+def test_any_bytes(chunks: list[bytes], greet: bool, close: bool) -> None:
+    with watched() as (tables, peer):
+        for connection in peer.connections:
+            with contextlib.suppress(ConnectionError):
+                if greet:
+                    connection.sendall(ALL_VERSIONS)
+                for chunk in chunks:
+                    connection.sendall(chunk)
+                    tables.run()
+            if close:
+                connection.close()
+        tables.run()
+        tables.wait(ovs.poller.Poller())
+
+
+def test_many_flows_are_taken_in_by_and_by() -> None:
+    """However many flows wait, `run` returns soon, and holds little of what has arrived."""
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+        chunk = 1000
+        waiting = bytearray(ALL_VERSIONS)
+        for start in range(0, 20_000, chunk):
+            some = [flow(number, OUTPUT) for number in range(start, start + chunk)]
+            waiting += flows(*some, more=start + chunk < 20_000)
+        runs = 0
+        while not tables.traits:
+            with contextlib.suppress(BlockingIOError):
+                del waiting[: connection.send(waiting)]
+            tables.run()
+            held = sum(len(channel._input) for channel in tables._order)
+            assert held <= openflow._CHUNK + ofp.MAX_LENGTH
+            runs += 1
+            assert runs < 10_000
+        assert not waiting
