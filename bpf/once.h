@@ -4,7 +4,7 @@
  * nothing on the packet tells: the userspace datapath carries bytes only, and
  * a mark would be part of the flow key. So the hooks count.
  *
- * Take all frames of one content and one output. Let `arrived` be how many of
+ * Take all frames of one content, in one VLAN, for one group of rules. Let `arrived` be how many of
  * them arrived at selected source ports, and departed(P) how many left through
  * the selected destination port P. A packet arrives once and leaves a port
  * once, so the number of packets is at least the largest of these counts, and
@@ -28,10 +28,18 @@
 #define TAP_RACE_MS 20
 
 #define TAP_DIGEST_LEN 64
-#define TAP_MACS_LEN 12
-#define TAP_TAG_LEN 4
 
-/* One content, for one output. */
+/* What a hook knows of its packet. */
+struct tap_packet {
+	struct tap_tag tag;	/* outermost tag */
+	u32 tagged;
+	u32 tag_len;		/* of that tag, if it is in the frame: 4 */
+	u32 vid;		/* the VLAN that the packet is in */
+	u32 tunnel;		/* its tag is not the port's own, but its payload */
+	u64 digest;
+};
+
+/* One content, for one group. */
 struct tap_frame {
 	u32 tag;
 	u32 born;	/* ms: tells a content from its forgotten former life */
@@ -47,7 +55,7 @@ struct tap_frames {
 	struct tap_frame way[TAP_WAYS];
 };
 
-/* One content, for one output, at one port that it leaves through. */
+/* One content, for one group, at one port that it leaves through. */
 struct tap_departure {
 	u32 tag;
 	u32 born;	/* of the frame it counts */
@@ -92,33 +100,53 @@ static __always_inline void tap_forget_checksum(u8 *frame)
 	}
 }
 
-/*
- * Digest of the frame's head and length, the same whether its VLAN tag is in
- * metadata, inline, or gone. It need not tell any two frames apart: contents
- * that share it are counted together, and the counts still hold.
- */
-static __always_inline u64 tap_digest(struct __sk_buff *skb, u32 tag_len)
+/* Fills the rest of the @frame's head, from @at on, with the bytes from @start on. */
+static __always_inline void tap_load_head(struct __sk_buff *skb, u8 *frame, const u32 at, u32 start)
 {
-	/* Longer than what is digested: room for the verifier's bound. */
-	u64 word[TAP_DIGEST_LEN / 8 + 2] = {};
-	u8 *frame = (u8 *)word;
-	u32 start = TAP_MACS_LEN + tag_len;
 	u32 len = skb->len - start;
-	u64 h = TAP_SEED ^ len;
-	int i;
 
-	if (bpf_skb_load_bytes(skb, 0, frame, TAP_MACS_LEN))
-		return h;
-	if (len >= TAP_DIGEST_LEN - TAP_MACS_LEN)
-		len = TAP_DIGEST_LEN - TAP_MACS_LEN;
+	if (len >= TAP_DIGEST_LEN - at)
+		len = TAP_DIGEST_LEN - at;
 	/*
 	 * Changes no length there is, but tells the verifier that it is neither
 	 * zero nor too long; the compiler would see that there is no need.
 	 */
 	asm volatile("" : "+r"(len));
 	len = ((len - 1) & (TAP_DIGEST_LEN - 1)) + 1;
-	bpf_skb_load_bytes(skb, start, frame + TAP_MACS_LEN, len);
+	bpf_skb_load_bytes(skb, start, frame + at, len);
+}
+
+/*
+ * Digest of the frame's head, its VLAN in the bridge, and its length; the same
+ * whether its VLAN tag is in metadata, in the frame, or gone. It need not tell
+ * any two frames apart: contents that share it are counted together, and the
+ * counts still hold.
+ */
+static __always_inline u64 tap_digest(struct __sk_buff *skb, const struct tap_packet *packet)
+{
+	/* Longer than what is digested: room for the verifier's bound. */
+	u64 word[TAP_DIGEST_LEN / 8 + 3] = {};
+	u32 len = skb->len - packet->tag_len;
+	u8 *frame = (u8 *)word;
+	u64 h;
+	u32 i;
+
+	if (bpf_skb_load_bytes(skb, 0, frame, TAP_MACS_LEN))
+		return 0;
+	if (packet->tunnel && packet->tagged) {
+		/* To the bridge this tag is payload, behind a tag of the port's. */
+		len += TAP_TAG_LEN;
+		frame[12] = packet->tag.tpid >> 8;
+		frame[13] = packet->tag.tpid;
+		frame[14] = packet->tag.tci >> 8;
+		frame[15] = packet->tag.tci;
+		tap_load_head(skb, frame, TAP_MACS_LEN + TAP_TAG_LEN,
+			      TAP_MACS_LEN + packet->tag_len);
+	} else {
+		tap_load_head(skb, frame, TAP_MACS_LEN, TAP_MACS_LEN + packet->tag_len);
+	}
 	tap_forget_checksum(frame);
+	h = TAP_SEED ^ len ^ (u64)packet->vid << 32;
 #pragma unroll
 	for (i = 0; i < TAP_DIGEST_LEN / 8; i++)
 		h = tap_mix(h, word[i]);
@@ -205,12 +233,12 @@ static __always_inline u32 tap_depart(u64 key, u32 born, u32 now)
 }
 
 /*
- * Whether this hook is the one to copy the packet to @rule's output.
+ * Whether this hook is the one to copy the packet to @rule's group.
  * A spin lock may not be held over a call, hence the second look-up in the set.
  */
 static __always_inline bool tap_once(const struct tap_rule *rule, u64 digest)
 {
-	u64 key = tap_mix(digest, rule->output);
+	u64 key = tap_mix(digest, rule->group);
 	u32 index = key & (TAP_SETS - 1), tag = key >> 32;
 	u32 now = bpf_ktime_get_coarse_ns() >> 20;
 	struct tap_frames *set = frames.lookup(&index);

@@ -2,27 +2,43 @@
 /*
  * Copies the packets of mirrored ports to their mirrors' output devices.
  *
- * One program for the ingress and one for the egress hook of a device, the
- * same for TCX and for clsact's direct action. Neither changes the packet or
- * its fate: whatever the copies do, the next program goes on as if this one
- * were not there.
+ * tap_ingress and tap_egress are attached to the hooks of a device, the same
+ * for TCX and for clsact's direct action. They look what there is to do, and
+ * leave it to tap_rules, with tap_key for filters, or to tap_finish where a copy
+ * has come to its output device. None changes the packet or its fate: whatever the copies do, the next
+ * program goes on as if these were not there.
  */
 #include "tap.h"
 
-#define ETH_P_IP	0x0800
-#define ETH_P_8021Q	0x8100
-#define ETH_P_IPV6	0x86dd
-#define ETH_P_8021AD	0x88a8
-#define IPPROTO_TCP	6
-#define IPPROTO_UDP	17
-#define IPPROTO_SCTP	132
-#define ETH_HLEN	14
-#define VLAN_VID_MASK	0x0fff
+#include "net.h"
 
 /* TCX_NEXT, and TC_ACT_UNSPEC of a direct-action classifier */
 #define TAP_NEXT	(-1)
+/* TCX_DROP, and TC_ACT_SHOT */
+#define TAP_DROP	2
 
+/* What one program does of a hook's rules; the verifier's time grows with it. */
+#define TAP_RULES_AT_ONCE 16
+
+#include "tags.h"
 #include "once.h"
+#include "filter.h"
+
+struct tap_vlan_set {
+	u8 bits[TAP_VLAN_SET_LEN];
+};
+
+/*
+ * The verifier follows each path for as long as what it knows of memory differs
+ * from what it knew on others. It knows nothing of what is in a map, or in the
+ * packet's control block: so steps that have many paths leave their results
+ * there, and all paths are one again.
+ */
+struct tap_scratch {
+	struct tap_packet packet;
+	union tap_flow flow;
+	struct tap_work work;
+};
 
 /* key: ifindex of a device with an ingress hook; value: its rules */
 BPF_F_TABLE("hash", u32, struct tap_hook, ingress, TAP_MAX_HOOKS, BPF_F_NO_PREALLOC);
@@ -32,34 +48,89 @@ BPF_F_TABLE("hash", u32, struct tap_hook, egress, TAP_MAX_HOOKS, BPF_F_NO_PREALL
 BPF_TABLE("array", u32, struct tap_rule, rules, TAP_MAX_RULES);
 /* key: a mirror's slot; value: its counters on each CPU */
 BPF_TABLE("percpu_array", u32, struct tap_counters, counters, TAP_MAX_MIRRORS);
-/* key: 0; value: whether this CPU is delivering a copy to a device with a hook */
-BPF_TABLE("percpu_array", u32, u32, copying, 1);
+/* key: place; value: the VLAN settings of hooks' ports */
+BPF_TABLE("array", u32, struct tap_port, ports, TAP_MAX_PORTS);
+/* key: place; value: what copies need changed */
+BPF_TABLE("array", u32, struct tap_edit, edits, TAP_MAX_EDITS);
+/* key: place; value: a set of VLANs */
+BPF_TABLE("array", u32, struct tap_vlan_set, vlans, TAP_MAX_VLAN_SETS);
+/* key: place; value: what a mirror's filter selects */
+BPF_TABLE("array", u32, struct tap_match, matches, TAP_MAX_MATCHES);
+/* key: 0; value: what a program works out in steps, while it makes no copy */
+BPF_TABLE("percpu_array", u32, struct tap_scratch, scratch, 1);
+/* key: TAP_NEXT_*; value: the program that goes on with the packet */
+BPF_PROG_ARRAY(next, 3);
 /* key: a mirror's UUID; value: its slot and older counts. For the sidecar alone. */
 BPF_F_TABLE("hash", struct tap_uuid, struct tap_mirror, mirrors, TAP_MAX_MIRRORS, BPF_F_NO_PREALLOC);
 /* key: ifindex whose clsact qdisc is ours to remove; value: 1. For the sidecar alone. */
 BPF_F_TABLE("hash", u32, u32, qdiscs, TAP_MAX_HOOKS, BPF_F_NO_PREALLOC);
 
-static __always_inline bool tap_is_vlan(__be16 protocol)
+/*
+ * What the control block holds while a hook's rules are gone through: the run of
+ * rules that was gone through last, and at the end, where the next program is to
+ * go on.
+ */
+#define TAP_CB_FIRST	0
+#define TAP_CB_SHAPE	1
+#define TAP_CB_GROUP	2
+#define TAP_CB_RUN	3
+#define TAP_CB_SERVED	4
+
+/* And for a copy that has come to its output device: its edit. */
+#define TAP_CB_EDIT	2
+
+/* The run selects the packet. */
+#define TAP_SELECTED	1
+/* And this hook is the one that copies it. */
+#define TAP_COPIED	2
+
+static __always_inline bool tap_has_vlan(u32 place, u32 vid)
 {
-	return protocol == __builtin_bswap16(ETH_P_8021Q) ||
-	       protocol == __builtin_bswap16(ETH_P_8021AD);
+	struct tap_vlan_set *set = vlans.lookup(&place);
+
+	return set && set->bits[vid / 8 % TAP_VLAN_SET_LEN] & 1 << vid % 8;
 }
 
-/* Bytes that the outermost VLAN tag takes inline: 4, or 0 without or in metadata. */
-static __always_inline u32 tap_inline_tag(struct __sk_buff *skb)
+/*
+ * Whether the port admits the packet, and which VLAN it is in: in
+ * ofproto/ofproto-dpif-xlate.c, input_vid_is_valid and xvlan_input_translate.
+ */
+static __always_inline bool tap_enter(u32 place, struct tap_packet *packet)
 {
-	return !skb->vlan_present && tap_is_vlan(skb->protocol) ? TAP_TAG_LEN : 0;
-}
+	struct tap_port *port;
 
-static __always_inline bool tap_is_parked_vlan(struct __sk_buff *skb, u32 tag_len)
-{
-	__be16 tci;
-
-	if (skb->vlan_present)
-		return (skb->vlan_tci & VLAN_VID_MASK) == TAP_PARKED_VLAN;
-	if (!tag_len || bpf_skb_load_bytes(skb, ETH_HLEN, &tci, sizeof(tci)))
+	packet->tunnel = 0;
+	packet->vid = packet->tag.tci & VLAN_VID_MASK;
+	if (!place)
+		return true;
+	port = ports.lookup(&place);
+	if (!port || (port->admitted && !tap_has_vlan(port->admitted, packet->vid)))
 		return false;
-	return (__builtin_bswap16(tci) & VLAN_VID_MASK) == TAP_PARKED_VLAN;
+	/* Open vSwitch takes a tag off that says nothing, also if it would be a second one. */
+	packet->tunnel = port->mode == TAP_TAGS_FORCED ||
+			 (port->mode == TAP_TAGS_TUNNEL && packet->tag.tci & TAP_TCI_MASK);
+	if (port->mode == TAP_TAGS_FORCED || port->mode == TAP_TAGS_TUNNEL || (port->mode != TAP_TAGS_KEEP && !packet->vid))
+		packet->vid = port->tag;
+	return true;
+}
+
+/*
+ * The addresses of link protocols, which Open vSwitch does not mirror to a
+ * VLAN: eth_addr_is_reserved in lib/packets.c.
+ */
+static __always_inline bool tap_is_reserved(struct __sk_buff *skb)
+{
+	u64 address = 0;
+
+	if (bpf_skb_load_bytes(skb, 0, (u8 *)&address + 2, 6))
+		return false;
+	address = __builtin_bswap64(address);
+	return (address & ~0xfULL) == 0x0180c2000000ULL ||
+	       (address & ~0x7ULL) == 0x01000cccccc0ULL ||
+	       address == 0x00e02b000000ULL || address == 0x00e02b000004ULL ||
+	       address == 0x00e02b000006ULL || address == 0x01000c000000ULL ||
+	       address == 0x01000cccccccULL || address == 0x01000ccccccdULL ||
+	       address == 0x01000ccdcdcdULL;
 }
 
 static __always_inline void tap_account(u32 slot, u32 len, bool delivered)
@@ -76,47 +147,98 @@ static __always_inline void tap_account(u32 slot, u32 len, bool delivered)
 	}
 }
 
-static __always_inline u32 *tap_copying(void)
-{
-	u32 zero = 0;
-
-	return copying.lookup(&zero);
-}
-
 /*
- * Where another mirror selects the output device, its copies are among this
- * hook's rules already. So the output's own hook, which runs within the call,
- * is told to stand back: else rings of mirrors would never end.
+ * A copy for a device with a hook of ours carries a mark there, so that it is
+ * finished and passed over: where another mirror selects the output device,
+ * its copies are among this hook's rules already. So rings of mirrors end.
  */
-static __always_inline long tap_clone(struct __sk_buff *skb, const struct tap_rule *rule)
+static __always_inline long tap_clone(struct __sk_buff *skb, const struct tap_rule *rule, u32 edit)
 {
 	u64 flags = rule->flags & TAP_RULE_TO_INGRESS ? BPF_F_INGRESS : 0;
-	u32 *busy;
+	u32 kept = skb->tc_index;
 	long error;
 
-	if (!(rule->flags & TAP_RULE_TO_HOOK))
+	if (!edit && !(rule->flags & TAP_RULE_TO_HOOK))
 		return bpf_clone_redirect(skb, rule->output, flags);
-	busy = tap_copying();
-	if (!busy)
-		return -1;
-	*busy = 1;
+	skb->tc_index = TAP_COPY | edit;
 	error = bpf_clone_redirect(skb, rule->output, flags);
-	*busy = 0;
+	skb->tc_index = kept;
 	return error;
 }
 
-/*
- * Open vSwitch does not send what is longer than the output device's MTU;
- * super-packets are cut there, and pass.
- */
+static __always_inline bool tap_edit(struct __sk_buff *skb, const struct tap_edit *edit,
+				     struct tap_change *change)
+{
+	u32 zero = 0;
+	struct tap_scratch *steps = scratch.lookup(&zero);
+
+	if (!steps)
+		return false;
+	tap_work_out(skb, edit, &steps->work);
+	barrier();
+	*change = steps->work.change;
+	return tap_change_tags(skb, change);
+}
+
+/* Copies a packet whose tags are changed for as long as it takes. */
+static __always_inline bool tap_copy_edited(struct __sk_buff *skb, const struct tap_rule *rule)
+{
+	u32 place = rule->edit;
+	struct tap_edit *edit = edits.lookup(&place);
+	struct tap_change change = {};
+	bool copied;
+
+	if (!edit)
+		return false;
+	if (!tap_edit(skb, edit, &change) || !tap_fits(skb, edit->max_len, edit->flags) ||
+	    tap_clone(skb, rule, 0))
+		skb->cb[TAP_CB_ERROR] = 1;
+	copied = !skb->cb[TAP_CB_ERROR];
+	tap_restore_tags(skb, &change);
+	return copied;
+}
+
+static __always_inline bool tap_needs_edit(const struct tap_rule *rule,
+					   const struct tap_packet *packet)
+{
+	if (rule->flags & TAP_RULE_NO_DEI && packet->tag.tci & VLAN_DEI_MASK)
+		return packet->tagged;
+	if (rule->flags & TAP_RULE_EDIT_BARE)
+		return packet->tagged && !(packet->tag.tci & TAP_TCI_MASK);
+	if (rule->flags & TAP_RULE_EDIT_TAGGED)
+		return packet->tagged;
+	return rule->edit;
+}
+
+/* A clone's result is also what the output's hook and queue said: any but 0 is a loss. */
 static __always_inline void tap_copy(struct __sk_buff *skb, const struct tap_rule *rule,
-				     u32 tag_len)
+				     const struct tap_packet *packet)
 {
 	u32 len = skb->len + (skb->vlan_present ? TAP_TAG_LEN : 0);
-	bool fits = skb->gso_size || skb->len - tag_len <= rule->max_len;
+	bool copied;
 
-	/* A clone's result is also what the output's queue said: any but 0 is a loss. */
-	tap_account(rule->slot, len, fits && !tap_clone(skb, rule));
+	if (!tap_needs_edit(rule, packet))
+		copied = tap_fits(skb, rule->max_len, rule->flags) && !tap_clone(skb, rule, 0);
+	else if (rule->flags & TAP_RULE_EDIT_HERE)
+		copied = tap_copy_edited(skb, rule);
+	else
+		copied = !tap_clone(skb, rule, rule->edit);
+	tap_account(rule->slot, len, copied);
+}
+
+/* Changes what is to be changed of a copy, which has come to its output device. */
+int tap_finish(struct __sk_buff *skb)
+{
+	u32 place = skb->cb[TAP_CB_EDIT];
+	struct tap_change change;
+	struct tap_edit *edit;
+
+	edit = edits.lookup(&place);
+	if (!edit || !tap_edit(skb, edit, &change))
+		return TAP_DROP;
+	if (edit->snaplen && tap_cut(skb, edit))
+		return TAP_DROP;
+	return tap_fits(skb, edit->max_len, edit->flags) ? TAP_NEXT : TAP_DROP;
 }
 
 /*
@@ -128,53 +250,161 @@ static __always_inline bool tap_read_hook(const struct tap_hook *entry, u32 ifin
 					  struct tap_hook *hook)
 {
 	struct tap_rule *rule;
-	u32 place, *busy;
+	u32 place;
 
-	hook->n = 0;
+	hook->shape = 0;
 	if (!entry)
 		return true;
 	*(u64 *)hook = *(const volatile u64 *)entry;
+	if (!(hook->shape & TAP_SHAPE_RULES))
+		return true;
 	place = hook->first;
 	rule = rules.lookup(&place);
-	if (!rule || rule->hook != ifindex)
+	return rule && rule->hook == ifindex;
+}
+
+static __always_inline bool tap_has_match(const union tap_flow *flow, u32 place)
+{
+	struct tap_match *match = matches.lookup(&place);
+
+	return match && tap_matches(flow, match);
+}
+
+static __always_inline bool tap_selects(struct __sk_buff *skb, const struct tap_rule *rule,
+					const struct tap_packet *packet,
+					const union tap_flow *flow)
+{
+	if (rule->vlans && !tap_has_vlan(rule->vlans, packet->vid))
 		return false;
-	if (rule->flags & TAP_RULE_SEES_COPIES) {
-		busy = tap_copying();
-		if (busy && *busy)
-			hook->n = 0;
+	if (rule->match && !tap_has_match(flow, rule->match))
+		return false;
+	return !(rule->flags & TAP_RULE_NO_RESERVED) || !tap_is_reserved(skb);
+}
+
+/*
+ * Of a group, the first run that selects the packet copies it, to each output
+ * that it has, unless another hook was first.
+ */
+static __always_inline void tap_apply(struct __sk_buff *skb, const struct tap_rule *rule,
+				      const struct tap_packet *packet,
+				      const union tap_flow *flow)
+{
+	bool same = rule->group == skb->cb[TAP_CB_GROUP];
+	u32 served = 0;
+
+	if (!same || rule->run != skb->cb[TAP_CB_RUN]) {
+		if (same && skb->cb[TAP_CB_SERVED] & TAP_SELECTED)
+			return;
+		if (tap_selects(skb, rule, packet, flow))
+			served = TAP_SELECTED | TAP_COPIED;
+		if (served && rule->flags & TAP_RULE_ONCE && !tap_once(rule, packet->digest))
+			served = TAP_SELECTED;
+		skb->cb[TAP_CB_GROUP] = rule->group;
+		skb->cb[TAP_CB_RUN] = rule->run;
+		skb->cb[TAP_CB_SERVED] = served;
 	}
+	if (skb->cb[TAP_CB_SERVED] & TAP_COPIED)
+		tap_copy(skb, rule, packet);
+}
+
+/* Reads what the rules are held against; returns whether they are at all. */
+static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 shape,
+					struct tap_packet *packet, union tap_flow *flow)
+{
+	u32 zero = 0;
+	struct tap_scratch *steps = scratch.lookup(&zero);
+	struct tap_packet *p;
+
+	if (!steps)
+		return false;
+	p = &steps->packet;
+	p->tagged = tap_outer_tag(skb, &p->tag, &p->tag_len);
+	barrier();
+	if (!tap_enter(shape >> TAP_SHAPE_PORT, p))
+		return false;
+	barrier();
+	/* What Open vSwitch goes on copying while the mirror is parked. */
+	if (p->vid == TAP_PARKED_VLAN)
+		return false;
+	p->digest = shape & TAP_SHAPE_ONCE ? tap_digest(skb, p) : 0;
+	barrier();
+	*packet = *p;
+	*flow = steps->flow;
 	return true;
 }
 
-static __always_inline void tap_run(struct __sk_buff *skb, const struct tap_hook *hook)
+/* Has the hook's rules gone through. */
+static __always_inline void tap_go_on(struct __sk_buff *skb, u32 first, u32 shape)
 {
-	u32 i, place, tag_len = tap_inline_tag(skb);
-	struct tap_rule *rule;
-	bool digested = false;
-	u64 digest = 0;
+	skb->cb[TAP_CB_FIRST] = first;
+	skb->cb[TAP_CB_SHAPE] = shape;
+	if (shape & TAP_SHAPE_MATCH)
+		next.call(skb, TAP_NEXT_EXTRACT);
+	else
+		next.call(skb, TAP_NEXT_RULES);
+}
 
-	if (!hook->n)
-		return;
-	/* What Open vSwitch goes on copying while the mirror is parked. */
-	if (tap_is_parked_vlan(skb, tag_len))
-		return;
-	for (i = 0; i < TAP_MAX_RULES_PER_HOOK; i++) {
-		if (i >= hook->n)
-			break;
-		place = hook->first + i;
+/* Reads what filters are held against. */
+int tap_key(struct __sk_buff *skb)
+{
+	u32 zero = 0, limit = skb->cb[TAP_CB_SHAPE] >> TAP_SHAPE_LIMIT & 3;
+	struct tap_scratch *steps = scratch.lookup(&zero);
+
+	if (!steps)
+		return TAP_NEXT;
+	tap_extract(skb, limit, &steps->flow);
+	next.call(skb, TAP_NEXT_RULES);
+	return TAP_NEXT;
+}
+
+/* Goes through some rules of a hook; the next program goes on with the others. */
+int tap_rules(struct __sk_buff *skb)
+{
+	u32 first = skb->cb[TAP_CB_FIRST], shape = skb->cb[TAP_CB_SHAPE];
+	u32 n = shape & TAP_SHAPE_RULES, i, place;
+	struct tap_packet packet;
+	union tap_flow flow;
+	struct tap_rule *rule;
+
+	if (!tap_prepare(skb, shape, &packet, &flow))
+		return TAP_NEXT;
+#pragma clang loop unroll(disable)
+	for (i = 0; i < TAP_RULES_AT_ONCE; i++) {
+		if (i >= n)
+			return TAP_NEXT;
+		place = first + i;
 		rule = rules.lookup(&place);
 		if (!rule)
-			break;
-		if (rule->flags & TAP_RULE_ONCE) {
-			if (!digested) {
-				digest = tap_digest(skb, tag_len);
-				digested = true;
-			}
-			if (!tap_once(rule, digest))
-				continue;
-		}
-		tap_copy(skb, rule, tag_len);
+			return TAP_NEXT;
+		tap_apply(skb, rule, &packet, &flow);
 	}
+	if (n > TAP_RULES_AT_ONCE)
+		tap_go_on(skb, first + TAP_RULES_AT_ONCE, shape - TAP_RULES_AT_ONCE);
+	return TAP_NEXT;
+}
+
+static __always_inline int tap_start(struct __sk_buff *skb, const struct tap_hook *hook)
+{
+	if (!(hook->shape & TAP_SHAPE_RULES))
+		return TAP_NEXT;
+	skb->cb[TAP_CB_GROUP] = 0;
+	skb->cb[TAP_CB_RUN] = 0;
+	skb->cb[TAP_CB_SERVED] = 0;
+	tap_go_on(skb, hook->first, hook->shape);
+	return TAP_NEXT;
+}
+
+/* A copy has come to its output device: it is finished, and passed over. */
+static __always_inline int tap_arrived(struct __sk_buff *skb)
+{
+	u32 place = skb->tc_index & (TAP_COPY - 1);
+
+	skb->tc_index = 0;
+	if (!place)
+		return TAP_NEXT;
+	skb->cb[TAP_CB_EDIT] = place;
+	next.call(skb, TAP_NEXT_FINISH);
+	return TAP_DROP;
 }
 
 int tap_ingress(struct __sk_buff *skb)
@@ -182,9 +412,11 @@ int tap_ingress(struct __sk_buff *skb)
 	u32 ifindex = skb->ifindex;
 	struct tap_hook hook;
 
+	if (skb->tc_index & TAP_COPY)
+		return tap_arrived(skb);
 	if (tap_read_hook(ingress.lookup(&ifindex), ifindex, &hook) ||
 	    tap_read_hook(ingress.lookup(&ifindex), ifindex, &hook))
-		tap_run(skb, &hook);
+		return tap_start(skb, &hook);
 	return TAP_NEXT;
 }
 
@@ -193,8 +425,10 @@ int tap_egress(struct __sk_buff *skb)
 	u32 ifindex = skb->ifindex;
 	struct tap_hook hook;
 
+	if (skb->tc_index & TAP_COPY)
+		return tap_arrived(skb);
 	if (tap_read_hook(egress.lookup(&ifindex), ifindex, &hook) ||
 	    tap_read_hook(egress.lookup(&ifindex), ifindex, &hook))
-		tap_run(skb, &hook);
+		return tap_start(skb, &hook);
 	return TAP_NEXT;
 }

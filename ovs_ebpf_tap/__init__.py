@@ -3,12 +3,16 @@
 From what is seen to what is done:
 
 - observe: `ovsdb` (the database), `netlink` (devices and their TC hooks), `bpf` (programs,
-  maps and links), `vswitchd` (its revalidators). Each is the only module that talks to its part
-  of the world.
-- decide: `model` (what was seen, as plain data) and `plan` (pure functions from it to the
-  hooks and rules wanted, or to the reason why not).
-- apply: `datapath` (makes the kernel's hooks and rules those wanted) and `handover` (moves
-  mirrors between Open vSwitch and the hooks, in OVSDB).
+  maps and links), `vswitchd` (its revalidators), `openflow` (flow tables and port flags; `ofp` has
+  the messages' formats). Each is the only module that talks to its part of the world.
+- decide, in pure functions: `model` (what was seen, as plain data), `topology` (what mirrors
+  refer to in it), `ovs_version` (what versions do differently), `vlan` and `filter` (what Open
+  vSwitch's settings mean), `judge` (whether a mirror by itself can be copied), `rules` (the copies
+  that hooks make) and `plan`, which makes of these what is `wanted`: hooks and rules, or the
+  reason why not.
+- apply: `datapath` (makes the kernel's hooks and rules those wanted, with `encoding` and `pool`
+  for what the maps hold) and `handover` (moves mirrors between Open vSwitch and the hooks, in
+  OVSDB).
 
 `sidecar` runs the three in turn; `service` (run), `release` and `status` are what `cli` calls.
 `lab` builds real switches and traffic, for tests and demonstrations.

@@ -1,8 +1,9 @@
 """What the maps hold, as `bpf/tap.h` says it: constants and struct layouts.
 
 The header is the one contract between the programs and the sidecar, so it is read, not
-repeated. It keeps to a small dialect: `#define TAP_NAME number`, and structs of `__u32` and
-`__u64` members in native byte order without padding.
+repeated. It keeps to a small dialect: `#define TAP_NAME number`, and structs without implicit
+padding. Their members are numbers (`__u32`, `__u64`) in native byte order, or bytes: `__be16`,
+`__be32`, and arrays as long as a number or a constant defined before says.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-_FORMATS = {"__u32": "I", "__u64": "Q"}
+_NUMBERS = {"__u32": "I", "__u64": "Q"}
+_SIZES = {"__u8": 1, "__be16": 2, "__be32": 4, "__u32": 4, "__u64": 8}
+
+_CONSTANT = re.compile(r"^#define (TAP_\w+) (\w+)$", re.MULTILINE)
+_STRUCT = re.compile(r"struct (tap_\w+) \{(.*?)\};", re.DOTALL)
+_MEMBER = re.compile(r"(__\w+) (\w+)(?:\[(\w+)\])?;")
 
 
 def source_dir() -> Path:
@@ -24,22 +30,38 @@ def source_dir() -> Path:
 
 
 class Layout:
-    """A struct of the header, packed from and unpacked to a mapping of its members."""
+    """A struct of the header, packed from and unpacked to a mapping of its numbers.
 
-    def __init__(self, members: Mapping[str, str]) -> None:
-        self.members = tuple(members)
-        self._struct = struct.Struct("=" + "".join(_FORMATS[kind] for kind in members.values()))
+    `places` has every member's bytes, those of other members than numbers included.
+    """
+
+    def __init__(self, body: str, constants: Mapping[str, int]) -> None:
+        self.places: dict[str, slice] = {}
+        numbers = {}
+        layout = "="
+        for kind, member, length in _MEMBER.findall(body):
+            start, size = struct.calcsize(layout), _SIZES[kind]
+            if length:
+                size *= constants[length] if length in constants else int(length, 0)
+            if kind in _NUMBERS and not length:
+                numbers[member] = kind
+                layout += _NUMBERS[kind]
+            else:
+                layout += f"{size}x"
+            self.places[member] = slice(start, start + size)
+        self.members = tuple(numbers)
+        self._struct = struct.Struct(layout)
         self.size = self._struct.size
 
     def pack(self, **values: int) -> bytes:
-        """Packs the members; those not named are 0. Raises KeyError on a member unknown."""
+        """Packs the numbers; what is not named is 0. Raises KeyError on a number unknown."""
         for name in values:
             if name not in self.members:
                 raise KeyError(name)
         return self._struct.pack(*(values.get(name, 0) for name in self.members))
 
     def unpack(self, data: bytes) -> dict[str, int]:
-        """The members in `data`, which is `size` bytes long."""
+        """The numbers in `data`, which is `size` bytes long."""
         return dict(zip(self.members, self._struct.unpack(data), strict=True))
 
     def unpack_many(self, data: bytes) -> list[dict[str, int]]:
@@ -54,14 +76,8 @@ class Abi:
 
     def __init__(self, text: str) -> None:
         text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-        self.constants = {
-            name: int(value, 0)
-            for name, value in re.findall(r"^#define (TAP_\w+) (\w+)$", text, flags=re.MULTILINE)
-        }
-        self.layouts = {
-            name: Layout({member: kind for kind, member in re.findall(r"(__u\d+) (\w+);", body)})
-            for name, body in re.findall(r"struct (tap_\w+) \{(.*?)\};", text, flags=re.DOTALL)
-        }
+        self.constants = {name: int(value, 0) for name, value in _CONSTANT.findall(text)}
+        self.layouts = {name: Layout(body, self.constants) for name, body in _STRUCT.findall(text)}
 
 
 @cache

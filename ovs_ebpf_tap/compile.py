@@ -19,9 +19,27 @@ from pathlib import Path
 from ovs_ebpf_tap import abi, bpf
 from ovs_ebpf_tap.errors import TapError
 
-PROGRAMS = ("tap_ingress", "tap_egress")
+# Those that others go on with, and their places in the map of these.
+NEXT = {
+    "tap_rules": abi.constant("NEXT_RULES"),
+    "tap_key": abi.constant("NEXT_EXTRACT"),
+    "tap_finish": abi.constant("NEXT_FINISH"),
+}
+PROGRAMS = ("tap_ingress", "tap_egress", *NEXT)
 DRAFT = "draft-"
-MAPS = ("ingress", "egress", "rules", "counters", "mirrors", "qdiscs")
+MAPS = (
+    "ingress",
+    "egress",
+    "rules",
+    "ports",
+    "edits",
+    "vlans",
+    "matches",
+    "next",
+    "counters",
+    "mirrors",
+    "qdiscs",
+)
 
 _INCLUDE = re.compile(r'#include "(\w+\.h)"')
 
@@ -53,6 +71,10 @@ def compile_and_pin(directory: Path) -> None:
         maps = {name: module[name].map_fd for name in MAPS}
     except Exception as error:
         raise TapError(f"the programs cannot be built: {error}") from None
+    following = bpf.Map(maps["next"])
+    for name, place in NEXT.items():
+        key = place.to_bytes(following.key_size, sys.byteorder)
+        following.set(key, programs[name].to_bytes(following.value_size, sys.byteorder))
     # A bpffs takes no dots in names.
     draft = directory.with_name(f"{DRAFT}{directory.name}")
     shutil.rmtree(draft, ignore_errors=True)

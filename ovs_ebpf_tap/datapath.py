@@ -18,14 +18,9 @@ from pathlib import Path
 from uuid import UUID
 
 from ovs_ebpf_tap import abi, bpf, programs
+from ovs_ebpf_tap.encoding import Encoding
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
-from ovs_ebpf_tap.plan import CLSACT, TCX, Hook, Rule
-
-_TO_INGRESS = abi.constant("RULE_TO_INGRESS")
-_ONCE = abi.constant("RULE_ONCE")
-_ARRIVAL = abi.constant("RULE_ARRIVAL")
-_TO_HOOK = abi.constant("RULE_TO_HOOK")
-_SEES_COPIES = abi.constant("RULE_SEES_COPIES")
+from ovs_ebpf_tap.wanted import CLSACT, TCX, Hook, Rule
 
 _MAX_RULES = abi.constant("MAX_RULES")
 _MAX_MIRRORS = abi.constant("MAX_MIRRORS")
@@ -34,7 +29,6 @@ _QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
 _ATTACH_TYPES = {INGRESS: bpf.TCX_INGRESS, EGRESS: bpf.TCX_EGRESS}
 _LOOPBACK = 1
 
-_RULE = abi.layout("rule")
 _HOOK = abi.layout("hook")
 _COUNTERS = abi.layout("counters")
 _MIRROR = abi.layout("mirror")
@@ -69,38 +63,6 @@ def _unpack_uuid(key: bytes) -> UUID:
     return UUID(int=halves["high"] << 64 | halves["low"])
 
 
-def _pack_rule(hook: Hook, rule: Rule, slot: int) -> bytes:
-    flags = (
-        _TO_INGRESS * rule.to_ingress
-        | _ONCE * rule.once
-        | _ARRIVAL * rule.arrival
-        | _TO_HOOK * rule.to_hook
-        | _SEES_COPIES * rule.sees_copies
-    )
-    return _RULE.pack(
-        hook=hook.ifindex, output=rule.output, flags=flags, max_len=rule.max_len, slot=slot
-    )
-
-
-def _unpack_rule(data: bytes, mirrors: Mapping[int, UUID]) -> Rule | None:
-    """The rule, or None if its mirror is not known any more."""
-    fields = _RULE.unpack(data)
-    mirror = mirrors.get(fields["slot"])
-    flags = fields["flags"]
-    if mirror is None:
-        return None
-    return Rule(
-        mirror=mirror,
-        output=fields["output"],
-        arrival=bool(flags & _ARRIVAL),
-        to_ingress=bool(flags & _TO_INGRESS),
-        once=bool(flags & _ONCE),
-        to_hook=bool(flags & _TO_HOOK),
-        sees_copies=bool(flags & _SEES_COPIES),
-        max_len=fields["max_len"],
-    )
-
-
 def choose_attach(wanted: str) -> str:
     """`TCX` or `CLSACT` for `--attach`: TCX where the kernel has it. Raises ValueError."""
     has_tcx = bpf.has_tcx(_LOOPBACK)
@@ -122,6 +84,7 @@ class Datapath:
         self._programs = opened
         self._attach = attach
         self._maps = opened.maps
+        self._encoding = Encoding(opened.maps)
         self._quarantine: list[tuple[float, int, int]] = []
         self._dead_pins: list[Path] = []
         self._attached: dict[Hook, str] = {}
@@ -162,12 +125,12 @@ class Datapath:
         for direction in (INGRESS, EGRESS):
             for key, value in self._maps[direction].items().items():
                 hook = Hook(_number(key), direction)
-                run = _HOOK.unpack(value)
-                first, n = run["first"], run["n"]
+                entry = _HOOK.unpack(value)
+                first, n = entry["first"], self._encoding.length(entry["shape"])
                 self._ranges[hook] = (first, n)
                 read = (self._maps["rules"].get(_u32(first + i)) for i in range(n))
-                rules = (_unpack_rule(data, mirrors) for data in read if data)
-                self._rules[hook] = tuple(rule for rule in rules if rule)
+                rules = self._encoding.unpack(entry["shape"], filter(None, read), mirrors)
+                self._rules[hook] = tuple(rules)
 
     def _read_links(self) -> dict[Hook, str]:
         found = {}
@@ -212,28 +175,35 @@ class Datapath:
         goal = self._with_held(wanted, held)
         self._ensure_slots({rule.mirror for rules in goal.values() for rule in rules})
         refused: dict[int, str] = {}
-        # Rules that are there may have to mind the new ones, so they come first.
-        for hook in sorted(goal, key=lambda hook: hook not in self._attached):
+        # Copies need the hooks that finish them. Rules that are there may have to mind new ones.
+        for hook in sorted(goal, key=lambda hook: (bool(goal[hook]), hook not in self._attached)):
             try:
                 self._ensure_rules(hook, goal[hook])
                 self._ensure_attached(hook)
             except OSError as error:
                 if error.errno != ENODEV:
                     refused[hook.ifindex] = f"hook refused: {error.strerror}"
-        for hook in (self._attached.keys() | self._ranges.keys()) - goal.keys():
+        gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
+        for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
             self._remove(hook)
         self._remove_qdiscs({hook.ifindex for hook in goal})
         self._free_slots({rule.mirror for rules in goal.values() for rule in rules} | held)
+        self._encoding.keep(self._rules.values())
         return refused
 
     def _with_held(self, wanted: Rules, held: set[UUID]) -> Rules:
+        """What is wanted, with the rules of mirrors held, and the hooks that finish copies."""
         goal = {hook: list(rules) for hook, rules in wanted.items()}
         for hook, rules in self.rules.items():
-            outputs = {rule.output for rule in goal.get(hook, ())}
+            groups = {rule.group for rule in goal.get(hook, ())}
+            gates = {rule.gate for rule in goal.get(hook, ())}
             for rule in rules:
-                if rule.mirror in held and rule.output not in outputs:
+                if rule.mirror in held and rule.group not in groups and gates <= {rule.gate}:
                     goal.setdefault(hook, []).append(rule)
-        return {hook: tuple(sorted(rules)) for hook, rules in goal.items()}
+        for rule in [rule for rules in goal.values() for rule in rules]:
+            if rule.finishing_hook is not None:
+                goal.setdefault(rule.finishing_hook, [])
+        return {hook: tuple(rules) for hook, rules in goal.items()}
 
     # Rules.
 
@@ -242,8 +212,9 @@ class Datapath:
             return
         first = self._find_room(len(rules))
         for place, rule in enumerate(rules, start=first):
-            self._maps["rules"].set(_u32(place), _pack_rule(hook, rule, self._slots[rule.mirror]))
-        value = _HOOK.pack(first=first, n=len(rules))
+            data = self._encoding.pack(hook, rule, self._slots[rule.mirror])
+            self._maps["rules"].set(_u32(place), data)
+        value = _HOOK.pack(first=first, shape=self._encoding.shape(rules))
         self._maps[hook.direction].set(_u32(hook.ifindex), value)
         self._give_back(hook)
         self._ranges[hook] = (first, len(rules))

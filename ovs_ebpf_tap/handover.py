@@ -14,6 +14,7 @@ Nothing is remembered in between: the keys on the rows say where a move stands.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from uuid import UUID
 
 from ovs_ebpf_tap.datapath import Counters
@@ -33,7 +34,7 @@ from ovs_ebpf_tap.model import (
     parse_flip,
 )
 from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, PortEdit
-from ovs_ebpf_tap.plan import OFFLOADED, Verdict
+from ovs_ebpf_tap.wanted import OFFLOADED, Verdict
 
 
 def next_edits(
@@ -51,8 +52,12 @@ def next_edits(
     mirrors: list[MirrorEdit] = []
     ports: list[PortEdit] = []
     reconfigure = False
+    seen: set[UUID] = set()
     for bridge in db.bridges.values():
-        step = _BridgeStep(db, bridge, verdicts, taken_in)
+        # A mirror that is on several bridges has room for the flip of one.
+        own = tuple(uuid for uuid in bridge.mirrors if uuid not in seen)
+        seen.update(own)
+        step = _BridgeStep(db, replace(bridge, mirrors=own), verdicts, taken_in)
         mirrors += step.mirrors(counters)
         ports += step.ports
         reconfigure |= step.reconfigure

@@ -9,7 +9,6 @@ from ovs_ebpf_tap import control, programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model import MODE_KEY, STATE_KEY, Database, Mirror
 from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb, fetch_schema
-from ovs_ebpf_tap.plan import OFFLOADED
 from ovs_ebpf_tap.session import (
     ANSWER,
     PATIENCE,
@@ -21,6 +20,7 @@ from ovs_ebpf_tap.session import (
     transact,
     turn,
 )
+from ovs_ebpf_tap.wanted import OFFLOADED
 
 
 def release(options: Options, names: tuple[str, ...]) -> list[str]:

@@ -83,6 +83,7 @@ class Parts:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.sidecar.close()
         self.ovsdb.close()
         self.netlink.close()
         self.programs.close()

@@ -19,9 +19,12 @@ from ovs_ebpf_tap import datapath as dp
 from ovs_ebpf_tap import handover
 from ovs_ebpf_tap.model import MODE_KEY, SELECT_VLAN_KEY, Database, Flip
 from ovs_ebpf_tap.netlink import Netlink
+from ovs_ebpf_tap.openflow import FlowTables
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
-from ovs_ebpf_tap.plan import OFFLOADED, Plan, Verdict, make_plan
+from ovs_ebpf_tap.plan import bridges_with_work, make_plan
+from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.vswitchd import Revalidation
+from ovs_ebpf_tap.wanted import OFFLOADED, Plan, Verdict
 
 RESYNC = 10.0
 """Seconds between full passes, which read everything back from the kernel."""
@@ -34,6 +37,10 @@ _REFUSAL = 5.0
 
 _FAILURE = 1.0
 """Seconds before a pass that failed is tried again."""
+
+_QUEUED = 0.03
+"""Seconds that OVS goes on copying when hooks are there: what has passed them before they were may
+still wait in its queues, and neither would copy it."""
 
 _EDIT_GAP = 0.2
 """Least seconds between two writes of statistics alone."""
@@ -63,6 +70,7 @@ class Sidecar:
         self._datapath = datapath
         self._attach = attach
         self._ovs_run_dir = ovs_run_dir
+        self._flow_tables = FlowTables(ovs_run_dir)
         self._refused: dict[int, _Refusal] = {}
         self._states: dict[UUID, Verdict] = {}
         self._returning: dict[UUID, Revalidation] = {}
@@ -73,6 +81,7 @@ class Sidecar:
         self._next_resync = 0.0
         self._next_statistics = 0.0
         self._last_write = 0.0
+        self._parked_from: float | None = None
         self.restoring = False
         """Give every mirror back, whatever its mode."""
         self.on_first_pass: Callable[[], None] = lambda: None
@@ -81,6 +90,7 @@ class Sidecar:
     def step(self) -> None:
         """Takes in what happened and does what there is to do; never blocks."""
         self._dirty |= self._ovsdb.run()
+        self._dirty |= self._flow_tables.run()
         devices, hooks = self._netlink.run()
         self._dirty |= devices or hooks
         self._stale |= hooks
@@ -106,6 +116,7 @@ class Sidecar:
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `step` has something to do."""
         self._ovsdb.wait(poller)
+        self._flow_tables.wait(poller)
         poller.fd_wait(self._netlink.fileno(), ovs.poller.POLLIN)
         for revalidation in self._revalidations:
             revalidation.wait(poller)
@@ -114,6 +125,10 @@ class Sidecar:
         poller.timer_wait(max(0, int((wake - time.monotonic()) * 1000) + 1))
         if self._dirty and self._ovsdb.connected and not self._ovsdb.busy:
             poller.immediate_wake()
+
+    def close(self) -> None:
+        """Closes the connections to bridges."""
+        self._flow_tables.close()
 
     def wake(self) -> None:
         """Has the next `step` make a pass."""
@@ -140,13 +155,17 @@ class Sidecar:
             self._datapath.read()
             self._stale = False
         self._note_flips(db)
+        self._flow_tables.watch(bridges_with_work(db))
         plan = self._apply(db, now)
         edits = handover.next_edits(
             db, plan.verdicts, self._datapath.counters(), self._taken_in(db), self._flipped
         )
         self._report(db, plan)
+        if self._too_early(db, plan, now):
+            return
         if edits and (edits.reconfigure or now >= self._last_write + _EDIT_GAP or _has_ids(edits)):
             self._last_write = now
+            self._parked_from = None
             self._ovsdb.commit(edits)
         elif edits:
             self._next_statistics = min(self._next_statistics, self._last_write + _EDIT_GAP)
@@ -154,12 +173,26 @@ class Sidecar:
             self._passed = True
             self.on_first_pass()
 
+    def _too_early(self, db: Database, plan: Plan, now: float) -> bool:
+        """Whether mirrors are to be parked, but not yet."""
+        if not any(
+            verdict.state == OFFLOADED and not db.mirrors[uuid].parked
+            for uuid, verdict in plan.verdicts.items()
+        ):
+            self._parked_from = None
+            return False
+        if self._parked_from is None:
+            self._parked_from = now + _QUEUED
+        self._next_statistics = min(self._next_statistics, self._parked_from)
+        return now < self._parked_from
+
     def _apply(self, db: Database, now: float) -> Plan:
         """Plans, and makes the kernel so; what it refuses is planned anew without."""
         self._refused = {i: r for i, r in self._refused.items() if r.until > now}
         while True:
             reasons = {ifindex: refusal.reason for ifindex, refusal in self._refused.items()}
-            plan = make_plan(db, self._netlink.devices, self._attach, reasons)
+            openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
+            plan = make_plan(db, self._netlink.devices, self._attach, reasons, openflow)
             held = self._held(db, plan.verdicts)
             refused = self._datapath.sync(dict(plan.hooks), held)
             new = refused.keys() - self._refused.keys()

@@ -13,8 +13,8 @@ from uuid import UUID
 from ovs_ebpf_tap.datapath import Counters, Datapath
 from ovs_ebpf_tap.model import REASON_KEY, STATE_KEY, Bridge, Database, Mirror
 from ovs_ebpf_tap.netlink import Device
-from ovs_ebpf_tap.plan import NATIVE
 from ovs_ebpf_tap.text import printable
+from ovs_ebpf_tap.wanted import NATIVE
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,15 @@ def collect(
 
 
 def _hooks(datapath: Datapath, names: Mapping[int, str]) -> dict[UUID, tuple[str, ...]]:
+    """The hooks that make a mirror's copies, and those that finish them on their outputs."""
     hooks: dict[UUID, set[str]] = {}
     for hook, rules in datapath.rules.items():
-        device = names.get(hook.ifindex, str(hook.ifindex))
-        text = f"{device}:{hook.direction}:{datapath.attached[hook]}"
         for rule in rules:
-            hooks.setdefault(rule.mirror, set()).add(text)
+            for each in (hook, rule.finishing_hook):
+                if each is not None and each in datapath.attached:
+                    device = names.get(each.ifindex, str(each.ifindex))
+                    text = f"{device}:{each.direction}:{datapath.attached[each]}"
+                    hooks.setdefault(rule.mirror, set()).add(text)
     return {uuid: tuple(sorted(texts)) for uuid, texts in hooks.items()}
 
 

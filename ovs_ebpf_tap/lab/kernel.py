@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from ovs_ebpf_tap import bpf
-from ovs_ebpf_tap.plan import CLSACT, TCX
+from ovs_ebpf_tap.wanted import CLSACT, TCX
 
 _LOOPBACK = 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -10,14 +11,19 @@ from uuid import UUID
 
 from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.netlink import Device
-from ovs_ebpf_tap.plan import TCX, Hook, Plan, Rule, Verdict, make_plan
-
-NO_REFUSALS: Mapping[int, str] = MappingProxyType({})
+from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
+from ovs_ebpf_tap.plan import make_plan
+from ovs_ebpf_tap.topology import OpenFlow, Topology
+from ovs_ebpf_tap.wanted import TCX, Hook, Plan, Rule, Verdict
 
 
 @dataclass
 class World:
-    """Bridges, ports, mirrors and devices; rows are referred to by name."""
+    """Bridges, ports, mirrors and devices; rows are referred to by name.
+
+    `traits` are those of bridges that are not known to send all to NORMAL; None if not known.
+    `refused` says why the kernel takes no hook on a device.
+    """
 
     bridges: dict[str, Bridge] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
@@ -25,6 +31,10 @@ class World:
     mirrors: dict[str, Mirror] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    traits: dict[str, FlowTraits | None] = field(default_factory=dict)
+    port_flags: dict[str, PortFlags] = field(default_factory=dict)
+    attach: str = TCX
+    refused: dict[str, str] = field(default_factory=dict)
     _last: int = 0
     _last_ifindex: int = 99
 
@@ -69,8 +79,9 @@ class World:
         return self
 
     def add_device(self, name: str, **special: Any) -> World:
-        values = {"mtu": 1500, "up": True, "running": True, **special}
         self._last_ifindex += 1
+        address = f"02:00:00:00:{self._last_ifindex >> 8:02x}:{self._last_ifindex & 0xFF:02x}"
+        values = {"mtu": 1500, "up": True, "running": True, "address": address, **special}
         self.devices[name] = Device(ifindex=self._last_ifindex, name=name, **values)
         return self
 
@@ -136,31 +147,87 @@ class World:
             **self.settings,
         )
 
-    def plan(self, attach: str = TCX, refused: Mapping[int, str] = NO_REFUSALS) -> Plan:
-        return make_plan(self.db, self.devices, attach, refused)
+    @property
+    def openflow(self) -> OpenFlow:
+        traits = {name: self.traits.get(name, FlowTraits()) for name in self.bridges}
+        known = {name: each for name, each in traits.items() if each is not None}
+        return OpenFlow(known, self.port_flags)
 
-    def verdict(self, name: str = "m", attach: str = TCX) -> Verdict:
-        return self.plan(attach).verdicts[self.mirrors[name].uuid]
+    def topology(self, bridge: str = "br0") -> Topology:
+        return Topology(self.db, self.bridges[bridge], self.devices, self.openflow)
+
+    def plan(self) -> Plan:
+        refused = {
+            self.devices[name].ifindex: why
+            for name, why in self.refused.items()
+            if name in self.devices
+        }
+        return make_plan(self.db, self.devices, self.attach, refused, self.openflow)
+
+    def verdict(self, name: str = "m") -> Verdict:
+        return self.plan().verdicts[self.mirrors[name].uuid]
 
     def states(self) -> dict[str, str]:
         verdicts = self.plan().verdicts
         return {name: verdicts[row.uuid].state for name, row in self.mirrors.items()}
 
-    def rules(self, attach: str = TCX) -> dict[str, dict[str, Rule]]:
-        """The rules by `device:direction` of their hook and the name of their output device."""
-        names = {device.ifindex: device.name for device in self.devices.values()}
+    def hooks(self) -> dict[str, tuple[Rule, ...]]:
+        """The rules by `device:direction` of their hook."""
+        return {self.name_of(hook): rules for hook, rules in self.plan().hooks.items()}
 
-        def name_of(hook: Hook) -> str:
-            return f"{names[hook.ifindex]}:{hook.direction}"
+    def name_of(self, hook: Hook) -> str:
+        return f"{self._names[hook.ifindex]}:{hook.direction}"
 
-        return {
-            name_of(hook): {names[rule.output]: rule for rule in rules}
-            for hook, rules in self.plan(attach).hooks.items()
-        }
+    def rules(self) -> dict[str, dict[str, Rule]]:
+        """The rules by hook and the name of their output device: at most one for each."""
+        names = self._names
+        found: dict[str, dict[str, Rule]] = {}
+        for hook, rules in self.hooks().items():
+            found[hook] = {names[rule.output]: rule for rule in rules}
+            assert len(found[hook]) == len(rules), f"{hook} has several rules for an output"
+        return found
 
     def copies(self) -> dict[str, set[str]]:
         """Where each hook copies to."""
-        return {hook: set(rules) for hook, rules in self.rules().items()}
+        names = self._names
+        return {
+            hook: {names[rule.output] for rule in rules} for hook, rules in self.hooks().items()
+        }
+
+    @property
+    def _names(self) -> dict[int, str]:
+        return {device.ifindex: device.name for device in self.devices.values()}
+
+
+class FakeMap:
+    """An array map, as far as places in it go: see `bpf.Map`."""
+
+    def __init__(self, value_size: int, max_entries: int) -> None:
+        self.max_entries = max_entries
+        self._value_size = value_size
+        self._values: dict[int, bytes] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        place = int.from_bytes(key, sys.byteorder)
+        assert place < self.max_entries
+        return self._values.get(place, bytes(self._value_size))
+
+    def set(self, key: bytes, value: bytes) -> None:
+        place = int.from_bytes(key, sys.byteorder)
+        assert place < self.max_entries
+        assert len(key) == 4
+        assert len(value) == self._value_size
+        self._values[place] = value
+
+
+class Clock:
+    """In place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 def switch(ports: str = "a b c out") -> World:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from typing import Any
 
 import pytest
@@ -20,12 +21,36 @@ STRUCTS: dict[str, dict[str, Any]] = {
     "rule": {
         "hook": ctypes.c_uint32,
         "output": ctypes.c_uint32,
+        "group": ctypes.c_uint32,
         "flags": ctypes.c_uint32,
         "max_len": ctypes.c_uint32,
         "slot": ctypes.c_uint32,
+        "vlans": ctypes.c_uint32,
+        "edit": ctypes.c_uint32,
+        "match": ctypes.c_uint32,
+        "run": ctypes.c_uint32,
+    },
+    "hook": {"first": ctypes.c_uint32, "shape": ctypes.c_uint32},
+    "port": {
+        "mode": ctypes.c_uint32,
+        "tag": ctypes.c_uint32,
+        "admitted": ctypes.c_uint32,
         "pad": ctypes.c_uint32,
     },
-    "hook": {"first": ctypes.c_uint32, "n": ctypes.c_uint32},
+    "edit": {
+        "in_mode": ctypes.c_uint32,
+        "in_tag": ctypes.c_uint32,
+        "in_tpid": ctypes.c_uint32,
+        "set_vid": ctypes.c_uint32,
+        "out_mode": ctypes.c_uint32,
+        "out_tag": ctypes.c_uint32,
+        "priority": ctypes.c_uint32,
+        "limit": ctypes.c_uint32,
+        "snaplen": ctypes.c_uint32,
+        "max_len": ctypes.c_uint32,
+        "flags": ctypes.c_uint32,
+        "pad": ctypes.c_uint32,
+    },
     "counters": {"packets": ctypes.c_uint64, "bytes": ctypes.c_uint64, "drops": ctypes.c_uint64},
     "uuid": {"high": ctypes.c_uint64, "low": ctypes.c_uint64},
     "mirror": {
@@ -35,7 +60,33 @@ STRUCTS: dict[str, dict[str, Any]] = {
         "bytes": ctypes.c_uint64,
         "drops": ctypes.c_uint64,
     },
+    "key": {
+        "dl_dst": ctypes.c_uint8 * 6,
+        "dl_src": ctypes.c_uint8 * 6,
+        "vlan_tpid": ctypes.c_uint16,
+        "vlan_tci": ctypes.c_uint16,
+        "dl_type": ctypes.c_uint16,
+        "nw_frag": ctypes.c_uint8,
+        "nw_tos": ctypes.c_uint8,
+        "nw_ttl": ctypes.c_uint8,
+        "nw_proto": ctypes.c_uint8,
+        "tp_src": ctypes.c_uint16,
+        "tp_dst": ctypes.c_uint16,
+        "tcp_flags": ctypes.c_uint16,
+        "ipv6_label": ctypes.c_uint32,
+        "nw_src": ctypes.c_uint32,
+        "nw_dst": ctypes.c_uint32,
+        "arp_sha": ctypes.c_uint8 * 6,
+        "arp_tha": ctypes.c_uint8 * 6,
+        "pad": ctypes.c_uint8 * 4,
+        "ipv6_src": ctypes.c_uint8 * 16,
+        "ipv6_dst": ctypes.c_uint8 * 16,
+    },
+    "match": {"mask": ctypes.c_uint64 * 11, "value": ctypes.c_uint64 * 11},
 }
+# Of bytes, not of numbers.
+BYTES = ("key", "match")
+NUMBERS = [name for name in STRUCTS if name not in BYTES]
 
 
 def c_struct(name: str) -> type[ctypes.Structure]:
@@ -60,14 +111,30 @@ def test_every_struct_of_the_header_is_known_here() -> None:
 @pytest.mark.parametrize("name", STRUCTS)
 def test_members_lie_where_c_puts_them(name: str) -> None:
     layout, struct = abi.layout(name), c_struct(name)
-    assert layout.members == tuple(STRUCTS[name])
     assert layout.size == ctypes.sizeof(struct)
+    assert layout.places == {
+        member: slice(place.offset, place.offset + place.size)
+        for member in STRUCTS[name]
+        for place in [getattr(struct, member)]
+    }
+
+
+def test_a_match_is_two_keys() -> None:
+    size = abi.layout("key").size
+    assert abi.layout("match").size == 2 * size
+    assert size == 8 * abi.constant("KEY_WORDS")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_are_packed_where_c_puts_them(name: str) -> None:
+    layout, struct = abi.layout(name), c_struct(name)
+    assert layout.members == tuple(STRUCTS[name])
     for number, member in enumerate(layout.members, start=1):
         packed = layout.pack(**{member: number})
         assert getattr(struct.from_buffer_copy(packed), member) == number
 
 
-@pytest.mark.parametrize("name", STRUCTS)
+@pytest.mark.parametrize("name", NUMBERS)
 @settings(deadline=None)
 @given(data=st.data())
 def test_what_is_packed_is_unpacked(name: str, data: st.DataObject) -> None:
@@ -79,7 +146,7 @@ def test_what_is_packed_is_unpacked(name: str, data: st.DataObject) -> None:
 
 def test_members_that_are_not_named_are_zero() -> None:
     layout = abi.layout("hook")
-    assert layout.unpack(layout.pack(n=3)) == {"first": 0, "n": 3}
+    assert layout.unpack(layout.pack(shape=3)) == {"first": 0, "shape": 3}
 
 
 def test_an_unknown_member_is_refused() -> None:
@@ -114,12 +181,29 @@ struct tap_pair {
 	__u32 a;	/* says "__u64 b;" */
 	__u64 c;
 };
+struct tap_bytes {
+	__u64 words[TAP_TEN];
+	__be16 port;
+	__u8 few[2];
+	__u32 number;
+};
 """
     )
     assert header.constants == {"TAP_TEN": 10, "TAP_HEX": 255}
     assert {name: layout.members for name, layout in header.layouts.items()} == {
-        "tap_pair": ("a", "c")
+        "tap_pair": ("a", "c"),
+        "tap_bytes": ("number",),
     }
+    layout = header.layouts["tap_bytes"]
+    assert layout.places == {
+        "words": slice(0, 80),
+        "port": slice(80, 82),
+        "few": slice(82, 84),
+        "number": slice(84, 88),
+    }
+    packed = layout.pack(number=7)
+    assert packed == bytes(84) + (7).to_bytes(4, sys.byteorder)
+    assert layout.unpack(packed) == {"number": 7}
 
 
 def test_flags_of_rules_are_bits_of_their_own() -> None:
@@ -129,3 +213,22 @@ def test_flags_of_rules_are_bits_of_their_own() -> None:
     assert len(flags) >= 5
     assert all(value.bit_count() == 1 for value in flags.values())
     assert len(set(flags.values())) == len(flags)
+
+
+def test_a_shape_has_room_for_what_it_holds() -> None:
+    rules, once, match, limit, port = (
+        abi.constant(f"SHAPE_{name}") for name in ("RULES", "ONCE", "MATCH", "LIMIT", "PORT")
+    )
+    assert abi.constant("MAX_RULES_PER_HOOK") <= rules
+    assert rules & once == rules & match == once & match == 0
+    assert (rules | once | match) < 1 << limit
+    assert 2 << limit < 1 << port
+    assert abi.constant("MAX_PORTS") << port <= 1 << 32
+
+
+def test_a_mark_has_room_for_the_place_of_any_edit() -> None:
+    assert abi.constant("MAX_EDITS") <= abi.constant("COPY") < 1 << 16
+
+
+def test_all_vlans_have_their_bits() -> None:
+    assert abi.constant("VLAN_SET_LEN") * 8 == 4096

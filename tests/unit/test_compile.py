@@ -66,7 +66,8 @@ def test_all_that_is_pinned_is_in_the_source() -> None:
     for program in PROGRAMS:
         assert f"int {program}(struct __sk_buff *skb)" in text
     for name in MAPS:
-        assert re.search(rf'TABLE\("\w+", [\w ]+, [\w ]+, {name}, ', text)
+        table = rf'TABLE\("\w+", [\w ]+, [\w ]+, {name}, '
+        assert re.search(rf"{table}|PROG_ARRAY\({name}, ", text)
 
 
 @pytest.mark.parametrize("error", [TapError("bcc is missing"), PermissionError(13, "not allowed")])

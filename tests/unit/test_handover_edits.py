@@ -26,7 +26,7 @@ from ovs_ebpf_tap.model import (
     Mirror,
 )
 from ovs_ebpf_tap.ovsdb import Edits, PortEdit
-from ovs_ebpf_tap.plan import INVALID, NATIVE, OFFLOAD, OFFLOADED, Verdict
+from ovs_ebpf_tap.wanted import INVALID, NATIVE, OFFLOAD, OFFLOADED, Verdict
 
 BACK = Verdict(NATIVE, "ebpf-tap-mode is native")
 REFUSED = Verdict(INVALID, "its output_port is not on this bridge")
@@ -425,6 +425,21 @@ def test_bridges_have_flips_of_their_own() -> None:
     sim.settle()
     assert sim.protected == {"a": [], "x": [], "o1": [True, False], "o2": [True, False]}
     assert sim.copying == set()
+
+
+@pytest.mark.parametrize("bridges", [("br0", "br1"), ("br1", "br0")])
+def test_a_mirror_on_two_bridges_has_one_flip(bridges: tuple[str, str]) -> None:
+    """The row has room for one only."""
+    world = World().add_bridge(bridges[0]).add_bridge(bridges[1])
+    world.add_ports("a out").add_port("far", bridge="br1").add_mirror("m", src="a", out="out")
+    sim = simulation(world)
+    sim.want(OFFLOAD)
+    sim.settle()
+    world.set_bridge("br1", mirrors=world.bridges["br0"].mirrors)
+    sim.want(BACK)
+    sim.settle()
+    assert not sim.mirror().parked
+    assert not any(port.protected for port in world.ports.values())
 
 
 def test_mirrors_that_nobody_judged_are_left_alone() -> None:

@@ -6,6 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from builders import World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ovs_ebpf_tap.filter import InvalidFilterError, UnsupportedFilterError, parse
 from ovs_ebpf_tap.model import (
     MODE_KEY,
     PROTECTED_KEY,
@@ -24,23 +26,19 @@ from ovs_ebpf_tap.model import (
     Port,
 )
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Device
-from ovs_ebpf_tap.plan import (
-    CLSACT,
-    INVALID,
-    MAX_RULES_PER_HOOK,
-    NATIVE,
-    OFFLOADED,
-    TCX,
-    Hook,
-    Plan,
-    make_plan,
-)
+from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
+from ovs_ebpf_tap.plan import MAX_RULES_PER_HOOK, make_plan
+from ovs_ebpf_tap.topology import OpenFlow
+from ovs_ebpf_tap.vlan import ALL, PortVlans, vlan_set
+from ovs_ebpf_tap.wanted import CLSACT, INVALID, NATIVE, OFFLOADED, TCX, Hook, Plan, Rule
 
 T = TypeVar("T")
 
 # Lines are tested elsewhere: a name with a line break in it would make two.
 NAMES = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=6)
-VLANS = st.integers(0, 4095)
+# Few, so that ports share them.
+VLANS = st.sampled_from([0, 1, 5, 7, 4094, 4095])
+PARKED = 1 << 4095
 
 
 def mostly(value: T, other: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
@@ -67,20 +65,31 @@ class Case:
     devices: dict[str, Device]
     attach: str
     refused: dict[int, str]
+    openflow: OpenFlow
 
     def plan(self) -> Plan:
-        return make_plan(self.db, self.devices, self.attach, self.refused)
+        return make_plan(self.db, self.devices, self.attach, self.refused, self.openflow)
 
 
+VLAN_MODES = ["trunk", "access", "native-tagged", "native-untagged", "dot1q-tunnel"]
+VLAN_COLUMNS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "tag": st.none() | VLANS,
+        "trunks": st.lists(VLANS, max_size=3, unique=True).map(tuple),
+        "cvlans": one_in(4, st.lists(VLANS, max_size=2, unique=True).map(tuple), st.just(())),
+        "vlan_mode": st.sampled_from([None, *VLAN_MODES]),
+        "priority_tags": one_in(6, st.sampled_from(["no", "true", "always", "odd"]), st.none()),
+        "qinq_ethtype": st.sampled_from([None, "802.1q", "802.1ad"]),
+    }
+)
 PORT_COLUMNS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
-        "tag": mostly(None, VLANS),
-        "trunks": mostly((), st.tuples(VLANS)),
-        "cvlans": mostly((), st.tuples(VLANS)),
-        "vlan_mode": mostly(None, st.sampled_from(["trunk", "access", "native-tagged"])),
-        "priority_tags": mostly(None, st.sampled_from(["no", "always", "odd"])),
-        "protected": mostly(False, st.booleans()),
-        "type": mostly("", st.sampled_from(["system", "internal", "tap", "patch", "vxlan", "?"])),
+        "protected": one_in(5, st.just(True), st.just(False)),
+        "type": one_in(
+            4,
+            st.sampled_from(["system", "internal", "tap"]),
+            mostly("", st.sampled_from(["patch", "vxlan", "?"])),
+        ),
         "policed": mostly(False, st.booleans()),
     }
 )
@@ -101,12 +110,19 @@ DEVICES = mostly(
 MIRROR_COLUMNS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "select_all": mostly(False, st.booleans()),
-        "select_vlan": mostly((), st.tuples(VLANS)),
+        "select_vlan": one_in(4, st.lists(VLANS, min_size=1).map(tuple), st.just(())),
         "output_vlan": mostly(None, VLANS),
-        "snaplen": mostly(None, st.integers(0, 65535)),
-        "filter": mostly(None, st.sampled_from(["", "tcp"])),
+        "snaplen": one_in(6, mostly(200, st.sampled_from([14, 160, 65535])), st.none()),
+        "filter": one_in(
+            4,
+            mostly("tcp", st.sampled_from(["", "ct_state=+trk", "?"]))
+            | st.sampled_from(["udp", "dl_vlan=5", "tcp,dl_vlan=5"]),
+            st.none(),
+        ),
     }
 )
+TRAITS = mostly(FlowTraits(), st.none() | st.builds(FlowTraits, *[st.booleans()] * 4))
+VERSIONS = st.sampled_from([None, "2.17.0", "3.1.0", "3.1.3", "3.4.0", "3.5.0", "odd"])
 
 
 def mostly_from(near: list[UUID], far: list[UUID]) -> st.SearchStrategy[UUID]:
@@ -127,11 +143,22 @@ def cases(draw: st.DrawFn) -> Case:
             external_ids=draw(modes()),
         )
         for p in range(draw(st.integers(0, 7))):
-            columns = draw(PORT_COLUMNS)
-            members = draw(mostly(1, st.integers(2, 3)))
+            columns = draw(PORT_COLUMNS) | draw(one_in(2, VLAN_COLUMNS, st.just({})))
+            members = draw(one_in(10, st.integers(2, 3), st.just(1)))
             names = [f"{bridge}-{p}-{n}" for n in range(members)] if members > 1 else []
             device = draw(DEVICES)
             world.add_port(f"{bridge}-{p}", bridge=bridge, members=names, device=device, **columns)
+            addresses = [world.devices[name].address for name in names if name in world.devices]
+            world.set_port(
+                f"{bridge}-{p}",
+                bond_mode=draw(mostly(None, st.sampled_from(["active-backup", "balance-slb"]))),
+                bond_active_member=draw(st.sampled_from([*addresses, None])),
+            )
+        world.traits[bridge] = draw(TRAITS)
+        anywhere = st.frozensets(st.sampled_from([*world.interfaces, "nowhere"]), max_size=2)
+        world.port_flags[bridge] = draw(
+            mostly(PortFlags(), st.builds(PortFlags, anywhere, anywhere, anywhere))
+        )
         ports.append(list(world.bridges[bridge].ports))
     everywhere = [uuid for home in ports for uuid in home]
     nowhere = UUID(int=0xDEAD)
@@ -141,7 +168,8 @@ def cases(draw: st.DrawFn) -> Case:
         world.add_mirror(f"m{m}", bridge=f"br{b}", **draw(MIRROR_COLUMNS))
         ids = draw(modes())
         if draw(st.booleans()):
-            ids[SELECT_VLAN_KEY] = draw(mostly("", st.text(max_size=4)))
+            parked = st.lists(VLANS, max_size=2).map(lambda vlans: ",".join(map(str, vlans)))
+            ids[SELECT_VLAN_KEY] = draw(one_in(3, parked | st.text(max_size=4), st.just("")))
             world.set_mirror(f"m{m}", select_vlan=(4095,))
         if draw(mostly(False, st.booleans())):
             ids[PROTECTED_KEY] = draw(st.sampled_from(["true", "false", "odd"]))
@@ -149,15 +177,19 @@ def cases(draw: st.DrawFn) -> Case:
             f"m{m}",
             name=draw(NAMES),
             external_ids=ids,
-            output_port=draw(one_in(20, st.none(), some)),
+            output_port=draw(some),
             select_src_port=tuple(draw(st.lists(some, max_size=4, unique=True))),
             select_dst_port=tuple(draw(st.lists(some, max_size=4, unique=True))),
         )
+        if draw(one_in(4, st.just(True), st.just(False))):
+            world.set_mirror(f"m{m}", output_port=None, output_vlan=draw(mostly(5, VLANS)))
     if draw(mostly(False, st.booleans())):
         world.set_bridge("br0", mirrors=(*world.bridges["br0"].mirrors, nowhere))
     world.settings = {
         "external_ids": draw(modes()),
         "hw_offload": draw(mostly(False, st.booleans())),
+        "vlan_limit": draw(one_in(4, st.just(2), st.just(1))),
+        "ovs_version": draw(VERSIONS),
     }
     refused = draw(mostly(frozenset(), st.frozensets(st.integers(100, 110), max_size=2)))
     return Case(
@@ -165,15 +197,19 @@ def cases(draw: st.DrawFn) -> Case:
         world.devices,
         draw(st.sampled_from([TCX, CLSACT])),
         dict.fromkeys(refused, "hook refused: Invalid argument"),
+        world.openflow,
     )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_any_plan(case: Case) -> None:
     plan = case.plan()
     check_verdicts(case, plan)
-    check_rules(case, plan)
+    for hook, rules in plan.hooks.items():
+        check_hook(case, hook, rules)
+        for rule in rules:
+            check_rule(case, plan, rule)
     check_hooks_are_complete(case, plan)
     check_flags(plan)
     check_ties(case, plan)
@@ -182,6 +218,8 @@ def test_any_plan(case: Case) -> None:
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(case: Case, rng: random.Random) -> None:
+    """That of references in a row does not vary: OVSDB's sets are sorted."""
+
     def shuffled(rows: Mapping[Any, T]) -> dict[Any, T]:
         items = list(rows.items())
         rng.shuffle(items)
@@ -210,6 +248,59 @@ def homes(case: Case) -> Iterator[tuple[Bridge, Mirror]]:
                 yield bridge, case.db.mirrors[uuid]
 
 
+def home_of(case: Case, mirror: Mirror) -> Bridge:
+    return next(bridge for bridge, each in homes(case) if each == mirror)
+
+
+def refuses(mirror: Mirror) -> bool:
+    """Whether OVS does not take the mirror's filter."""
+    try:
+        parse(mirror.filter or "")
+    except InvalidFilterError:
+        return True
+    except UnsupportedFilterError:
+        return False
+    return False
+
+
+def ports_of(case: Case, bridge: Bridge) -> list[Port]:
+    return [case.db.ports[uuid] for uuid in bridge.ports if uuid in case.db.ports]
+
+
+def interfaces_of(case: Case, port: Port) -> list[Interface]:
+    return [case.db.interfaces[uuid] for uuid in port.interfaces]
+
+
+def outputs_of(case: Case, mirror: Mirror) -> list[Port]:
+    """Where a valid mirror's copies leave."""
+    if mirror.output_port is not None:
+        return [case.db.ports[mirror.output_port]]
+    bridge = home_of(case, mirror)
+    outputs = {each.output_port for home, each in homes(case) if home is bridge}
+    assert mirror.output_vlan is not None
+    return [
+        port
+        for port in ports_of(case, bridge)
+        if port.uuid not in outputs and PortVlans.of(port).carries(mirror.output_vlan)
+    ]
+
+
+def output_devices(case: Case, port: Port) -> list[tuple[Interface, Device]]:
+    """What may be used of an output port."""
+    found = [
+        (interface, case.devices[interface.name])
+        for interface in interfaces_of(case, port)
+        if interface.name in case.devices
+    ]
+    if not port.is_bond:
+        return found
+    return [(i, device) for i, device in found if device.address == port.bond_active_member]
+
+
+def snaplen_of(mirror: Mirror) -> int:
+    return mirror.snaplen if mirror.snaplen is not None and mirror.snaplen < 65535 else 0
+
+
 def check_verdicts(case: Case, plan: Plan) -> None:
     assert set(plan.verdicts) == {mirror.uuid for _, mirror in homes(case)}
     for verdict in plan.verdicts.values():
@@ -219,83 +310,168 @@ def check_verdicts(case: Case, plan: Plan) -> None:
     for bridge, mirror in homes(case):
         here = mirror.output_port in set(bridge.ports) & set(case.db.ports)
         to_vlan = mirror.output_port is None and mirror.output_vlan is not None
-        assert (plan.verdicts[mirror.uuid].state == INVALID) == (not here and not to_vlan)
+        invalid = not (here or to_vlan) or refuses(mirror)
+        assert (plan.verdicts[mirror.uuid].state == INVALID) == invalid
 
 
-def check_rules(case: Case, plan: Plan) -> None:
-    indexes = {device.ifindex for device in case.devices.values()}
-    for hook, rules in plan.hooks.items():
-        assert hook.ifindex in indexes
-        assert hook.ifindex not in case.refused
-        assert 0 < len(rules) <= MAX_RULES_PER_HOOK
-        assert list(rules) == sorted(rules)
-        outputs = [rule.output for rule in rules]
+def check_hook(case: Case, hook: Hook, rules: tuple[Rule, ...]) -> None:
+    (interface,) = (
+        interface
+        for interface in case.db.interfaces.values()
+        if interface.name in case.devices and case.devices[interface.name].ifindex == hook.ifindex
+    )
+    (port,) = (port for port in case.db.ports.values() if interface.uuid in port.interfaces)
+    assert hook.ifindex not in case.refused
+    assert not (case.attach == CLSACT and interface.policed)
+    assert 0 < len(rules) <= MAX_RULES_PER_HOOK
+    groups = [group for group, _ in groupby(rule.group for rule in rules)]
+    assert len(set(groups)) == len(groups)
+    assert len({rule.arrival for rule in rules}) == 1
+    assert len({rule.gate for rule in rules}) == 1
+    assert len({rule.edit.limit for rule in rules}) == 1
+    inward = interface.type in ("internal", "tap")
+    assert (hook.direction == INGRESS) == (inward != rules[0].arrival)
+    check_gate(port, rules[0])
+    for _, same in groupby(rules, key=lambda rule: rule.group):
+        check_group(list(same))
+    for rule in rules:
+        protected = case.db.intended_protected(port)
+        assert not (protected and case.db.intended_protected(output_port(case, rule)))
+
+
+def check_gate(port: Port, rule: Rule) -> None:
+    """Only a trunk of all VLANs lets every frame through as it is."""
+    vlans = PortVlans.of(port)
+    assert (rule.gate is None) == vlans.plain
+    if rule.gate is not None:
+        assert rule.gate.tag == vlans.tag
+        assert (rule.gate.admitted == ALL) == (
+            vlans.leaving.admitted == ALL if not rule.arrival else vlans.admitted == ALL
+        )
+
+
+def check_group(rules: list[Rule]) -> None:
+    """Rules of one run are one mirror's, for the same packets, with an output each.
+
+    What a run selects for sure, a later one need not.
+    """
+    taken = 0
+    runs = set()
+    for run, same in groupby(rules, key=lambda rule: rule.run):
+        assert run not in runs
+        runs.add(run)
+        first, *others = same
+        selection = (first.mirror, first.vlans, first.match, first.unreserved)
+        for rule in others:
+            assert (rule.mirror, rule.vlans, rule.match, rule.unreserved) == selection
+        outputs = [rule.output for rule in (first, *others)]
         assert len(set(outputs)) == len(outputs)
-        assert len({rule.arrival for rule in rules}) == 1
-        for rule in rules:
-            assert plan.verdicts[rule.mirror].state == OFFLOADED
-            assert rule.output == output_index(case, case.db.mirrors[rule.mirror])
+        selected = ALL if first.vlans is None else first.vlans
+        assert first.vlans is None or not first.vlans & taken
+        assert selected & ~taken
+        if first.match is None and not first.unreserved:
+            taken |= selected
 
 
-def device_of(case: Case, interface: Interface) -> Device | None:
-    return case.devices.get(interface.name)
+def output_port(case: Case, rule: Rule) -> Port:
+    (port,) = (
+        port
+        for port in case.db.ports.values()
+        for interface in interfaces_of(case, port)
+        if interface.name in case.devices and case.devices[interface.name].ifindex == rule.output
+    )
+    return port
 
 
-def interfaces_of(case: Case, port: Port) -> list[Interface]:
-    return [case.db.interfaces[uuid] for uuid in port.interfaces]
-
-
-def output_index(case: Case, mirror: Mirror) -> int:
-    assert mirror.output_port is not None
-    (interface,) = interfaces_of(case, case.db.ports[mirror.output_port])
-    return case.devices[interface.name].ifindex
+def check_rule(case: Case, plan: Plan, rule: Rule) -> None:
+    mirror = case.db.mirrors[rule.mirror]
+    assert plan.verdicts[rule.mirror].state == OFFLOADED
+    output = output_port(case, rule)
+    assert output in outputs_of(case, mirror)
+    ((interface, device),) = output_devices(case, output)
+    assert rule.output == device.ifindex
+    assert rule.to_ingress is (interface.type in ("internal", "tap"))
+    assert rule.vlans is None or (rule.vlans and not rule.vlans & PARKED)
+    if mirror.output_port is not None:
+        assert rule.group == device.ifindex
+    else:
+        assert rule.to_vlan
+        assert rule.unreserved
+        assert device.up
+    if mirror.filter:
+        assert rule.match is not None
+    assert rule.edit.snaplen == snaplen_of(mirror)
+    assert rule.edit.netdev is (home_of(case, mirror).datapath_type == "netdev")
+    if rule.to_ingress:
+        assert not rule.edit.snaplen
+    if rule.finishing_hook is not None:
+        assert device.ifindex not in case.refused
+        assert not (case.attach == CLSACT and interface.policed)
 
 
 def check_hooks_are_complete(case: Case, plan: Plan) -> None:
-    """Each selected port's hooks copy to the mirror's output."""
-    directions = {
-        (False, True): INGRESS,
-        (False, False): EGRESS,
-        (True, True): EGRESS,
-        (True, False): INGRESS,
-    }
+    """Each selected port's hooks copy what the mirror selects of it to each of its outputs."""
     for bridge, mirror in homes(case):
         if plan.verdicts[mirror.uuid].state != OFFLOADED:
             continue
-        here = [uuid for uuid in bridge.ports if uuid in case.db.ports]
-        outputs = {m.output_port for b, m in homes(case) if b is bridge}
+        here = ports_of(case, bridge)
+        reserved = {each.output_port for home, each in homes(case) if home is bridge}
         for arrival, chosen in ((True, mirror.select_src_port), (False, mirror.select_dst_port)):
-            for uuid in here if mirror.select_all else set(chosen) & set(here):
-                if uuid in outputs and (arrival or mirror.select_all):
+            for port in here:
+                if not mirror.select_all and port.uuid not in chosen:
                     continue
-                for interface in interfaces_of(case, case.db.ports[uuid]):
-                    device = device_of(case, interface)
-                    if device is None:
-                        continue
-                    inward = interface.type in ("internal", "tap")
-                    hook = Hook(device.ifindex, directions[inward, arrival])
-                    rules = {rule.output: rule for rule in plan.hooks.get(hook, ())}
-                    assert output_index(case, mirror) in rules
-                    assert all(rule.arrival is arrival for rule in rules.values())
+                if port.uuid in reserved and (arrival or mirror.select_all):
+                    continue
+                check_port_is_complete(case, plan, mirror, port, arrival)
+
+
+def check_port_is_complete(
+    case: Case, plan: Plan, mirror: Mirror, port: Port, arrival: bool
+) -> None:
+    flags = case.openflow.port_flags[home_of(case, mirror).name]
+    names = {interface.name for interface in interfaces_of(case, port)}
+    if arrival and names & flags.no_receive:
+        return
+    vlans = PortVlans.of(port).inside & vlan_set(mirror.wanted_vlans) & ~PARKED
+    if mirror.output_port is None:
+        vlans &= ~(1 << (mirror.output_vlan or 0))
+    match = parse(mirror.filter) if mirror.filter else None
+    for interface in interfaces_of(case, port):
+        if interface.name not in case.devices:
+            continue
+        inward = (interface.type in ("internal", "tap")) != arrival
+        hook = Hook(case.devices[interface.name].ifindex, INGRESS if inward else EGRESS)
+        for output in outputs_of(case, mirror):
+            if case.db.intended_protected(port) and case.db.intended_protected(output):
+                continue
+            for _, device in output_devices(case, output):
+                if mirror.output_port is None and not device.up:
+                    continue
+                copied = 0
+                for rule in plan.hooks.get(hook, ()):
+                    to_vlan = mirror.output_port is None and rule.to_vlan
+                    there = rule.output == device.ifindex and (to_vlan or rule.group == rule.output)
+                    if there and rule.match in (None, match):
+                        copied |= ALL if rule.vlans is None else rule.vlans
+                assert not vlans & ~copied
 
 
 def check_flags(plan: Plan) -> None:
     """Packets are told apart where they have to be, and nothing loops."""
-    users: dict[int, list[bool]] = defaultdict(list)
-    for rules in plan.hooks.values():
-        for rule in rules:
-            users[rule.output].append(rule.arrival)
-    departing = {hook.ifindex for hook, rules in plan.hooks.items() if not rules[0].arrival}
+    users: dict[int, dict[Hook, bool]] = defaultdict(dict)
     for hook, rules in plan.hooks.items():
         for rule in rules:
-            several = len(users[rule.output]) > 1
-            assert rule.once is (several and not all(users[rule.output]))
+            users[rule.group][hook] = rule.arrival
+    departing = {hook.ifindex for hook, rules in plan.hooks.items() if not rules[0].arrival}
+    snaplens: dict[int, set[int]] = defaultdict(set)
+    for rules in plan.hooks.values():
+        for rule in rules:
+            arrivals = users[rule.group].values()
+            assert rule.once is (len(arrivals) > 1 and not all(arrivals))
             assert rule.to_hook is (rule.output in departing)
-            assert rule.sees_copies is (hook.ifindex in users and not rule.arrival)
-            # A copy to the hook's own device is passed over there.
-            if rule.output == hook.ifindex:
-                assert rule.to_hook
-                assert rule.sees_copies
+            if rule.once:
+                snaplens[rule.group].add(rule.edit.snaplen)
+    assert all(len(each) == 1 for each in snaplens.values())
 
 
 def check_ties(case: Case, plan: Plan) -> None:
@@ -303,9 +479,13 @@ def check_ties(case: Case, plan: Plan) -> None:
     for bridge, mirror in homes(case):
         if plan.verdicts[mirror.uuid].state != OFFLOADED:
             continue
+        outputs = {port.uuid for port in outputs_of(case, mirror)}
         for home, other in homes(case):
             if home is not bridge or plan.verdicts[other.uuid].state != NATIVE:
                 continue
-            assert other.output_port != mirror.output_port
-            assert not other.select_all
-            assert mirror.output_port not in other.select_dst_port
+            if mirror.output_port is not None:
+                assert other.output_port != mirror.output_port
+            elif other.output_port is None:
+                assert other.output_vlan != mirror.output_vlan
+            assert not outputs & set(other.select_dst_port)
+            assert not (outputs and other.select_all)

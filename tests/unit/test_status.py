@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from ovs_ebpf_tap.datapath import Counters
 from ovs_ebpf_tap.model import REASON_KEY, STATE_KEY
-from ovs_ebpf_tap.plan import INVALID, NATIVE, OFFLOADED, Hook
+from ovs_ebpf_tap.netlink import EGRESS
 from ovs_ebpf_tap.status import MirrorStatus, as_json, as_table, collect
+from ovs_ebpf_tap.wanted import INVALID, NATIVE, OFFLOADED, Hook
 
 HEAD = "BRIDGE  NAME  STATE  OUTPUT  PACKETS  BYTES  DROPS  HOOKS  REASON"
 
@@ -158,3 +159,13 @@ def test_hooks_and_counters_are_the_kernels() -> None:
     assert found.hooks == (f"{gone.ifindex}:ingress:tcx", "a:ingress:tcx")
     assert (found.packets, found.bytes, found.drops) == (5, 300, 2)
     assert (idle.hooks, idle.packets) == ((), 0)
+
+
+def test_hooks_that_finish_copies_are_shown_if_they_are_there() -> None:
+    world = switch("a").add_port("out", tag=5).add_mirror("m", src="a", out="out")
+    attached = dict.fromkeys(world.plan().hooks, "tcx")
+    (found,) = collect(world.db, world.devices, datapath(world, {}, attached))
+    assert found.hooks == ("a:ingress:tcx",)
+    attached[Hook(world.devices["out"].ifindex, EGRESS)] = "tcx"
+    (found,) = collect(world.db, world.devices, datapath(world, {}, attached))
+    assert found.hooks == ("a:ingress:tcx", "out:egress:tcx")

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * VLAN tags, as Open vSwitch reads, translates and writes them: lib/flow.c
+ * (parse_vlan), ofproto/ofproto-dpif-xlate.c (xvlan_input_translate,
+ * xvlan_output_translate, xvlan_put) and lib/odp-util.c (commit_vlan_action).
+ */
+#ifndef TAP_TAGS_H
+#define TAP_TAGS_H
+
+#define TAP_TAG_LEN 4
+#define TAP_MACS_LEN 12
+#define VLAN_VID_MASK 0x0fff
+#define VLAN_PCP_MASK 0xe000
+#define VLAN_DEI_MASK 0x1000
+/* What Open vSwitch reads of a tag: all but the DEI bit. */
+#define TAP_TCI_MASK (VLAN_PCP_MASK | VLAN_VID_MASK)
+
+/* The compiler takes nothing for known that it has written before. */
+#define barrier()	asm volatile("" ::: "memory")
+
+struct tap_tag {
+	u16 tpid;	/* 0: there is none */
+	u16 tci;
+};
+
+static __always_inline bool tap_is_vlan(u16 tpid)
+{
+	return tpid == ETH_P_8021Q || tpid == ETH_P_8021AD;
+}
+
+static __always_inline bool tap_load_tag(struct __sk_buff *skb, u32 offset, struct tap_tag *tag)
+{
+	__be16 raw[2];
+
+	if (bpf_skb_load_bytes(skb, offset, raw, sizeof(raw)))
+		return false;
+	tag->tpid = __builtin_bswap16(raw[0]);
+	tag->tci = __builtin_bswap16(raw[1]);
+	return tap_is_vlan(tag->tpid);
+}
+
+/* Reads the outermost tag; returns whether there is one, and says if it is in the frame. */
+static __always_inline bool tap_outer_tag(struct __sk_buff *skb, struct tap_tag *tag, u32 *tag_len)
+{
+	*tag_len = 0;
+	if (skb->vlan_present) {
+		tag->tpid = __builtin_bswap16(skb->vlan_proto);
+		tag->tci = skb->vlan_tci;
+		return true;
+	}
+	if (tap_is_vlan(__builtin_bswap16(skb->protocol)) &&
+	    tap_load_tag(skb, TAP_MACS_LEN, tag)) {
+		*tag_len = TAP_TAG_LEN;
+		return true;
+	}
+	tag->tpid = 0;
+	tag->tci = 0;
+	return false;
+}
+
+/* Reads the tags that Open vSwitch looks at, the outer one first; returns how many. */
+static __always_inline u32 tap_read_tags(struct __sk_buff *skb, u32 limit, struct tap_tag *tags)
+{
+	u32 tag_len;
+
+	tags[1].tpid = 0;
+	tags[1].tci = 0;
+	if (!limit) {
+		tags[0] = tags[1];
+		return 0;
+	}
+	if (!tap_outer_tag(skb, &tags[0], &tag_len))
+		return 0;
+	if (limit < 2)
+		return 1;
+	if (tap_load_tag(skb, TAP_MACS_LEN + tag_len, &tags[1]))
+		return 2;
+	tags[1].tpid = 0;
+	tags[1].tci = 0;
+	return 1;
+}
+
+static __always_inline u16 tap_tpid_or_default(u16 tpid)
+{
+	return tpid ? tpid : ETH_P_8021Q;
+}
+
+/* From the tags of a frame to the packet's VLANs in the bridge. */
+static __always_inline void tap_tags_in(const struct tap_edit *edit, const struct tap_tag *tags,
+					struct tap_tag *x)
+{
+	x[0].tpid = tags[0].tpid;
+	x[0].tci = tags[0].tci & TAP_TCI_MASK;
+	x[1].tpid = tags[1].tpid;
+	x[1].tci = tags[1].tci & TAP_TCI_MASK;
+	if (edit->in_mode == TAP_TAGS_TUNNEL) {
+		x[1] = x[0];
+		x[0].tpid = edit->in_tpid;
+		x[0].tci = edit->in_tag;
+	} else if (edit->in_mode == TAP_TAGS_FORCED) {
+		x[0].tpid = ETH_P_8021Q;
+		x[0].tci = edit->in_tag;
+		x[1].tpid = 0;
+		x[1].tci = 0;
+	} else if (edit->in_mode != TAP_TAGS_KEEP && !(x[0].tci & VLAN_VID_MASK)) {
+		x[0].tpid = tap_tpid_or_default(x[0].tpid);
+		x[0].tci |= edit->in_tag;
+		if (edit->in_mode == TAP_TAGS_ACCESS) {
+			x[1].tpid = 0;
+			x[1].tci = 0;
+		}
+	}
+	if (edit->set_vid != TAP_KEEP_VID)
+		x[0].tci = (x[0].tci & VLAN_PCP_MASK) | edit->set_vid;
+}
+
+/* From the VLANs in the bridge to the tags of a frame. */
+static __always_inline void tap_tags_out(const struct tap_edit *edit, struct tap_tag *x)
+{
+	if (edit->out_mode == TAP_TAGS_TUNNEL ||
+	    (edit->out_mode == TAP_TAGS_NATIVE && (x[0].tci & VLAN_VID_MASK) == edit->out_tag)) {
+		x[0] = x[1];
+		x[1].tpid = 0;
+		x[1].tci = 0;
+	} else if (edit->out_mode == TAP_TAGS_ACCESS) {
+		x[0].tpid = 0;
+		x[0].tci = 0;
+		x[1].tpid = 0;
+		x[1].tci = 0;
+	}
+}
+
+/* Whether Open vSwitch writes the tag: not if there is nothing to say in it. */
+static __always_inline bool tap_is_written(const struct tap_edit *edit, const struct tap_tag *tag)
+{
+	return tag->tci || (edit->priority == TAP_PRIORITY_ALWAYS && tag->tpid);
+}
+
+/* Puts the tags in place that the output port wants; returns how many. */
+static __always_inline u32 tap_translate(const struct tap_edit *edit, const struct tap_tag *tags,
+					 struct tap_tag *x)
+{
+	tap_tags_in(edit, tags, x);
+	tap_tags_out(edit, x);
+	if (edit->priority != TAP_PRIORITY_NEVER)
+		x[0].tci = (x[0].tci & VLAN_VID_MASK) | (tags[0].tci & VLAN_PCP_MASK);
+	if (!tap_is_written(edit, &x[0]))
+		return 0;
+	x[0].tpid = tap_tpid_or_default(x[0].tpid);
+	if (!tap_is_written(edit, &x[1]))
+		return 1;
+	x[1].tpid = tap_tpid_or_default(x[1].tpid);
+	return 2;
+}
+
+static __always_inline bool tap_same_tag(const struct tap_tag *a, const struct tap_tag *b)
+{
+	return a->tpid == b->tpid && ((a->tci ^ b->tci) & TAP_TCI_MASK) == 0;
+}
+
+/* How a frame's tags are changed. */
+struct tap_change {
+	struct tap_tag tags[2];	/* that it has */
+	struct tap_tag new_tags[2];
+};
+
+/* The steps to a change. */
+struct tap_work {
+	struct tap_change change;
+	u32 n;
+	u32 n_new;
+};
+
+/*
+ * The control block keeps how many tags are taken off, how many put on, and
+ * whether that failed: read anew each time, the verifier remembers no path.
+ */
+#define TAP_CB_TAGS	0
+#define TAP_CB_ERROR	1
+#define TAP_POPS(skb)	((skb)->cb[TAP_CB_TAGS] & 3)
+#define TAP_PUSHES(skb)	((skb)->cb[TAP_CB_TAGS] >> 2)
+
+static __always_inline void tap_pop(struct __sk_buff *skb)
+{
+	if (bpf_skb_vlan_pop(skb))
+		skb->cb[TAP_CB_ERROR] = 1;
+}
+
+static __always_inline void tap_push(struct __sk_buff *skb, const struct tap_tag *tag)
+{
+	if (bpf_skb_vlan_push(skb, __builtin_bswap16(tag->tpid), tag->tci))
+		skb->cb[TAP_CB_ERROR] = 1;
+}
+
+/* Tags stay from the inner one on that does not differ; a new one has no DEI bit. */
+static __always_inline void tap_work_out(struct __sk_buff *skb, const struct tap_edit *edit,
+					 struct tap_work *work)
+{
+	struct tap_change *change = &work->change;
+	struct tap_tag *tags = change->tags, *x = change->new_tags;
+	u32 same = 0;
+
+	work->n = tap_read_tags(skb, edit->limit, tags);
+	barrier();
+	work->n_new = tap_translate(edit, tags, x);
+	barrier();
+	if (work->n && work->n_new &&
+	    tap_same_tag(work->n == 2 ? &tags[1] : &tags[0], work->n_new == 2 ? &x[1] : &x[0])) {
+		same = 1;
+		if (work->n == 2 && work->n_new == 2 && tap_same_tag(&tags[0], &x[0]))
+			same = 2;
+	}
+	if (work->n && work->n == same && edit->flags & TAP_RULE_NO_DEI &&
+	    tags[0].tci & VLAN_DEI_MASK)
+		same--;
+	skb->cb[TAP_CB_TAGS] = (work->n - same) | (work->n_new - same) << 2;
+}
+
+static __always_inline bool tap_change_tags(struct __sk_buff *skb, const struct tap_change *change)
+{
+	skb->cb[TAP_CB_ERROR] = 0;
+	if (TAP_POPS(skb) > 0)
+		tap_pop(skb);
+	if (TAP_POPS(skb) > 1)
+		tap_pop(skb);
+	if (TAP_PUSHES(skb) > 1)
+		tap_push(skb, &change->new_tags[1]);
+	if (TAP_PUSHES(skb) > 0)
+		tap_push(skb, &change->new_tags[0]);
+	return !skb->cb[TAP_CB_ERROR];
+}
+
+/* Changes the frame's tags back. */
+static __always_inline void tap_restore_tags(struct __sk_buff *skb, const struct tap_change *change)
+{
+	if (TAP_PUSHES(skb) > 0)
+		tap_pop(skb);
+	if (TAP_PUSHES(skb) > 1)
+		tap_pop(skb);
+	if (TAP_POPS(skb) > 1)
+		tap_push(skb, &change->tags[1]);
+	if (TAP_POPS(skb) > 0)
+		tap_push(skb, &change->tags[0]);
+}
+
+/*
+ * Cuts a copy. The kernel's datapath, whose outermost tag is always in the
+ * packet's metadata, does not count that tag.
+ */
+static __always_inline long tap_cut(struct __sk_buff *skb, const struct tap_edit *edit)
+{
+	u32 beside = skb->vlan_present ? TAP_TAG_LEN : 0;
+	u32 inside = !beside && tap_is_vlan(__builtin_bswap16(skb->protocol)) ? TAP_TAG_LEN : 0;
+	u32 len = edit->flags & TAP_RULE_NETDEV ? edit->snaplen - beside : edit->snaplen + inside;
+
+	return skb->len > len ? bpf_skb_change_tail(skb, len, 0) : 0;
+}
+
+/*
+ * Whether the output device takes the frame: Open vSwitch does not send what
+ * is longer than its MTU, one VLAN tag not counted. Super-packets are cut
+ * there, and pass.
+ */
+static __always_inline bool tap_fits(struct __sk_buff *skb, u32 max_len, u32 flags)
+{
+	u32 type = skb->protocol, len = skb->len;
+
+	if (skb->gso_size)
+		return true;
+	/* Else the compiler chooses a member's address first, and reads then: the verifier won't. */
+	asm volatile("" : "+r"(type));
+	if (skb->vlan_present)
+		type = skb->vlan_proto;
+	else if (tap_is_vlan(__builtin_bswap16(type)))
+		len -= TAP_TAG_LEN;
+	if (type == __builtin_bswap16(ETH_P_8021AD) && flags & TAP_RULE_NETDEV)
+		len += TAP_TAG_LEN;
+	return len <= max_len;
+}
+
+#endif /* TAP_TAGS_H */

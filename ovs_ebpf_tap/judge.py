@@ -1,0 +1,285 @@
+"""Whether a mirror by itself can be copied exactly as OVS would, or why not.
+
+What OVS refuses is in `vswitchd/bridge.c` (`mirror_configure`), what it would copy in
+`ofproto/ofproto-dpif-xlate.c` (`mirror_packet`, `compose_output_action__`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.filter import InvalidFilterError, UnsupportedFilterError, parse
+from ovs_ebpf_tap.model import MODE_KEY, Bridge, Database, Interface, Mirror, Port
+from ovs_ebpf_tap.ovs_version import mirrors_after_metadata, mirrors_modified_packets
+from ovs_ebpf_tap.topology import DEVICE_TYPES, Topology, to_ingress
+from ovs_ebpf_tap.vlan import ACCESS, ALL, PRIORITY_ALWAYS, PRIORITY_NEVER, TUNNEL
+from ovs_ebpf_tap.wanted import CLSACT, INVALID, OFFLOAD, NotOffloadedError, Verdict
+
+MODES = ("offload", "native")
+
+MAX_NATIVE_MIRRORS = 32
+"""Mirrors that OVS takes on a bridge: MAX_MIRRORS in `ofproto/ofproto-dpif-mirror.h`."""
+
+MIN_SNAPLEN = abi.constant("MIN_SNAPLEN")
+_UNTRUNCATED = 65535
+
+
+def mode_of(db: Database, bridge: Bridge, mirror: Mirror) -> str:
+    """The mode in force: of the Mirror, its Bridge or the Open_vSwitch row, the nearest set."""
+    for row in (mirror, bridge, db):
+        mode = row.external_ids.get(MODE_KEY)
+        if mode is not None:
+            return mode
+    return MODES[0]
+
+
+class Judge:
+    """Judges the mirrors of a bridge, each by itself.
+
+    `attach` is how hooks would be attached, `refused` why the kernel takes none, by ifindex.
+    """
+
+    def __init__(self, topology: Topology, attach: str, refused: Mapping[int, str]) -> None:
+        self._topology = topology
+        self._db = topology.db
+        self._attach = attach
+        self._refused = refused
+
+    def verdict(self, mirror: Mirror) -> Verdict:
+        """Whether the mirror can be offloaded; the first reason found why not."""
+        try:
+            self._check_bridges(mirror)
+            self._check_row(mirror)
+            self._check_mode(mirror)
+            self._check_bridge()
+            self._check_selection(mirror)
+            self._check_outputs(mirror)
+            for port in self._topology.selected(mirror):
+                self._check_port(port)
+            self._check_destinations(mirror)
+            self._check_tags_left(mirror)
+            self._check_flows(mirror)
+        except NotOffloadedError as why:
+            return why.verdict
+        return OFFLOAD
+
+    def lacks_room(self, mirror: Mirror) -> bool:
+        """Whether OVS has not taken the mirror because it has 32 on the bridge.
+
+        It keeps statistics of those that it has taken (`mirror_refresh_stats`), and which they
+        are depends on what came first.
+        """
+        crowded = len(self._topology.mirrors) > MAX_NATIVE_MIRRORS
+        return crowded and not mirror.parked and not mirror.statistics
+
+    def _check_bridges(self, mirror: Mirror) -> None:
+        if sum(mirror.uuid in bridge.mirrors for bridge in self._db.bridges.values()) > 1:
+            raise NotOffloadedError("it is on more than one bridge")
+
+    def _check_row(self, mirror: Mirror) -> None:
+        """As OVS does, passes over an output VLAN beside an output port."""
+        if mirror.output_port is not None:
+            if self._topology.output_port(mirror) is None:
+                raise NotOffloadedError("its output_port is not on this bridge", INVALID)
+        elif mirror.output_vlan is None:
+            raise NotOffloadedError("it has neither output_port nor output_vlan", INVALID)
+        try:
+            parse(mirror.filter or "")
+        except InvalidFilterError as error:
+            raise NotOffloadedError(str(error), INVALID) from None
+        except UnsupportedFilterError:
+            return  # Not for Open vSwitch.
+
+    def _check_mode(self, mirror: Mirror) -> None:
+        mode = mode_of(self._db, self._topology.bridge, mirror)
+        if mode == "native":
+            raise NotOffloadedError(f"{MODE_KEY} is native")
+        if mode not in MODES:
+            raise NotOffloadedError(f"{MODE_KEY} is neither offload nor native: {mode!r}")
+
+    def _check_bridge(self) -> None:
+        bridge = self._topology.bridge
+        if bridge.spanning_tree:
+            raise NotOffloadedError("the bridge runs STP or RSTP, whose port states only OVS knows")
+        if bridge.datapath_type not in ("", "system", "netdev"):
+            raise NotOffloadedError(f"datapath type {bridge.datapath_type} is not known")
+        if self._db.hw_offload and self._attach == CLSACT:
+            raise NotOffloadedError(
+                "hw-offload flushes clsact filters; TCX needs Linux 6.6 or later"
+            )
+
+    def _check_selection(self, mirror: Mirror) -> None:
+        try:
+            parse(mirror.filter or "")
+        except UnsupportedFilterError as error:
+            raise NotOffloadedError(str(error)) from None
+        if mirror.snaplen is not None and mirror.snaplen < MIN_SNAPLEN:
+            raise NotOffloadedError(
+                f"snaplen is less than {MIN_SNAPLEN}, and the kernel does not cut into headers"
+            )
+
+    # Outputs.
+
+    def _check_outputs(self, mirror: Mirror) -> None:
+        for output in self._topology.outputs(mirror):
+            where = f"output port {output.name}"
+            self._check_output(output, where, named=mirror.output_port is not None)
+            self._check_protected(mirror, output, where)
+            self._check_cut(mirror, output, where)
+
+    def _check_output(self, output: Port, where: str, *, named: bool) -> None:
+        interfaces = self._topology.interfaces(output)
+        if not interfaces:
+            raise NotOffloadedError(f"{where} has no interface")
+        for interface in interfaces:
+            self._check_type(interface, where)
+        sending = self._topology.sending(output)
+        if sending is None:
+            raise NotOffloadedError(f"{where} is a bond, whose choice of member only OVS knows")
+        if sending.name in self._topology.flags.no_forward:
+            raise NotOffloadedError(f"{where} has the OpenFlow flag no-forward")
+        if named and self._topology.device(sending) is None:
+            raise NotOffloadedError(f"{where} has no network device {sending.name}")
+
+    def _check_protected(self, mirror: Mirror, output: Port, where: str) -> None:
+        """OVS copies nothing from a protected port to a protected one."""
+        if not self._db.intended_protected(output) or not self._topology.destinations(mirror):
+            return
+        for port in self._topology.ports.values():
+            if port.uuid not in self._topology.reserved and self._db.intended_protected(port):
+                raise NotOffloadedError(
+                    f"{where} is protected, and so is {port.name}: at destination ports only "
+                    "Open vSwitch knows where a packet came from"
+                )
+
+    def _check_cut(self, mirror: Mirror, output: Port, where: str) -> None:
+        cut = mirror.snaplen is not None and mirror.snaplen < _UNTRUNCATED
+        if cut and any(map(to_ingress, self._topology.interfaces(output))):
+            raise NotOffloadedError(f"{where} is internal, and the mirror has a snaplen")
+
+    # Ports.
+
+    def _check_port(self, port: Port) -> None:
+        where = f"port {port.name}"
+        for interface in self._topology.interfaces(port):
+            self._check_type(interface, where)
+            if interface.name in self._topology.flags.no_receive_stp:
+                raise NotOffloadedError(f"{where} has the OpenFlow flag no-receive-stp")
+            device = self._topology.device(interface)
+            if device is not None:
+                self.check_hook(device.ifindex, interface, where)
+
+    def _check_type(self, interface: Interface, where: str) -> None:
+        if interface.type not in DEVICE_TYPES:
+            raise NotOffloadedError(f"{where} is of type {interface.type}")
+        device = self._topology.device(interface)
+        if device is not None and not device.ethernet:
+            raise NotOffloadedError(f"{where}: device {device.name} is not an Ethernet device")
+
+    def check_hook(self, ifindex: int, interface: Interface, where: str) -> None:
+        """Raises NotOffloadedError if the interface's device takes no hook."""
+        if self._attach == CLSACT and interface.policed:
+            raise NotOffloadedError(
+                f"{where} has ingress_policing, which excludes clsact; TCX needs Linux 6.6 or later"
+            )
+        if ifindex in self._refused:
+            raise NotOffloadedError(f"{where}: {self._refused[ifindex]}")
+
+    def _check_destinations(self, mirror: Mirror) -> None:
+        """A packet sent to a device that is down counts as leaving, and passes no hook."""
+        topology = self._topology
+        if set(topology.source_uuids(mirror)) >= topology.ports.keys():
+            return  # It was copied when it arrived.
+        for port in topology.destinations(mirror):
+            if port.is_bond:
+                continue  # OVS sends through members that are up.
+            for device in topology.devices(port):
+                if not device.up or not (topology.netdev or device.running):
+                    raise NotOffloadedError(f"port {port.name}: device {device.name} is down")
+
+    def _check_tags_left(self, mirror: Mirror) -> None:
+        """Whether tags of a frame that has left a port are ones that OVS has looked at.
+
+        A port may have taken one off, and what was a second tag then looks like a first. A
+        dot1q-tunnel may have put one on, and Open vSwitch then minds the second, too.
+        """
+        topology = self._topology
+        inner = self._db.vlan_limit > 1
+        destinations = topology.destinations(mirror)
+        tunnels = [
+            port
+            for uuid, port in topology.ports.items()
+            if topology.vlans[uuid].mode == TUNNEL and uuid not in topology.reserved
+        ]
+        for port in tunnels if destinations else ():
+            if not topology.vlans[port.uuid].tag:
+                raise NotOffloadedError(
+                    f"port {port.name} is a dot1q-tunnel without a tag: what it puts on frames is "
+                    "taken off with other tags when they leave"
+                )
+        outputs = (port for each in topology.mirrors for port in topology.outputs(each))
+        strips = any(topology.vlans[port.uuid].mode == ACCESS for port in outputs)
+        for port in destinations:
+            vlans = topology.vlans[port.uuid]
+            if vlans.mode == TUNNEL and not inner and (strips or vlans.trunks != ALL):
+                raise NotOffloadedError(
+                    f"port {port.name} is a dot1q-tunnel: whether Open vSwitch has looked at the "
+                    "tag of what it sends, depends on where that came from"
+                )
+            minded = strips or vlans.priority == PRIORITY_ALWAYS
+            if vlans.mode != ACCESS and not inner and minded and tunnels:
+                raise NotOffloadedError(
+                    f"port {port.name} sends what comes from dot1q-tunnels and from others: how "
+                    "many of its tags are taken off of a copy, only Open vSwitch knows"
+                )
+            if vlans.mode == ACCESS and tunnels:
+                raise NotOffloadedError(
+                    f"port {port.name} takes all tags off of what tunnels bring: whether "
+                    "it was copied before, only Open vSwitch knows"
+                )
+            if vlans.mode == ACCESS and vlans.priority != PRIORITY_NEVER:
+                raise NotOffloadedError(
+                    f"port {port.name} has priority-tags: whether a tag of what it sends is one of "
+                    "these, only Open vSwitch knows"
+                )
+
+    # Flow tables.
+
+    def _check_flows(self, mirror: Mirror) -> None:
+        """Hooks tell packets apart by content and VLAN; OVS knows what became of each."""
+        topology = self._topology
+        if not topology.destinations(mirror):
+            return
+        version = self._db.ovs_version
+        vlans = any(not topology.vlans[port.uuid].plain for port in topology.selected(mirror))
+        modified = mirrors_modified_packets(version) is not True
+        metadata = mirrors_after_metadata(version) is not False
+        traits = topology.traits
+        if traits is None:
+            if mirror.parked:
+                return  # What they were when it was offloaded, until they are known again.
+            raise NotOffloadedError(
+                "it selects leaving packets, and the flow tables are not known (yet): that takes "
+                "OpenFlow 1.3, 1.4 or 1.5 among the bridge's protocols"
+            )
+        if vlans and traits.outputs:
+            raise NotOffloadedError(
+                "it selects leaving packets of ports with VLAN settings, and flows that output to "
+                "ports pass by these"
+            )
+        if traits.repeats:
+            raise NotOffloadedError(
+                "it selects leaving packets, and flows output to a port more than once, which Open "
+                "vSwitch copies once"
+            )
+        if modified and traits.modifies:
+            raise NotOffloadedError(
+                "it selects leaving packets, and flows modify packets: this Open vSwitch copies "
+                "such a packet once, later ones (3.1.3, 3.2) before and after"
+            )
+        if metadata and traits.sets_metadata:
+            raise NotOffloadedError(
+                "it selects leaving packets, and flows set registers or metadata, after which this "
+                "Open vSwitch copies a packet again"
+            )

@@ -1,0 +1,172 @@
+"""The rules of a bridge's hooks: what each copies, for the mirrors that are offloaded.
+
+As `mirror_packet` in `ofproto/ofproto-dpif-xlate.c` does, copies are followed where they leave
+through a port that other mirrors select. Here that is done once, in the plan: the hook that a
+packet passes first has the rules for all copies that come of it, with what they need changed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from uuid import UUID
+from zlib import crc32
+
+from ovs_ebpf_tap.filter import Match, parse
+from ovs_ebpf_tap.model import Mirror, Port
+from ovs_ebpf_tap.topology import Topology, hook_of, to_ingress
+from ovs_ebpf_tap.vlan import Path, vlan_set
+from ovs_ebpf_tap.wanted import VLAN_GROUP, Gate, Hook, Rule
+
+ETHERNET_HEADER = 14
+_ANY_LENGTH = 0xFFFFFFFF
+
+
+def make_rules(topology: Topology, offloaded: Collection[UUID]) -> dict[Hook, list[Rule]]:
+    """The rules of each hook; those of a group are next to each other."""
+    wanted: dict[Hook, list[Rule]] = defaultdict(list)
+    for port in sorted(topology.ports.values(), key=lambda port: port.uuid):
+        for arrival in (True, False):
+            walk = _Walk(topology, offloaded, port, arrival)
+            for interface in topology.interfaces(port):
+                device = topology.device(interface)
+                if device is not None and walk.rules:
+                    wanted[hook_of(interface, device, arrival=arrival)] += walk.rules
+    return _mark(wanted)
+
+
+class _Walk:
+    """Follows what arrives on a port, or leaves through it, from mirror to mirror."""
+
+    def __init__(
+        self, topology: Topology, offloaded: Collection[UUID], port: Port, arrival: bool
+    ) -> None:
+        self._topology = topology
+        self._offloaded = offloaded
+        self._port = port
+        self._arrival = arrival
+        # By group, and by what more a packet had to be: the VLANs that are copied there.
+        self._served: dict[int, dict[tuple[bool, Match | None], int]] = defaultdict(
+            lambda: defaultdict(int)
+        )
+        self._found: dict[int, list[Rule]] = defaultdict(list)
+        self._runs = 0
+        vlans = topology.vlans[port.uuid] if arrival else topology.vlans[port.uuid].leaving
+        self._gate = None if vlans.plain else Gate(vlans.mode, vlans.tag, vlans.admitted)
+        self._all = Path.of(vlans)
+        # OVS reads the packets of taps with their tags in them.
+        self._no_dei = (
+            topology.netdev and arrival and not any(map(to_ingress, topology.interfaces(port)))
+        )
+        for mirror in self._first():
+            self._visit(mirror, self._all)
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The rules found, group by group, in the order in which OVS comes to them."""
+        return [rule for rules in self._found.values() for rule in rules]
+
+    def _first(self) -> Iterator[Mirror]:
+        reserved = self._port.uuid in self._topology.reserved
+        if self._arrival and self._topology.drops_arrivals(self._port):
+            return
+        for mirror in self._selecting(self._port, arrival=self._arrival):
+            # OVS drops what arrives on an output port. What leaves through one was copied
+            # when it arrived, unless the mirror names the port.
+            if not (reserved and (self._arrival or mirror.select_all)):
+                yield mirror
+
+    def _selecting(self, port: Port, *, arrival: bool) -> Iterator[Mirror]:
+        for mirror in self._topology.selecting(port, arrival=arrival):
+            if mirror.uuid in self._offloaded:
+                yield mirror
+
+    def _visit(self, mirror: Mirror, path: Path) -> None:
+        if mirror.wanted_vlans:
+            path = path.select(vlan_set(mirror.wanted_vlans))
+        if mirror.filter:
+            path = path.filtered(parse(mirror.filter))
+        if mirror.output_port is None and mirror.output_vlan is not None:
+            path = path.into(mirror.output_vlan)
+        group = self._group(mirror)
+        # What was copied there before is not copied again, nor followed: so rings end.
+        for condition, selected in self._served[group].items():
+            if condition in ((False, None), (path.unreserved, path.match)):
+                path = replace(path, selected=path.selected & ~selected)
+        self._served[group][path.unreserved, path.match] |= path.selected
+        if not path.selected:
+            return
+        outputs = self._topology.outputs(mirror)
+        self._runs += 1
+        for output in outputs:
+            self._found[group] += self._rules(mirror, group, path, output)
+        for output in outputs:
+            behind = path.through(self._topology.vlans[output.uuid])
+            if behind is not None and behind.selected:
+                for other in self._selecting(output, arrival=False):
+                    self._visit(other, behind)
+
+    def _group(self, mirror: Mirror) -> int:
+        if mirror.output_port is None:
+            name = f"{self._topology.bridge.uuid} {mirror.output_vlan}"
+            return VLAN_GROUP | crc32(name.encode())
+        interface = self._topology.sending(self._topology.ports[mirror.output_port])
+        device = self._topology.device(interface) if interface is not None else None
+        return device.ifindex if device is not None else 0
+
+    def _rules(self, mirror: Mirror, group: int, path: Path, output: Port) -> Iterator[Rule]:
+        topology = self._topology
+        interface = topology.sending(output)
+        device = topology.device(interface) if interface is not None else None
+        if interface is None or device is None or not (device.up or mirror.output_port):
+            return
+        if topology.db.intended_protected(output) and topology.db.intended_protected(self._port):
+            return
+        inward = to_ingress(interface)
+        yield Rule(
+            mirror=mirror.uuid,
+            output=device.ifindex,
+            group=group,
+            run=self._runs,
+            arrival=self._arrival,
+            edit=path.edit(
+                topology.vlans[output.uuid],
+                limit=topology.db.vlan_limit,
+                snaplen=mirror.snaplen,
+                # A tap takes any length; others drop what exceeds their MTU.
+                max_len=_ANY_LENGTH if inward else device.mtu + ETHERNET_HEADER,
+                netdev=topology.netdev,
+                no_dei=self._no_dei,
+            ),
+            to_ingress=inward,
+            unreserved=path.unreserved,
+            match=path.match,
+            vlans=None if path.selected == self._all.selected else path.selected,
+            gate=self._gate,
+        )
+
+
+def _mark(wanted: Mapping[Hook, list[Rule]]) -> dict[Hook, list[Rule]]:
+    """Adds what hooks have to mind of each other.
+
+    They tell packets apart where two of them can see the same packet. A packet arrives once.
+    So hooks that see arrivals only do not see the same packet; a hook that sees departures may
+    see what any other hook with the same group has seen.
+
+    A hook on an output device passes over the copies that other hooks deliver there: where
+    they are selected, those other hooks have rules for it.
+    """
+    users: dict[int, list[bool]] = defaultdict(list)
+    for rules in wanted.values():
+        for group in {rule.group for rule in rules}:
+            users[group].append(rules[0].arrival)
+    shared = {group for group, arrival in users.items() if len(arrival) > 1 and not all(arrival)}
+    hooked = {hook.ifindex for hook, rules in wanted.items() if not rules[0].arrival}
+    return {
+        hook: [
+            replace(rule, once=rule.group in shared, to_hook=rule.output in hooked)
+            for rule in rules
+        ]
+        for hook, rules in wanted.items()
+    }

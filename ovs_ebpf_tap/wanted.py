@@ -1,0 +1,107 @@
+"""What is wanted of the kernel, as plain data: hooks with their rules, and a verdict a mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from ovs_ebpf_tap.filter import Match
+from ovs_ebpf_tap.netlink import EGRESS
+from ovs_ebpf_tap.text import printable
+from ovs_ebpf_tap.vlan import ALL, Edit
+
+OFFLOADED = "offloaded"
+NATIVE = "native"
+INVALID = "invalid"
+
+VLAN_GROUP = 1 << 31
+"""In the number of a group: it is an output VLAN, not the ifindex of an output port's device."""
+
+TCX = "tcx"
+CLSACT = "clsact"
+
+
+@dataclass(frozen=True, order=True)
+class Hook:
+    """The ingress or egress TC hook of a device."""
+
+    ifindex: int
+    direction: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Which frames a hook's port admits, and which VLAN they are in there."""
+
+    mode: int
+    tag: int
+    admitted: int = ALL
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A copy that a hook makes."""
+
+    mirror: UUID
+    output: int
+    group: int
+    """What a packet is copied to once: an output port or VLAN."""
+    run: int
+    """Tells rules of a group that copy the same packets from its others."""
+    arrival: bool
+    edit: Edit
+    to_ingress: bool = False
+    once: bool = False
+    to_hook: bool = False
+    """The output device has a hook too, which passes this copy over."""
+    unreserved: bool = False
+    """What is sent to the addresses of link protocols is left out."""
+    vlans: int | None = None
+    """The VLANs that are copied; None for all."""
+    match: Match | None = None
+    """The frames that are copied; None for all."""
+    gate: Gate | None = None
+    """The hook's, the same for all its rules; None if it admits all."""
+
+    @property
+    def to_vlan(self) -> bool:
+        """Whether it is one of the ports of an output VLAN that is copied to."""
+        return bool(self.group & VLAN_GROUP)
+
+    @property
+    def edit_here(self) -> bool:
+        """Whether the edit is made before the copy is: its output's hook can't."""
+        return self.to_ingress or self.edit.plain
+
+    @property
+    def finishing_hook(self) -> Hook | None:
+        """The hook of the output device that makes the edit."""
+        return None if self.edit_here else Hook(self.output, EGRESS)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Who copies a mirror's packets; `reason` is there unless it is offloaded."""
+
+    state: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is wanted: a verdict for each mirror that a bridge refers to, and the rules."""
+
+    verdicts: Mapping[UUID, Verdict] = field(default_factory=dict)
+    hooks: Mapping[Hook, tuple[Rule, ...]] = field(default_factory=dict)
+
+
+OFFLOAD = Verdict(OFFLOADED)
+
+
+class NotOffloadedError(Exception):
+    """Why a mirror stays with OVS, or is refused by it."""
+
+    def __init__(self, reason: str, state: str = NATIVE) -> None:
+        super().__init__(reason)
+        self.verdict = Verdict(state, printable(reason))

@@ -1,0 +1,242 @@
+"""Rules as the maps hold them, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+from uuid import UUID
+
+import pytest
+from builders import Clock, FakeMap
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovs_ebpf_tap import abi, bpf, pool
+from ovs_ebpf_tap.encoding import Encoding
+from ovs_ebpf_tap.filter import parse
+from ovs_ebpf_tap.netlink import EGRESS
+from ovs_ebpf_tap.vlan import ALL, KEEP, PRIORITY_NEVER, Edit, vlan_set
+from ovs_ebpf_tap.wanted import Gate, Hook, Rule
+
+SIZES = {
+    "vlans": (abi.constant("VLAN_SET_LEN"), 64),
+    "edits": (abi.layout("edit").size, 64),
+    "matches": (abi.layout("match").size, 64),
+    "ports": (abi.layout("port").size, 64),
+}
+RULE = abi.layout("rule")
+QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
+HOOK = Hook(7, EGRESS)
+MIRRORS = {slot: UUID(int=1000 + slot) for slot in range(4)}
+SLOTS = {uuid: slot for slot, uuid in MIRRORS.items()}
+
+U32 = st.integers(0, 2**32 - 1)
+MODES = st.integers(0, 4)
+TAGS = st.integers(0, 4095)
+VLANS = st.sampled_from([1, 1 << 5, 1 << 4094, ALL & ~1]) | st.lists(TAGS, min_size=1).map(vlan_set)
+
+
+def edits(limit: int) -> st.SearchStrategy[Edit]:
+    return st.builds(
+        Edit,
+        in_mode=MODES,
+        in_tag=TAGS,
+        in_tpid=st.sampled_from([0x8100, 0x88A8]),
+        set_vid=st.none() | TAGS,
+        out_mode=MODES,
+        out_tag=TAGS,
+        priority=st.integers(0, 2),
+        limit=st.just(limit),
+        snaplen=st.integers(0, 65535),
+        max_len=U32,
+        netdev=st.booleans(),
+    )
+
+
+def rules(gate: Gate | None, limit: int) -> st.SearchStrategy[Rule]:
+    return st.builds(
+        Rule,
+        mirror=st.sampled_from(list(SLOTS)),
+        output=U32,
+        group=U32,
+        run=U32,
+        arrival=st.booleans(),
+        edit=edits(limit),
+        to_ingress=st.booleans(),
+        once=st.booleans(),
+        to_hook=st.booleans(),
+        unreserved=st.booleans(),
+        vlans=st.none() | VLANS,
+        match=st.none() | st.sampled_from(["tcp", "dl_vlan=5", "tcp,tp_dst=53", "arp"]).map(parse),
+        gate=st.just(gate),
+    )
+
+
+@st.composite
+def hooks(draw: st.DrawFn) -> tuple[Rule, ...]:
+    gate = draw(st.none() | st.builds(Gate, mode=MODES, tag=TAGS, admitted=st.just(ALL) | VLANS))
+    return tuple(draw(st.lists(rules(gate, draw(st.integers(0, 2))), min_size=1, max_size=6)))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(pool, "time", made)
+    return made
+
+
+def fake_maps() -> dict[str, bpf.Map]:
+    return {name: cast(bpf.Map, FakeMap(*sizes)) for name, sizes in SIZES.items()}
+
+
+def pack(encoding: Encoding, hook: Sequence[Rule]) -> tuple[int, list[bytes]]:
+    """As the kernel has it: the hook's shape and its rules."""
+    packed = [encoding.pack(HOOK, rule, SLOTS[rule.mirror]) for rule in hook]
+    return encoding.shape(hook), packed
+
+
+def unpack(encoding: Encoding, kernel: tuple[int, list[bytes]]) -> tuple[Rule, ...]:
+    shape, packed = kernel
+    assert encoding.length(shape) == len(packed)
+    return tuple(encoding.unpack(shape, packed, MIRRORS))
+
+
+@settings(deadline=None, max_examples=300)
+@given(hooks())
+def test_what_is_packed_is_read_after_a_restart(hook: tuple[Rule, ...]) -> None:
+    maps = fake_maps()
+    kernel = pack(Encoding(maps), hook)
+    assert unpack(Encoding(maps), kernel) == hook
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(hooks(), min_size=1, max_size=4), st.data())
+def test_what_is_used_is_kept(all_hooks: list[tuple[Rule, ...]], data: st.DataObject) -> None:
+    maps = fake_maps()
+    encoding = Encoding(maps)
+    kernel = [pack(encoding, hook) for hook in all_hooks]
+    kept = data.draw(st.sets(st.integers(0, len(all_hooks) - 1)))
+    encoding.keep([all_hooks[number] for number in kept])
+    later = data.draw(hooks())
+    kernel_later = pack(encoding, later)
+    restarted = Encoding(maps)
+    for number in kept:
+        assert unpack(restarted, kernel[number]) == all_hooks[number]
+    assert unpack(restarted, kernel_later) == later
+
+
+@settings(deadline=None, max_examples=100)
+@given(hooks())
+def test_what_is_kept_is_kept_after_a_restart(hook: tuple[Rule, ...]) -> None:
+    """The sidecar reads what is there, and gives back what it has not read of its hooks."""
+    maps = fake_maps()
+    kernel = pack(Encoding(maps), hook)
+    restarted = Encoding(maps)
+    read = unpack(restarted, kernel)
+    restarted.keep([read])
+    assert pack(restarted, read) == kernel
+
+
+PLAIN = Rule(
+    mirror=MIRRORS[1],
+    output=9,
+    group=9,
+    run=1,
+    arrival=True,
+    edit=Edit(KEEP, 0, 0x8100, None, KEEP, 0, PRIORITY_NEVER, 1, 0, 1514, False),
+)
+
+
+@pytest.mark.parametrize(
+    ("special", "flag"),
+    [
+        ({}, 0),
+        ({"to_ingress": True}, abi.constant("RULE_TO_INGRESS")),
+        ({"once": True}, abi.constant("RULE_ONCE")),
+        ({"to_hook": True}, abi.constant("RULE_TO_HOOK")),
+        ({"unreserved": True}, abi.constant("RULE_NO_RESERVED")),
+        ({"edit": replace(PLAIN.edit, netdev=True)}, abi.constant("RULE_NETDEV")),
+    ],
+)
+def test_flags(special: dict[str, object], flag: int) -> None:
+    """A plain copy is edited where it is made, if its tag says nothing."""
+    always = (
+        abi.constant("RULE_ARRIVAL")
+        | abi.constant("RULE_EDIT_BARE")
+        | abi.constant("RULE_EDIT_TAGGED")
+        | abi.constant("RULE_EDIT_HERE")
+    )
+    packed = Encoding(fake_maps()).pack(HOOK, replace(PLAIN, **special), 1)  # type: ignore[arg-type]
+    assert RULE.unpack(packed)["flags"] == always | flag
+
+
+def test_edits_that_outputs_make() -> None:
+    access = replace(PLAIN, edit=replace(PLAIN.edit, out_mode=1))
+    flags = RULE.unpack(Encoding(fake_maps()).pack(HOOK, access, 1))["flags"]
+    assert flags == abi.constant("RULE_ARRIVAL") | abi.constant("RULE_EDIT_TAGGED")
+
+
+def test_a_second_tag_may_say_nothing_too() -> None:
+    plain = replace(PLAIN, edit=replace(PLAIN.edit, limit=2))
+    flags = RULE.unpack(Encoding(fake_maps()).pack(HOOK, plain, 1))["flags"]
+    assert flags == (
+        abi.constant("RULE_ARRIVAL")
+        | abi.constant("RULE_EDIT_TAGGED")
+        | abi.constant("RULE_EDIT_HERE")
+    )
+
+
+def test_a_plain_hook_needs_no_places() -> None:
+    encoding = Encoding(fake_maps())
+    fields = RULE.unpack(encoding.pack(HOOK, PLAIN, 1))
+    assert (fields["hook"], fields["slot"], fields["vlans"], fields["match"]) == (7, 1, 0, 0)
+    assert encoding.shape([PLAIN]) >> abi.constant("SHAPE_PORT") == 0
+
+
+def test_a_hook_without_rules() -> None:
+    assert Encoding(fake_maps()).shape(()) == 0
+
+
+def test_rules_of_mirrors_that_are_gone_are_passed_over() -> None:
+    encoding = Encoding(fake_maps())
+    other = replace(PLAIN, mirror=MIRRORS[2])
+    shape, packed = pack(encoding, (PLAIN, other))
+    assert list(encoding.unpack(shape, packed, {2: MIRRORS[2]})) == [other]
+
+
+def test_hooks_of_one_kind_share_their_places() -> None:
+    encoding = Encoding(fake_maps())
+    gate = Gate(1, 5, 1)
+    one = (replace(PLAIN, vlans=1 << 5, match=parse("tcp"), gate=gate),)
+    two = (replace(PLAIN, mirror=MIRRORS[2], vlans=1 << 5, match=parse("tcp"), gate=gate),)
+    (shape, (rule,)), (other_shape, (other,)) = pack(encoding, one), pack(encoding, two)
+    assert shape == other_shape
+    for place in ("vlans", "edit", "match"):
+        assert RULE.unpack(rule)[place] == RULE.unpack(other)[place] > 0
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_what_is_not_used_is_given_back(name: str, clock: Clock) -> None:
+    maps = fake_maps()
+    maps[name] = cast(bpf.Map, FakeMap(SIZES[name][0], 2))
+    encoding = Encoding(maps)
+
+    def kind(number: int) -> tuple[Rule, ...]:
+        vlans = 1 << number if name == "vlans" else None
+        edit = replace(PLAIN.edit, in_tag=number if name == "edits" else 0)
+        match = parse(f"dl_vlan={number}") if name == "matches" else None
+        gate = Gate(1, number) if name == "ports" else None
+        return (replace(PLAIN, vlans=vlans, edit=edit, match=match, gate=gate),)
+
+    pack(encoding, kind(1))
+    with pytest.raises(OSError, match="more than 1 "):
+        pack(encoding, kind(2))
+    encoding.keep([kind(1)])
+    clock.now += 2 * QUARANTINE
+    assert unpack(encoding, pack(encoding, kind(1))) == kind(1)
+    with pytest.raises(OSError, match="more than 1 "):
+        pack(encoding, kind(2))
+    encoding.keep([])
+    clock.now += 2 * QUARANTINE
+    assert unpack(encoding, pack(encoding, kind(2))) == kind(2)

@@ -1,0 +1,170 @@
+"""Places in a map: each value once, none too early again."""
+
+from __future__ import annotations
+
+from typing import cast
+from unittest.mock import patch
+
+import pytest
+from builders import Clock, FakeMap
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from ovs_ebpf_tap import abi, bpf, pool
+from ovs_ebpf_tap.pool import Pool
+
+QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(pool, "time", made)
+    return made
+
+
+def key(place: int) -> bytes:
+    return place.to_bytes(4, "little")
+
+
+def value(number: int) -> bytes:
+    return number.to_bytes(4, "little")
+
+
+def make(places: int = 4) -> tuple[FakeMap, Pool]:
+    fake = FakeMap(value_size=4, max_entries=places)
+    return fake, Pool(cast(bpf.Map, fake), "kinds of things")
+
+
+def test_a_value_has_one_place() -> None:
+    fake, places = make()
+    one, two = places.place(value(7)), places.place(value(8))
+    assert one != two
+    assert places.place(value(7)) == one
+    assert fake.get(key(one)) == value(7)
+    assert fake.get(key(two)) == value(8)
+
+
+def test_place_0_is_none() -> None:
+    fake, places = make()
+    assert {places.place(value(number)) for number in range(3)} == {1, 2, 3}
+    assert fake.get(key(0)) == bytes(4)
+
+
+def test_all_places_are_taken() -> None:
+    _, places = make()
+    for number in range(3):
+        places.place(value(number))
+    with pytest.raises(OSError, match="more than 3 kinds of things"):
+        places.place(value(3))
+    assert places.place(value(0)) == 1
+
+
+def test_a_place_rests_before_it_is_used_again(clock: Clock) -> None:
+    fake, places = make()
+    first, *_ = [places.place(value(number)) for number in range(3)]
+    places.keep({2, 3})
+    clock.now += QUARANTINE - 0.01
+    with pytest.raises(OSError, match="more than"):
+        places.place(value(9))
+    assert fake.get(key(first)) == value(0)
+    clock.now += 0.01
+    assert places.place(value(9)) == first
+    assert fake.get(key(first)) == value(9)
+
+
+def test_what_is_kept_stays(clock: Clock) -> None:
+    _, places = make()
+    one, two = places.place(value(1)), places.place(value(2))
+    places.keep({one})
+    clock.now += 2 * QUARANTINE
+    assert places.place(value(1)) == one
+    assert places.place(value(3)) == two
+    assert places.read(one) == value(1)
+
+
+def test_what_was_given_back_has_another_place_at_once(clock: Clock) -> None:
+    """The old one is for programs to finish with."""
+    fake, places = make()
+    one = places.place(value(1))
+    places.keep(())
+    again = places.place(value(1))
+    assert again != one
+    assert fake.get(key(one)) == fake.get(key(again)) == value(1)
+
+
+def test_a_restart_finds_what_rules_refer_to() -> None:
+    fake, places = make(8)
+    for number in range(4):
+        places.place(value(number))
+    restarted = Pool(cast(bpf.Map, fake), "kinds of things")
+    assert [restarted.read(place) for place in (2, 4)] == [value(1), value(3)]
+    assert restarted.place(value(3)) == 4
+    # What nothing refers to may be written over, what was read may not.
+    assert restarted.place(value(9)) == 5
+    assert restarted.read(2) == value(1)
+
+
+def test_a_value_may_be_at_two_places_after_a_restart(clock: Clock) -> None:
+    fake, places = make(8)
+    old = places.place(value(1))
+    places.keep(())
+    new = places.place(value(1))
+    restarted = Pool(cast(bpf.Map, fake), "kinds of things")
+    assert restarted.read(old) == restarted.read(new) == value(1)
+    kept = restarted.place(value(1))
+    restarted.keep({kept})
+    assert restarted.place(value(1)) == kept
+
+
+class Places(RuleBasedStateMachine):
+    """No place that is in use, or rests, is ever written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self._patch = patch.object(pool, "time", self.clock)
+        self._patch.start()
+        self.fake, self.places = make(6)
+        self.used: dict[int, bytes] = {}
+        self.resting: dict[int, tuple[float, bytes]] = {}
+
+    def teardown(self) -> None:
+        self._patch.stop()
+
+    @rule(number=st.integers(1, 9))
+    def use(self, number: int) -> None:
+        now = self.clock.now
+        self.resting = {p: each for p, each in self.resting.items() if each[0] > now}
+        try:
+            place = self.places.place(value(number))
+        except OSError:
+            assert len(self.used) + len(self.resting) == 5
+            return
+        assert 0 < place < 6
+        assert place not in self.resting
+        assert self.used.setdefault(place, value(number)) == value(number)
+
+    @rule(keep=st.sets(st.integers(1, 5)))
+    def keep(self, keep: set[int]) -> None:
+        gone = {place: self.used.pop(place) for place in self.used.keys() - keep}
+        self.places.keep(keep & self.used.keys())
+        until = self.clock.now + QUARANTINE
+        self.resting |= {place: (until, was) for place, was in gone.items()}
+
+    @rule(seconds=st.sampled_from([0.1, QUARANTINE]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @invariant()
+    def values_stay(self) -> None:
+        now = self.clock.now
+        resting = {place: was for place, (until, was) in self.resting.items() if until > now}
+        for place, was in {**self.used, **resting}.items():
+            assert self.fake.get(key(place)) == was
+        assert len(set(self.used.values())) == len(self.used)
+
+
+TestPlaces = Places.TestCase
+TestPlaces.settings = settings(max_examples=100, deadline=None)
