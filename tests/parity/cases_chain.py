@@ -1,0 +1,174 @@
+"""Mirrors that select the copies of others, rings of them, and of themselves."""
+
+from __future__ import annotations
+
+from parity.case import Case, Mirror, Port, announce, broadcast, flood, left, ports, talk
+
+A_AND_B = [("a", flood("a")), ("a", flood("a", [10])), ("b", flood("b", [20]))]
+CHAIN = [Mirror(src="a", output="m"), Mirror(dst="m", output="n")]
+
+LOST = ("native_first", "native_tagged_first", "tunnel_first", "tunnel_source")
+"""Where the first output changes tags in a way that is not followed."""
+
+CASES = [
+    Case("of_a_source", ports("a b m n"), CHAIN, A_AND_B, clsact=True),
+    Case(
+        "of_a_destination",
+        ports("a b m n"),
+        [Mirror(dst="b", output="m"), Mirror(dst="m", output="n")],
+        A_AND_B,
+    ),
+    Case(
+        "of_both",
+        ports("a b m n"),
+        [Mirror(src="a", dst="b", output="m"), Mirror(dst="m", output="n")],
+        A_AND_B,
+    ),
+    Case(
+        "of_three",
+        ports("a b m n o"),
+        [*CHAIN, Mirror(dst="n", output="o")],
+        A_AND_B,
+    ),
+    Case(
+        "that_selects_the_packet_too",
+        ports("a b m n"),
+        [Mirror(src="a", output="m"), Mirror(src="a", dst="m b", output="n")],
+        A_AND_B,
+    ),
+    Case(
+        "that_forks",
+        ports("a b m n o"),
+        [*CHAIN, Mirror(dst="m", output="o")],
+        A_AND_B,
+    ),
+    Case(
+        "that_joins",
+        ports("a b m n o"),
+        [Mirror(src="a", output="m"), Mirror(src="a b", output="n"), Mirror(dst="m n", output="o")],
+        A_AND_B,
+    ),
+    *(
+        Case(
+            f"with_vlans_{name}",
+            ports("b", a=source, m=first, n=second),
+            left("", *CHAIN) if name in LOST else CHAIN,
+            A_AND_B,
+        )
+        for name, source, first, second in (
+            ("access_first", Port(), Port(tag=30), Port()),
+            ("access_second", Port(), Port(), Port(tag=30)),
+            ("access_both", Port(), Port(tag=30), Port(tag=40)),
+            ("access_source", Port(tag=10), Port(), Port()),
+            ("access_all", Port(tag=10), Port(tag=30), Port()),
+            ("native_first", Port(), Port(tag=10, vlan_mode="native-untagged"), Port()),
+            ("native_tagged_first", Port(), Port(tag=30, vlan_mode="native-tagged"), Port()),
+            ("native_second", Port(), Port(), Port(tag=10, vlan_mode="native-untagged")),
+            ("first_trunks_other", Port(), Port(trunks=(0, 20)), Port()),
+            ("tunnel_first", Port(), Port(tag=10, vlan_mode="dot1q-tunnel"), Port()),
+            ("tunnel_source", Port(tag=10, vlan_mode="dot1q-tunnel"), Port(tag=30), Port()),
+        )
+    ),
+    Case(
+        "selects_vlan_second",
+        ports("a b m n"),
+        [Mirror(src="a b", output="m"), Mirror(dst="m", output="n", select_vlan=(10,))],
+        A_AND_B,
+    ),
+    Case(
+        "selects_vlan_of_access_output",
+        ports("a b n", m=Port(tag=10)),
+        [Mirror(src="a b", output="m"), Mirror(dst="m", output="n", select_vlan=(10,))],
+        A_AND_B,
+    ),
+    Case(
+        "into_a_vlan",
+        ports("a b m", r=Port(tag=99)),
+        [Mirror(src="a", output="m"), Mirror(dst="m", output_vlan=99)],
+        A_AND_B,
+    ),
+    Case(
+        "internal_first",
+        ports("a b n", m=Port("internal")),
+        CHAIN,
+        A_AND_B,
+        clsact=True,
+    ),
+    Case("internal_second", ports("a b m", n=Port("internal")), CHAIN, A_AND_B),
+    Case(
+        "ring_of_two",
+        ports("a b m n"),
+        [Mirror(src="a", dst="n", output="m"), Mirror(src="b", dst="m", output="n")],
+        A_AND_B,
+        clsact=True,
+    ),
+    Case(
+        "ring_of_three",
+        ports("a b m n o"),
+        [
+            Mirror(src="a", dst="o", output="m"),
+            Mirror(dst="m", output="n"),
+            Mirror(src="b", dst="n", output="o"),
+        ],
+        A_AND_B,
+    ),
+    Case(
+        "ring_of_access_ports",
+        ports("a b", m=Port(tag=10), n=Port(tag=20)),
+        [Mirror(src="a", dst="n", output="m"), Mirror(src="b", dst="m", output="n")],
+        A_AND_B,
+    ),
+    Case(
+        "itself",
+        ports("a b m"),
+        [Mirror(src="a", dst="m", output="m")],
+        A_AND_B,
+    ),
+    Case(
+        "itself_alone",
+        ports("a b m"),
+        [Mirror(src="m", dst="m", output="m")],
+        [*A_AND_B, ("m", flood("m"))],
+        silent=True,
+    ),
+    Case(
+        "itself_by_a_flow",
+        ports("a b m"),
+        [Mirror(dst="m", output="m")],
+        A_AND_B,
+        flows=["in_port={a},actions=output:{m}", "priority=0,actions=NORMAL"],
+    ),
+    Case(
+        "output_by_a_flow",
+        ports("a b m n"),
+        [Mirror(src="b", output="m"), Mirror(dst="m", output="n")],
+        A_AND_B,
+        flows=["in_port={a},actions=output:{m},output:{b}", "priority=0,actions=NORMAL"],
+    ),
+    Case(
+        "all_ports_and_a_chain",
+        ports("a b m n"),
+        [Mirror(select_all=True, output="m"), Mirror(dst="m", output="n")],
+        A_AND_B,
+    ),
+    Case(
+        "two_of_all_ports_by_a_flow",
+        ports("a b m n"),
+        [Mirror(select_all=True, output="m"), Mirror(select_all=True, output="n")],
+        A_AND_B,
+        flows=["in_port={a},actions=output:{n},output:{b}", "priority=0,actions=NORMAL"],
+    ),
+    Case(
+        "identical_frames",
+        ports("a b m n"),
+        [Mirror(src="a", dst="b", output="m"), Mirror(dst="m", output="n")],
+        [("a", [broadcast("a")] * 30)],
+    ),
+    Case(
+        "learned",
+        ports("a b c m n"),
+        [Mirror(src="a", dst="a", output="m"), Mirror(dst="m c", output="n")],
+        [("a", talk("a", "b")), ("b", talk("b", "a")), ("a", talk("a", "c"))],
+        learn=announce("a", "b", "c"),
+    ),
+]

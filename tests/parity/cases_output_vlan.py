@@ -1,0 +1,274 @@
+"""`output_vlan` (RSPAN): copies go into a VLAN, and out of every port that carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ovs_ebpf_tap.lab.frames import ETH_8021AD, Tag, Tags, ethernet
+from parity.case import (
+    EXPERIMENTAL,
+    Case,
+    Mirror,
+    Port,
+    Sent,
+    announce,
+    broadcast,
+    flood,
+    left,
+    ports,
+    station,
+    talk,
+)
+
+RSPAN = 99
+
+RESERVED = (
+    *(f"01:80:c2:00:00:{last:02x}" for last in range(0x11)),
+    *("01:80:c2:00:00:20", "01:80:c2:00:00:2f"),
+    *("00:e0:2b:00:00:00", "00:e0:2b:00:00:04", "00:e0:2b:00:00:06"),
+    *("01:00:0c:00:00:00", "01:00:0c:cc:cc:cc", "01:00:0c:cc:cc:cd", "01:00:0c:cd:cd:cd"),
+    *(f"01:00:0c:cc:cc:c{last}" for last in range(9)),
+)
+"""Addresses of link protocols, which OVS copies into no VLAN, and some close to them."""
+
+
+def reserved(name: str) -> Sent:
+    source = station(name).mac
+    return name, [ethernet(mac, source, EXPERIMENTAL, b"reserved" * 7) for mac in RESERVED]
+
+
+TAGGED: Sequence[Tags] = [
+    [],
+    [0],
+    [Tag(0, pcp=3)],
+    [10],
+    [Tag(10, pcp=5)],
+    [20],
+    [10, 20],
+    [20, 10],
+]
+
+
+def some_tags(name: str) -> Sent:
+    return name, [broadcast(name, tags, str(n)) for n, tags in enumerate(TAGGED)]
+
+
+CARRIERS = {
+    "trunk": Port(),
+    "trunk_with": Port(trunks=(10, RSPAN)),
+    "trunk_without": Port(trunks=(0, 10)),
+    "access": Port(tag=RSPAN),
+    "access_of_another": Port(tag=10),
+    "native_tagged": Port(tag=RSPAN, vlan_mode="native-tagged"),
+    "native_untagged": Port(tag=RSPAN, vlan_mode="native-untagged"),
+    "native_of_another": Port(tag=10, vlan_mode="native-untagged"),
+    "native_trunks": Port(tag=10, trunks=(RSPAN,), vlan_mode="native-untagged"),
+    "tunnel": Port(tag=RSPAN, vlan_mode="dot1q-tunnel"),
+    "tunnel_q": Port(tag=RSPAN, vlan_mode="dot1q-tunnel", qinq_ethtype="802.1q"),
+    "tunnel_cvlans": Port(tag=RSPAN, vlan_mode="dot1q-tunnel", cvlans=(10,)),
+}
+"""Ports that carry the VLAN, or not, by a short name."""
+
+TO_VLAN = [Mirror(src="a", output_vlan=RSPAN)]
+
+CASES = [
+    *(
+        Case(
+            f"source_{name}",
+            ports("", a=port, **CARRIERS),
+            left("a second one", *TO_VLAN) if name == "tunnel" else TO_VLAN,
+            [some_tags("a"), ("a", flood("a")), some_tags("trunk")],
+            silent=name == "access_in_it",
+            clsact=name == "access",
+        )
+        for name, port in {
+            "trunk": Port(),
+            "access": Port(tag=10),
+            "access_in_it": Port(tag=RSPAN),
+            "native_untagged": Port(tag=10, vlan_mode="native-untagged"),
+            "native_in_it": Port(tag=RSPAN, vlan_mode="native-untagged"),
+            "tunnel": Port(tag=10, vlan_mode="dot1q-tunnel"),
+        }.items()
+    ),
+    Case(
+        "destination",
+        ports("a", b=Port(tag=10), r=Port(tag=RSPAN), t=Port(trunks=(RSPAN,))),
+        [Mirror(dst="b", output_vlan=RSPAN)],
+        [some_tags("a"), ("a", flood("a", [10]))],
+        clsact=True,
+    ),
+    Case(
+        "source_and_destination",
+        ports("a b c", r=Port(tag=RSPAN)),
+        [Mirror(src="a", dst="b c", output_vlan=RSPAN)],
+        [some_tags("a"), some_tags("b"), ("c", flood("c", [10]))],
+    ),
+    Case(
+        "all_ports",
+        ports("a", b=Port(tag=10), r=Port(tag=RSPAN)),
+        [Mirror(select_all=True, output_vlan=RSPAN)],
+        [some_tags("a"), ("b", flood("b")), ("r", flood("r"))],
+    ),
+    Case(
+        "reserved_addresses",
+        ports("a b", r=Port(tag=RSPAN)),
+        TO_VLAN,
+        [reserved("a"), ("a", flood("a"))],
+        clsact=True,
+    ),
+    Case(
+        "reserved_addresses_forwarded",
+        ports("a b", r=Port(tag=RSPAN)),
+        [Mirror(src="a", dst="b", output_vlan=RSPAN)],
+        [reserved("a"), ("a", flood("a"))],
+        bridge=("other_config:forward-bpdu=true",),
+    ),
+    Case(
+        "packets_in_it",
+        ports("a b", r=Port(tag=RSPAN)),
+        TO_VLAN,
+        [
+            ("a", flood("a", [RSPAN])),
+            ("a", flood("a", [Tag(RSPAN, pcp=4)])),
+            ("a", flood("a", [10])),
+        ],
+    ),
+    Case(
+        "packets_in_it_only",
+        ports("a b", r=Port(tag=RSPAN)),
+        TO_VLAN,
+        [("a", flood("a", [RSPAN])), ("a", flood("a", [Tag(RSPAN, tpid=ETH_8021AD)]))],
+        silent=True,
+    ),
+    Case(
+        "beside_an_output_port",
+        ports("a b m", r=Port(tag=RSPAN)),
+        [Mirror(src="a", output="m"), Mirror(src="a", dst="b", output_vlan=RSPAN)],
+        [some_tags("a"), some_tags("b")],
+    ),
+    Case(
+        "output_port_that_carries_it",
+        ports("a b", m=Port(tag=RSPAN), r=Port(tag=RSPAN)),
+        [Mirror(src="b", output="m"), Mirror(src="a", output_vlan=RSPAN)],
+        [some_tags("a"), some_tags("b")],
+    ),
+    Case(
+        "output_port_wins",
+        ports("a b m", r=Port(tag=RSPAN)),
+        [Mirror(src="a", output="m", output_vlan=RSPAN)],
+        [some_tags("a")],
+    ),
+    Case(
+        "select_vlan",
+        ports("a b", c=Port(tag=10), r=Port(tag=RSPAN)),
+        [Mirror(src="a c", output_vlan=RSPAN, select_vlan=(10,))],
+        [some_tags("a"), ("c", flood("c")), ("a", flood("a", [RSPAN]))],
+    ),
+    Case(
+        "snaplen",
+        ports("a b", r=Port(tag=RSPAN), i=Port("internal")),
+        left("is internal", Mirror(src="a", output_vlan=RSPAN, snaplen=160)),
+        [some_tags("a"), ("a", flood("a"))],
+    ),
+    Case(
+        "two_into_one",
+        ports("a b", r=Port(tag=RSPAN)),
+        [Mirror(src="a", output_vlan=RSPAN), Mirror(dst="b", output_vlan=RSPAN)],
+        [some_tags("a"), some_tags("b")],
+    ),
+    Case(
+        "two_into_two",
+        ports("a b", r=Port(tag=RSPAN), s=Port(tag=98)),
+        [Mirror(src="a", output_vlan=RSPAN), Mirror(src="a", dst="b", output_vlan=98)],
+        [some_tags("a"), some_tags("b")],
+    ),
+    Case(
+        "copies_are_selected",
+        ports("a b m", r=Port(tag=RSPAN)),
+        [Mirror(src="a", output_vlan=RSPAN), Mirror(dst="r", output="m")],
+        [some_tags("a"), ("a", flood("a", [RSPAN]))],
+    ),
+    Case(
+        "copies_of_copies",
+        ports("a b", r=Port(tag=RSPAN), s=Port(tag=98)),
+        [Mirror(src="a", output_vlan=RSPAN), Mirror(dst="r", output_vlan=98)],
+        [some_tags("a")],
+    ),
+    Case(
+        "internal_and_local_ports",
+        ports("a", i=Port("internal", tag=10), j=Port("internal", tag=RSPAN), k=Port("internal")),
+        [Mirror(src="i a", output_vlan=RSPAN)],
+        [some_tags("a"), some_tags("i")],
+        clsact=True,
+    ),
+    Case(
+        "taps",
+        ports("a", t=Port("tap", tag=RSPAN)),
+        TO_VLAN,
+        [some_tags("a")],
+    ),
+    Case(
+        "bond_carries_it",
+        ports(
+            "a",
+            b=Port(
+                "bond",
+                members=("p", "q"),
+                settings=("bond_mode=active-backup", "other_config:bond-primary={p}"),
+            ),
+        ),
+        TO_VLAN,
+        [some_tags("a")],
+    ),
+    Case(
+        "flood_vlans",
+        ports("a b", r=Port(tag=RSPAN)),
+        TO_VLAN,
+        [some_tags("a"), ("r", flood("r"))],
+        bridge=(f"flood_vlans={RSPAN}",),
+    ),
+    Case(
+        "drop_flows",
+        ports("a b", r=Port(tag=RSPAN)),
+        [Mirror(src="a", dst="b", output_vlan=RSPAN)],
+        [some_tags("a")],
+        flows=["actions=drop"],
+    ),
+    Case(
+        "learned",
+        ports("b", a=Port(tag=10), r=Port(tag=RSPAN)),
+        [Mirror(src="a", dst="b", output_vlan=RSPAN)],
+        [("a", talk("a", "b", to_tags=[10])), ("b", talk("b", "a", [10]))],
+        learn=[*announce("a"), *announce("b", tags=[10])],
+    ),
+    Case(
+        "identical_frames",
+        ports("a b", r=Port(tag=RSPAN)),
+        [Mirror(src="a", dst="b", output_vlan=RSPAN)],
+        [("a", [broadcast("a")] * 20)],
+    ),
+    Case(
+        "carriers_with_priority_tags",
+        ports(
+            "a",
+            r=Port(tag=RSPAN, priority_tags="always"),
+            s=Port(tag=RSPAN, priority_tags="if-nonzero"),
+            t=Port(tag=RSPAN, vlan_mode="native-untagged", priority_tags="if-nonzero"),
+        ),
+        TO_VLAN,
+        [some_tags("a")],
+    ),
+    Case(
+        "protected_ports",
+        ports("b", a=Port(protected=True), r=Port(tag=RSPAN, protected=True), s=Port(tag=RSPAN)),
+        [Mirror(src="a b", output_vlan=RSPAN)],
+        [some_tags("a"), some_tags("b")],
+    ),
+    Case(
+        "without_carriers",
+        ports("", a=Port(trunks=(0, 10)), b=Port(tag=10), local=Port("local", tag=10)),
+        TO_VLAN,
+        [some_tags("a"), some_tags("b")],
+        silent=True,
+    ),
+]

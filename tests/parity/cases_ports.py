@@ -1,0 +1,302 @@
+"""Kinds of ports, names, sizes, protection, and what is left to OVS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ovs_ebpf_tap.lab.frames import Tags
+from ovs_ebpf_tap.wanted import INVALID, NATIVE
+from parity.case import (
+    Case,
+    Mirror,
+    Port,
+    Sent,
+    announce,
+    flood,
+    left,
+    one_by_one,
+    ports,
+    sized,
+    talk,
+)
+
+ALL_TAGS: Sequence[Tags] = [[], [10], [20], [10, 20]]
+
+
+def tagged(name: str) -> Sent:
+    return name, [frame for tags in ALL_TAGS for frame in flood(name, tags)]
+
+
+ACCESS = Port(tag=10)
+UNTAGGED = Port(tag=10, vlan_mode="native-untagged")
+TUNNEL = Port(tag=10, vlan_mode="dot1q-tunnel")
+
+ACTIVE_BACKUP = Port(
+    "bond",
+    members=("p", "q"),
+    settings=("bond_mode=active-backup", "other_config:bond-primary={p}"),
+)
+SLB = Port(
+    "bond",
+    members=("p", "q"),
+    settings=("bond_mode=balance-slb", "other_config:bond-rebalance-interval=0"),
+)
+
+OUTPUT = [Mirror(src="a c", output="b")]
+
+INTERNAL = [
+    Case(
+        f"{kind}_{name}",
+        ports("a b m", i=replace(port, kind=kind), j=Port(kind)),
+        [mirror],
+        [tagged("i"), tagged("a"), tagged("j")],
+        clsact=name in ("source", "output", "destination"),
+    )
+    for kind in ("internal", "tap")
+    for name, mirror, port in (
+        ("source", Mirror(src="i", output="m"), Port()),
+        ("destination", Mirror(dst="i", output="m"), Port()),
+        ("both", Mirror(src="i", dst="i j", output="m"), Port()),
+        ("output", Mirror(src="a", dst="b", output="i"), Port()),
+        ("output_of_its_kind", Mirror(src="j", dst="j", output="i"), Port()),
+        ("output_of_all", Mirror(select_all=True, output="i"), Port()),
+        ("access_source", Mirror(src="i", output="m"), ACCESS),
+        ("access_destination", Mirror(dst="i", output="m"), ACCESS),
+        ("access_output", Mirror(src="a", dst="b", output="i"), ACCESS),
+        ("native_source", Mirror(src="i", output="m"), UNTAGGED),
+        ("native_output", Mirror(src="a", output="i"), UNTAGGED),
+        ("tunnel_source", Mirror(src="i", output="m"), TUNNEL),
+        ("tunnel_output", Mirror(src="a", output="i"), TUNNEL),
+    )
+]
+
+LOCAL = [
+    Case(
+        f"local_{name}",
+        ports("a b m", local=replace(port, kind="local")),
+        [mirror],
+        [tagged("local"), tagged("a")],
+    )
+    for name, mirror, port in (
+        ("source", Mirror(src="local", output="m"), Port()),
+        ("destination", Mirror(dst="local", output="m"), Port()),
+        ("output", Mirror(src="a", dst="b", output="local"), Port()),
+        ("access_source", Mirror(src="local", output="m"), ACCESS),
+    )
+]
+
+BONDS = [
+    Case(
+        f"bond_{mode}_{name}",
+        ports("a m", c=Port(tag=10), b=port),
+        mirrors,
+        [
+            ("a", [frame for tags in ALL_TAGS for frame in flood("a", tags)]),
+            ("b.p", flood("p")),
+            ("b.q", flood("q")),
+            ("b.p", flood("p", [10])),
+            ("c", flood("c")),
+        ],
+        clsact=(mode, name) == ("active_backup", "output"),
+    )
+    for mode, port in (("active_backup", ACTIVE_BACKUP), ("slb", SLB))
+    for name, mirrors in (
+        ("source", [Mirror(src="b", output="m")]),
+        ("destination", [Mirror(dst="b", output="m")]),
+        ("both", [Mirror(src="a b", dst="b c", output="m")]),
+        ("output", OUTPUT if mode == "active_backup" else left("is a bond", *OUTPUT)),
+    )
+] + [
+    Case(
+        "bond_access_output",
+        ports(
+            "a m",
+            b=replace(ACTIVE_BACKUP, tag=10),
+        ),
+        [Mirror(src="a", output="b")],
+        [tagged("a")],
+    ),
+    Case(
+        "bond_access_source",
+        ports(
+            "a m",
+            b=replace(ACTIVE_BACKUP, tag=10),
+        ),
+        [Mirror(src="b", dst="b", output="m")],
+        [("b.p", flood("p")), ("b.p", flood("p", [10])), tagged("a")],
+    ),
+    Case(
+        "bond_learned",
+        ports("a m", b=ACTIVE_BACKUP),
+        [Mirror(src="b", dst="b", output="m")],
+        [("a", talk("a", "b.p")), ("b.p", talk("b.p", "a"))],
+        learn=announce("a", "b.p"),
+    ),
+]
+
+NAMES = [
+    Case(
+        f"name_{name}",
+        {
+            "a": Port(device=source),
+            "b": Port(),
+            "m": Port(device=output),
+            "n": Port(device=other),
+        },
+        [Mirror(src="a", output="m"), Mirror(src="b", output="n")],
+        [("a", flood("a")), ("b", flood("b"))],
+    )
+    for name, source, output, other in (
+        ("odd_characters", "a.b-c_d@e", "m+n=o,p;q", "$HOME*1"),
+        ("quotes", "a'b\"c", "m\\n", "[n]{o}"),
+        ("longest", "a23456789012345", "m23456789012345", "n23456789012345"),
+        ("last_character", "same-name-but-1", "same-name-but-2", "same-name-but-3"),
+        ("leading_dash", "-a", "--m", "-n-"),
+        ("number", "17", "0x1f", "4095"),
+        ("beyond_ascii", "prise-d'é", "größe", "日本"),
+    )
+]
+
+SENT: Mapping[str, list[Sent]] = {
+    "runts": [("a", [sized("a", length) for length in range(14, 60)])],
+    "runts_tagged": [("a", [sized("a", length, [10]) for length in range(18, 64, 3)])],
+    "runts_internal": [("a2", [sized("a2", length) for length in range(14, 60, 5)])],
+    "common": [("a", [sized("a", length) for length in (60, 61, 62, 63, 64, 65, 128, 1400)])],
+    "longest": one_by_one(
+        "a",
+        *([sized("a", length)] for length in (1513, 1514)),
+        *([sized("a", length, [10])] for length in (1514, 1517, 1518)),
+    ),
+    "longest_internal": one_by_one("a2", [sized("a2", 1514)], [sized("a2", 1518, [10])]),
+}
+
+SIZES = [
+    Case(
+        f"size_{name}",
+        ports("a b", a2=Port("internal"), m=Port(), n=Port(tag=10), o=Port("internal")),
+        [
+            Mirror(src="a a2", dst="b", output="m"),
+            Mirror(src="a", output="n"),
+            Mirror(src="a", output="o"),
+        ],
+        sent,
+        clsact=name == "common",
+    )
+    for name, sent in SENT.items()
+]
+
+MTUS = [
+    Case(
+        f"mtu_{name}",
+        ports("b", a=source, m=output),
+        [Mirror(src="a", dst="b", output="m")],
+        one_by_one(
+            "a",
+            *([sized("a", length)] for length in (900, 1013, 1014, 1015, 1018, 1019, 1400)),
+            *([sized("a", length, [10])] for length in (1014, 1017, 1018, 1019, 1022, 1400)),
+        ),
+        clsact=name == "of_the_output",
+    )
+    for name, source, output in (
+        ("of_the_output", Port(), Port(mtu=1000)),
+        ("of_an_access_output", Port(), Port(mtu=1000, tag=10)),
+        ("of_an_output_for_an_access_port", Port(tag=10), Port(mtu=1000)),
+        ("of_an_internal_output", Port(), Port("internal", mtu=1000)),
+    )
+]
+
+BOTH = Mirror(src="a b", dst="b", output="m")
+
+PROTECTED = [
+    Case(
+        f"protected_{name}",
+        ports("b m", **changed),
+        left("protected", BOTH) if name == "source_and_output" else [BOTH],
+        [("a", flood("a")), ("b", flood("b"))],
+    )
+    for name, changed in {
+        "source": {"a": Port(protected=True)},
+        "output": {"a": Port(), "m": Port(protected=True)},
+        "source_and_output": {"a": Port(protected=True), "m": Port(protected=True)},
+        "source_and_destination": {"a": Port(protected=True), "b": Port(protected=True)},
+    }.items()
+]
+
+LEFT_TO_OVS = [
+    Case(
+        "patch_source",
+        ports("a m", x=Port("patch")),
+        [Mirror(src="x", output="m", state=NATIVE, reason="patch")],
+        [("x", flood("x")), ("a", flood("a"))],
+        silent=True,
+    ),
+    Case(
+        "patch_destination",
+        ports("a m", x=Port("patch")),
+        [Mirror(dst="x", output="m", state=NATIVE, reason="patch")],
+        [("x", flood("x")), ("a", flood("a"))],
+        silent=True,
+    ),
+    Case(
+        "patch_output",
+        ports("a b", x=Port("patch")),
+        [Mirror(src="a", output="x", state=NATIVE, reason="patch")],
+        [("a", flood("a")), ("b", flood("b"))],
+    ),
+    Case(
+        "patch_beside",
+        ports("a b m", x=Port("patch")),
+        [Mirror(src="a", dst="b", output="m")],
+        [("x", flood("x")), ("a", flood("a"))],
+    ),
+    Case(
+        "tunnel_source",
+        ports("a b m", v=Port("vxlan")),
+        [Mirror(src="a v", output="m", state=NATIVE, reason="vxlan")],
+        [("a", flood("a")), ("b", flood("b"))],
+    ),
+    Case(
+        "tunnel_destination",
+        ports("a b m", v=Port("vxlan")),
+        [Mirror(dst="b v", output="m", state=NATIVE, reason="vxlan")],
+        [("a", flood("a")), ("b", flood("b"))],
+    ),
+    Case(
+        "tunnel_output",
+        ports("a b", v=Port("vxlan")),
+        [Mirror(src="a", output="v", state=NATIVE, reason="vxlan")],
+        [("a", flood("a")), ("b", flood("b"))],
+        silent=True,
+    ),
+    Case(
+        "tunnel_beside",
+        ports("a b m", v=Port("vxlan")),
+        [Mirror(src="a", dst="b", output="m")],
+        [("a", flood("a")), ("b", flood("b"))],
+    ),
+    Case(
+        "absent_source",
+        ports("a b m", x=Port("absent")),
+        [Mirror(src="a x", output="m")],
+        [("a", flood("a")), ("b", flood("b"))],
+    ),
+    Case(
+        "absent_output",
+        ports("a b", x=Port("absent")),
+        [Mirror(src="a", output="x", state=NATIVE, reason="no network device")],
+        [("a", flood("a")), ("b", flood("b"))],
+        silent=True,
+    ),
+    Case(
+        "no_output",
+        ports("a b"),
+        [Mirror(src="a", state=INVALID, reason="neither output_port nor output_vlan")],
+        [("a", flood("a"))],
+        silent=True,
+    ),
+]
+
+CASES = [
+    *(INTERNAL + LOCAL + BONDS + NAMES + SIZES + MTUS + PROTECTED + LEFT_TO_OVS),
+]

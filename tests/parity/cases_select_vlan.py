@@ -1,0 +1,182 @@
+"""`select_vlan`: only the packets of some VLANs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ovs_ebpf_tap.lab.frames import ETH_8021AD, Tag, Tags
+from parity.case import Case, Mirror, Port, Sent, announce, broadcast, flood, left, ports, talk
+
+TAGS: Sequence[Tags] = [
+    [],
+    [0],
+    [Tag(0, pcp=6)],
+    [1],
+    [10],
+    [Tag(10, pcp=5)],
+    [20],
+    [30],
+    [4094],
+    [10, 20],
+]
+
+
+def tagged(name: str) -> Sent:
+    return name, [broadcast(name, tags, str(n)) for n, tags in enumerate(TAGS)]
+
+
+A_AND_B = [tagged("a"), tagged("b")]
+
+CASES = [
+    *(
+        Case(
+            f"trunk_{name}",
+            ports("a b m"),
+            [Mirror(src="a", dst="a", output="m", select_vlan=vlans)],
+            A_AND_B,
+            clsact=name == "several",
+        )
+        for name, vlans in {
+            "one": (10,),
+            "several": (1, 20, 4094),
+            "zero": (0,),
+            "zero_and_one": (0, 1),
+            "many": tuple(range(2, 4094, 3)),
+            "all_but_one": tuple(vlan for vlan in range(4095) if vlan != 10),
+        }.items()
+    ),
+    Case(
+        "no_frame_of_it",
+        ports("a b m"),
+        [Mirror(src="a", dst="a", output="m", select_vlan=(77,))],
+        A_AND_B,
+        silent=True,
+    ),
+    Case(
+        "access_in_it",
+        ports("b m", a=Port(tag=10)),
+        [Mirror(src="a", output="m", select_vlan=(10,))],
+        A_AND_B,
+        clsact=True,
+    ),
+    Case(
+        "access_in_another",
+        ports("b m", a=Port(tag=10)),
+        [Mirror(src="a", output="m", select_vlan=(20,))],
+        A_AND_B,
+        silent=True,
+    ),
+    Case(
+        "access_destinations",
+        ports("a m", b=Port(tag=10), c=Port(tag=20), d=Port(tag=30)),
+        [Mirror(dst="b c d", output="m", select_vlan=(10, 30))],
+        [tagged("a"), tagged("b"), tagged("c")],
+    ),
+    Case(
+        "native_ports",
+        ports(
+            "b m",
+            a=Port(tag=10, vlan_mode="native-untagged"),
+            c=Port(tag=20, vlan_mode="native-tagged"),
+        ),
+        [Mirror(src="a c", dst="a c", output="m", select_vlan=(10,))],
+        [tagged("a"), tagged("b"), tagged("c")],
+    ),
+    Case(
+        "tunnel_port",
+        ports("b m", a=Port(tag=10, vlan_mode="dot1q-tunnel")),
+        [Mirror(src="a", dst="a", output="m", select_vlan=(10,))],
+        A_AND_B,
+    ),
+    Case(
+        "tunnel_port_not_its_cvlan",
+        ports("b m", a=Port(tag=10, vlan_mode="dot1q-tunnel")),
+        [Mirror(src="a", output="m", select_vlan=(20,))],
+        A_AND_B,
+        silent=True,
+    ),
+    Case(
+        "outer_tag_of_two",
+        ports("a b m"),
+        [Mirror(src="a", output="m", select_vlan=(10,))],
+        [
+            ("a", [broadcast("a", [Tag(10, tpid=ETH_8021AD), 20])]),
+            ("a", [broadcast("a", [Tag(20, tpid=ETH_8021AD), 10])]),
+            ("a", [broadcast("a", [20, 10])]),
+        ],
+    ),
+    Case(
+        "access_output",
+        ports("a b", m=Port(tag=20)),
+        [Mirror(src="a", output="m", select_vlan=(10,))],
+        A_AND_B,
+    ),
+    Case(
+        "trunk_excludes_it",
+        ports("b m", a=Port(trunks=(20, 30))),
+        [Mirror(src="a", output="m", select_vlan=(10, 20))],
+        A_AND_B,
+    ),
+    Case(
+        "of_all_ports",
+        ports("a b m", c=Port(tag=10)),
+        [Mirror(select_all=True, output="m", select_vlan=(10,))],
+        [tagged("a"), tagged("b"), tagged("c")],
+    ),
+    Case(
+        "without_ports",
+        ports("a b m"),
+        [Mirror(output="m", select_vlan=(10,))],
+        A_AND_B,
+        silent=True,
+    ),
+    Case(
+        "several_mirrors_one_output",
+        ports("a b m", c=Port(tag=10)),
+        [
+            Mirror(src="a", output="m", select_vlan=(10,)),
+            Mirror(src="a", dst="b", output="m", select_vlan=(20,)),
+            Mirror(dst="c", output="m", select_vlan=(10, 30)),
+        ],
+        [tagged("a"), tagged("b"), tagged("c")],
+    ),
+    Case(
+        "several_mirrors_several_outputs",
+        ports("a b m n", c=Port(tag=10)),
+        [
+            Mirror(src="a c", output="m", select_vlan=(10,)),
+            Mirror(src="a", dst="b", output="n", select_vlan=(10, 20)),
+            Mirror(src="a", output="n"),
+        ],
+        [tagged("a"), tagged("b"), tagged("c")],
+    ),
+    Case(
+        "with_snaplen",
+        ports("a b m"),
+        [Mirror(src="a", dst="b", output="m", select_vlan=(10,), snaplen=160)],
+        A_AND_B,
+    ),
+    Case(
+        "internal_ports",
+        ports("b m", i=Port("internal", tag=10), j=Port("internal")),
+        [Mirror(src="i j", dst="j", output="m", select_vlan=(10,))],
+        [tagged("i"), tagged("j"), tagged("b")],
+    ),
+    Case(
+        "changed_on_the_way",
+        ports("a b m"),
+        left("flows modify packets", Mirror(src="a", dst="b", output="m", select_vlan=(20,))),
+        [tagged("a")],
+        flows=[
+            "in_port={a},dl_vlan=10,actions=mod_vlan_vid:20,output:{b}",
+            "priority=0,actions=NORMAL",
+        ],
+    ),
+    Case(
+        "learned",
+        ports("a b m", c=Port(tag=10)),
+        [Mirror(src="c", dst="b", output="m", select_vlan=(10,))],
+        [("c", talk("c", "b", to_tags=[10])), ("b", talk("b", "c", [10])), ("a", flood("a", [10]))],
+        learn=[*announce("b", tags=[10]), *announce("c")],
+    ),
+]

@@ -1,0 +1,188 @@
+"""`snaplen`: copies that are cut."""
+
+from __future__ import annotations
+
+from ovs_ebpf_tap.lab.frames import ETH_8021AD, Tag, Tags, arp_request, tcp_frame
+from ovs_ebpf_tap.wanted import NATIVE
+from parity.case import NOBODY, Case, Mirror, Port, Sent, flood, one_by_one, ports, sized, station
+
+LENGTHS = (160, 200, 1500, 65535)
+AROUND = (16, 59, 60, 61, 159, 160, 161, 163, 164, 165, 199, 200, 201, 204, 300, 1499, 1500, 1501)
+"""Lengths of frames: about those that are cut to."""
+LONGEST = 1514
+"""What devices take; with a tag more some do not."""
+
+
+def frames(name: str, tags: Tags = ()) -> list[Sent]:
+    """Frames of many lengths, those of at least one byte behind their tags."""
+    head = 14 + 4 * len(tags)
+    short = [
+        *(sized(name, length, tags) for length in AROUND if length >= head),
+        *flood(name, tags),
+        tcp_frame(station(name, tags), NOBODY, b"t" * 700, tags=tags),
+        arp_request(station(name, tags), "10.255.0.3", tags),
+    ]
+    return one_by_one(name, short, [sized(name, LONGEST, tags)])
+
+
+def to_outputs(src: str = "", dst: str = "") -> list[Mirror]:
+    """A mirror for each length."""
+    return [Mirror(src=src, dst=dst, output=f"m{each}", snaplen=each) for each in LENGTHS]
+
+
+def outputs(port: Port) -> dict[str, Port]:
+    return {f"m{each}": port for each in LENGTHS}
+
+
+CASES = [
+    Case(
+        "source",
+        ports("a b", **outputs(Port())),
+        to_outputs(src="a"),
+        [*frames("a"), *frames("a", [10]), *frames("a", [10, 20])],
+        clsact=True,
+    ),
+    Case(
+        "destination",
+        ports("a b", **outputs(Port())),
+        to_outputs(dst="b"),
+        [*frames("a"), *frames("a", [10])],
+    ),
+    Case(
+        "access_source",
+        ports("b", a=Port(tag=10), **outputs(Port())),
+        to_outputs(src="a"),
+        [*frames("a"), *frames("a", [Tag(0, pcp=3)])],
+    ),
+    Case(
+        "access_output",
+        ports("a b", **outputs(Port(tag=10))),
+        to_outputs(src="a"),
+        [*frames("a"), *frames("a", [10]), *frames("a", [Tag(10, tpid=ETH_8021AD)])],
+        clsact=True,
+    ),
+    Case(
+        "access_destination",
+        ports("a", b=Port(tag=10), **outputs(Port())),
+        to_outputs(dst="b"),
+        [*frames("a", [10])],
+    ),
+    Case(
+        "tunnel_source",
+        ports("b", a=Port(tag=10, vlan_mode="dot1q-tunnel"), **outputs(Port())),
+        to_outputs(src="a"),
+        [*frames("a"), *frames("a", [20])],
+    ),
+    Case(
+        "tunnel_output",
+        ports("a b", **outputs(Port(tag=10, vlan_mode="dot1q-tunnel"))),
+        to_outputs(src="a"),
+        [*frames("a"), *frames("a", [10, 20])],
+    ),
+    Case(
+        "internal_output",
+        ports("a b i", m=Port("internal"), n=Port("internal")),
+        [
+            Mirror(src="a", output="m", snaplen=200, state=NATIVE, reason="is internal"),
+            Mirror(src="a", output="n", snaplen=65535),
+        ],
+        [*frames("a"), *frames("a", [10])],
+    ),
+    Case(
+        "within_headers",
+        ports("a b m n"),
+        [
+            Mirror(src="a", output="m", snaplen=14, state=NATIVE, reason="less than 160"),
+            Mirror(src="a", output="n", snaplen=159, state=NATIVE, reason="less than 160"),
+        ],
+        [*frames("a")],
+    ),
+    Case(
+        "internal_source",
+        ports("b", i=Port("internal"), **outputs(Port())),
+        to_outputs(src="i", dst="i"),
+        [*frames("i"), *frames("b", [10])],
+    ),
+    Case(
+        "one_output_equal",
+        ports("a b m"),
+        [
+            Mirror(src="a", output="m", snaplen=170),
+            Mirror(dst="b", output="m", snaplen=170),
+            Mirror(src="b", output="m", snaplen=170),
+        ],
+        [*frames("a"), *frames("b")],
+    ),
+    Case(
+        "one_output_different_packets",
+        ports("a b c m"),
+        [Mirror(src="a", output="m", snaplen=170), Mirror(src="b", output="m", snaplen=190)],
+        [*frames("a"), *frames("b")],
+    ),
+    Case(
+        "one_output_cut_on_arrival",
+        ports("a b m"),
+        [
+            Mirror(src="a", output="m", snaplen=170, state=NATIVE, reason="of another snaplen"),
+            Mirror(dst="b", output="m", state=NATIVE, reason="of another snaplen"),
+        ],
+        [*frames("a"), *frames("b")],
+    ),
+    Case(
+        "one_output_cut_on_leaving",
+        ports("a b c m"),
+        [
+            Mirror(src="a", output="m", state=NATIVE, reason="of another snaplen"),
+            Mirror(dst="b", output="m", snaplen=170, state=NATIVE, reason="of another snaplen"),
+        ],
+        [*frames("a"), *frames("c")],
+    ),
+    Case(
+        "one_output_same_packets",
+        ports("a b m"),
+        [
+            Mirror(src="a", output="m", snaplen=170, state=NATIVE, reason="it shares"),
+            Mirror(src="a", output="m", snaplen=190, state=NATIVE, reason="it shares"),
+        ],
+        [*frames("a")],
+    ),
+    Case(
+        "source_and_destination",
+        ports("a b c m"),
+        [Mirror(src="a", dst="b c", output="m", snaplen=180)],
+        [*frames("a"), *frames("b")],
+    ),
+    Case(
+        "chain_cut_first",
+        ports("a b m n"),
+        [Mirror(src="a", output="m", snaplen=180), Mirror(dst="m", output="n")],
+        [*frames("a")],
+    ),
+    Case(
+        "chain_cut_second",
+        ports("a b m n"),
+        [Mirror(src="a", output="m"), Mirror(dst="m", output="n", snaplen=180)],
+        [*frames("a")],
+    ),
+    Case(
+        "chain_cut_twice",
+        ports("a b m n"),
+        [
+            Mirror(src="a", output="m", snaplen=180),
+            Mirror(dst="m", output="n", snaplen=200),
+        ],
+        [*frames("a")],
+    ),
+    Case(
+        "longer_than_the_output_takes",
+        ports("a b", m=Port(mtu=576)),
+        [Mirror(src="a", output="m", snaplen=200)],
+        [*frames("a"), *frames("a", [10])],
+    ),
+    Case(
+        "select_all",
+        ports("a b m"),
+        [Mirror(select_all=True, output="m", snaplen=190)],
+        [*frames("a"), *frames("b", [10])],
+    ),
+]

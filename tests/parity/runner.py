@@ -1,0 +1,112 @@
+"""Plays a case without mirrors, with Open vSwitch copying and with hooks copying, and compares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from ovs_ebpf_tap.lab.compare import difference
+from ovs_ebpf_tap.wanted import Verdict
+from parity.case import Case
+from parity.surroundings import changes, surroundings
+from parity.world import Bench, Frames, Run, World, as_expected
+
+
+def check(bench: Bench, case: Case) -> None:
+    """Fails, saying all that is wrong."""
+    with World(bench, case) as world:
+        # OVS drops what arrives on a mirror's output port.
+        plain = world.play([each for each in case.sent if not _is_output(each[0], case)])
+        world.add_mirrors()
+        native = world.play(case.sent, _only(plain.frames, case))
+        before = surroundings(world.switch, world.devices.values())
+        world.set_mode("offload")
+        verdicts = world.wait_verdicts()
+        offloaded = world.play(case.sent, native.frames)
+        after = surroundings(world.switch, world.devices.values())
+        problems = [
+            *_verdict_problems(case, verdicts, "after the change of mode"),
+            *_verdict_problems(case, world.verdicts(), "after the last frame"),
+            *_production_problems(case, plain, native),
+            *_oracle_problems(case, plain, native),
+            *difference_problems(case, native, offloaded),
+            *changes(before, after),
+        ]
+    if problems:
+        pytest.fail("\n".join(dict.fromkeys(problems)), pytrace=False)
+
+
+def difference_problems(case: Case, native: Run, offloaded: Run) -> Iterator[str]:
+    """How an offloaded run differs from the native one."""
+    yield from _copy_problems(native.frames, offloaded.frames)
+    yield from _counter_problems(case, native, offloaded)
+
+
+def _verdict_problems(case: Case, found: list[Verdict | None], when: str) -> Iterator[str]:
+    for number, (mirror, verdict) in enumerate(zip(case.mirrors, found, strict=True), 1):
+        if not as_expected(mirror, verdict):
+            is_ = "on the move" if verdict is None else f"{verdict.state} ({verdict.reason})"
+            wanted = f"{mirror.state} ({mirror.reason or 'no reason'})"
+            yield f"{when} mirror m{number} is {is_}, not {wanted}"
+
+
+def _production_problems(case: Case, plain: Run, native: Run) -> Iterator[str]:
+    """What mirrors must not change; the offloaded run is compared with the native one."""
+    wanted, seen = _only(plain.frames, case), _only(native.frames, case)
+    for place, frames in wanted.items():
+        # Copies into a VLAN come out of common ports, beside what comes out there anyway.
+        got = seen[place] & frames if case.has_output_vlan else seen[place]
+        found = difference(frames, got)
+        if found:
+            yield f"production at {place} differs with native mirrors: {found}"
+
+
+def _oracle_problems(case: Case, plain: Run, native: Run) -> Iterator[str]:
+    copies: Counter[bytes] = Counter()
+    for place, frames in native.frames.items():
+        if _is_output(place, case):
+            copies += frames
+        elif case.has_output_vlan:
+            copies += frames - plain.frames[place]
+    if bool(copies) == case.silent:
+        yield f"Open vSwitch delivered {copies.total()} copies: the case tells nothing"
+
+
+def _copy_problems(native: Frames, offloaded: Frames) -> Iterator[str]:
+    for place, expected in native.items():
+        found = difference(expected, offloaded[place])
+        if found:
+            yield f"offloaded, not as native, at {place}: {found}"
+
+
+def _counter_problems(case: Case, native: Run, offloaded: Run) -> Iterator[str]:
+    for port, expected in native.counted.items():
+        counted = offloaded.counted[port]
+        if _is_output(port, case) or (case.has_output_vlan and _is_internal(port, case)):
+            # Copies are counted by whoever makes them; the kernel counts what an internal port
+            # gets as received.
+            continue
+        if case.has_output_vlan:
+            # Copies are sent by whoever makes them.
+            counted, expected = (counted[0], 0), (expected[0], 0)
+        if counted != expected:
+            yield f"packets counted at {port}, (rx, tx): {expected} natively, {counted} offloaded"
+
+
+def _only(frames: Frames, case: Case) -> Frames:
+    """What arrived behind the ports that are no output ports."""
+    return {place: each for place, each in frames.items() if not _is_output(place, case)}
+
+
+def _is_internal(port: str, case: Case) -> bool:
+    """Whether the switch's own machine is behind the port."""
+    return port not in case.ports or case.ports[port].kind in ("internal", "local")
+
+
+def _is_output(place: str, case: Case) -> bool:
+    """Whether it is an output port or one of its members."""
+    members = {member: name for name, port in case.ports.items() for member in port.members}
+    name = place.partition(".")[0]
+    return members.get(name, name) in case.outputs

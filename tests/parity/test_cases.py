@@ -1,0 +1,34 @@
+"""Every case of this directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from ovs_ebpf_tap.lab.kernel import attachments
+from parity.case import Case
+from parity.runner import check
+from parity.world import Bench, datapath_type
+
+
+def _parameters() -> Sequence[object]:
+    """All cases with the best kind of hooks, those marked `clsact` with the others as well."""
+    found = []
+    for path in sorted(Path(__file__).parent.glob("cases_*.py")):
+        cases: list[Case] = import_module(f"parity.{path.stem}").CASES
+        for case in cases:
+            if datapath_type() not in case.datapaths:
+                continue
+            for attach in attachments() if case.clsact else attachments()[:1]:
+                name = f"{path.stem.removeprefix('cases_')}-{case.name}-{attach}"
+                found.append(pytest.param(attach, case, id=name))
+    return found
+
+
+@pytest.mark.openvswitch
+@pytest.mark.parametrize(("bench", "case"), _parameters(), indirect=["bench"], scope="session")
+def test_offloaded_is_as_native(bench: Bench, case: Case) -> None:
+    check(bench, case)

@@ -1,0 +1,77 @@
+"""Cases made up by hypothesis: each is played natively and offloaded, on one bridge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from ovs_ebpf_tap.lab.kernel import attachments
+from ovs_ebpf_tap.wanted import OFFLOADED
+from parity.case import Case
+from parity.runner import difference_problems
+from parity.strategies import PORTS, Example, examples
+from parity.world import Bench, World
+
+EXAMPLES = "OVS_EBPF_TAP_EXAMPLES"
+"""The variable that sets how many examples there are, and has them differ from run to run."""
+
+FEW = 200
+"""Examples without it: what takes a few minutes."""
+
+LEAST_OFFLOADED = 0.5
+"""The share of examples in which every mirror has to be offloaded."""
+
+
+@pytest.fixture(scope="module")
+def world(bench: Bench) -> Iterator[World]:
+    """A bridge with all ports, for all examples."""
+    with World(bench, Case("generated", PORTS, [], [])) as made:
+        yield made
+
+
+@pytest.mark.openvswitch
+@pytest.mark.timeout(0)  # Hypothesis ends it: after the last example, or minutes of shrinking.
+@pytest.mark.parametrize("bench", attachments()[:1], indirect=True, scope="session")
+def test_offloaded_is_as_native(world: World, figure: Callable[[str], None]) -> None:
+    wanted = os.environ.get(EXAMPLES)
+    offloaded: list[bool] = []
+
+    @settings(
+        max_examples=int(wanted or FEW),
+        derandomize=wanted is None,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(examples())
+    def plays(example: Example) -> None:
+        offloaded.append(_play(world, example))
+
+    plays()
+    share = sum(offloaded) / len(offloaded)
+    figure(f"{len(offloaded)} examples, {share:.0%} of them with every mirror offloaded")
+    assert share >= LEAST_OFFLOADED, f"only {share:.0%} of the examples were offloaded"
+
+
+def _play(world: World, example: Example) -> bool:
+    """Compares; returns whether every mirror was offloaded."""
+    case = example.case(next(world.bench.serials))
+    world.become(case)
+    native = world.play(case.sent)
+    world.set_mode("offload")
+    verdicts = world.wait_verdicts(expected=False)
+    offloaded = world.play(case.sent, native.frames)
+    problems = list(difference_problems(case, native, offloaded))
+    if world.verdicts() != verdicts:
+        problems.append(f"verdicts changed from {verdicts} to {world.verdicts()}")
+    problems += [
+        f"mirror m{number} is {verdict}"
+        for number, verdict in enumerate(verdicts, 1)
+        if verdict is None or (verdict.state == OFFLOADED) != (verdict.reason is None)
+    ]
+    assert not problems, "\n".join([*problems, f"verdicts: {verdicts}"])
+    return all(verdict is not None and verdict.state == OFFLOADED for verdict in verdicts)
