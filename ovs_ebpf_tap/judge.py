@@ -21,6 +21,11 @@ MODES = ("offload", "native")
 MAX_NATIVE_MIRRORS = 32
 """Mirrors that OVS takes on a bridge: MAX_MIRRORS in `ofproto/ofproto-dpif-mirror.h`."""
 
+FLOWS_UNKNOWN = (
+    "it selects leaving packets, and the flow tables are not known (yet): that takes "
+    "OpenFlow 1.3, 1.4 or 1.5 among the bridge's protocols"
+)
+
 MIN_SNAPLEN = abi.constant("MIN_SNAPLEN")
 _UNTRUNCATED = 65535
 
@@ -259,10 +264,7 @@ class Judge:
         if traits is None:
             if mirror.parked:
                 return  # What they were when it was offloaded, until they are known again.
-            raise NotOffloadedError(
-                "it selects leaving packets, and the flow tables are not known (yet): that takes "
-                "OpenFlow 1.3, 1.4 or 1.5 among the bridge's protocols"
-            )
+            raise NotOffloadedError(FLOWS_UNKNOWN)
         if vlans and traits.outputs:
             raise NotOffloadedError(
                 "it selects leaving packets of ports with VLAN settings, and flows that output to "

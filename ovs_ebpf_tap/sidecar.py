@@ -17,6 +17,7 @@ import structlog
 
 from ovs_ebpf_tap import datapath as dp
 from ovs_ebpf_tap import handover
+from ovs_ebpf_tap.judge import FLOWS_UNKNOWN
 from ovs_ebpf_tap.model import MODE_KEY, SELECT_VLAN_KEY, Database, Flip
 from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.openflow import FlowTables
@@ -37,6 +38,9 @@ _REFUSAL = 5.0
 
 _FAILURE = 1.0
 """Seconds before a pass that failed is tried again."""
+
+_FLOW_TABLES = 1.0
+"""Seconds before it is said that a bridge's flow tables are not known."""
 
 _QUEUED = 0.03
 """Seconds that OVS goes on copying when hooks are there: what has passed them before they were may
@@ -73,6 +77,7 @@ class Sidecar:
         self._flow_tables = FlowTables(ovs_run_dir)
         self._refused: dict[int, _Refusal] = {}
         self._states: dict[UUID, Verdict] = {}
+        self._unknown: dict[UUID, float] = {}
         self._returning: dict[UUID, Revalidation] = {}
         self._settling = False
         self._flipped: set[Flip] = set()
@@ -160,7 +165,7 @@ class Sidecar:
         edits = handover.next_edits(
             db, plan.verdicts, self._datapath.counters(), self._taken_in(db), self._flipped
         )
-        self._report(db, plan)
+        self._report(db, plan, now)
         if self._too_early(db, plan, now):
             return
         if edits and (edits.reconfigure or now >= self._last_write + _EDIT_GAP or _has_ids(edits)):
@@ -238,16 +243,22 @@ class Sidecar:
         self._settling = bool(held or self._flipped)
         return held
 
-    def _report(self, db: Database, plan: Plan) -> None:
+    def _report(self, db: Database, plan: Plan, now: float) -> None:
         """Logs what changed of each mirror's state."""
+        unknown = {u for u, verdict in plan.verdicts.items() if verdict.reason == FLOWS_UNKNOWN}
+        self._unknown = {uuid: self._unknown.get(uuid, now) for uuid in unknown}
+        states = {}
         for uuid, verdict in plan.verdicts.items():
+            if self._unknown.get(uuid, 0.0) + _FLOW_TABLES > now:
+                continue  # Hardly seen, and mostly no news in a moment.
+            states[uuid] = verdict
             if self._states.get(uuid) != verdict:
                 name = db.mirrors[uuid].name
                 if verdict.state == OFFLOADED:
                     log.info("mirror offloaded", mirror=name)
                 else:
                     log.warning("mirror not offloaded", mirror=name, reason=verdict.reason)
-        self._states = dict(plan.verdicts)
+        self._states = states
 
 
 def _all_native(db: Database) -> Database:
