@@ -89,7 +89,7 @@ def test_the_sidecar_never_loads_llvm(switch: Switch, tap: Tap) -> None:
     maps = Path(f"/proc/{tap.process.pid}/maps").read_text()
     assert "libpython" in maps or "python3" in maps
     assert "LLVM" not in maps
-    assert "bcc" not in maps
+    assert "libbcc" not in maps
 
 
 @pytest.mark.parametrize("attach", ATTACH)
