@@ -145,6 +145,9 @@ static __always_inline u64 tap_digest(struct __sk_buff *skb, const struct tap_pa
 	} else {
 		tap_load_head(skb, frame, TAP_MACS_LEN, TAP_MACS_LEN + packet->tag_len);
 	}
+	/* Of a tag behind the port's own, the DEI bit may be lost on the way. */
+	if (tap_is_vlan(frame[12] << 8 | frame[13]))
+		frame[14] &= ~(VLAN_DEI_MASK >> 8);
 	tap_forget_checksum(frame);
 	h = TAP_SEED ^ len ^ (u64)packet->vid << 32;
 #pragma unroll
