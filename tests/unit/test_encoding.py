@@ -51,6 +51,7 @@ def edits(limit: int) -> st.SearchStrategy[Edit]:
         snaplen=st.integers(0, 65535),
         max_len=U32,
         netdev=st.booleans(),
+        no_dei=st.booleans(),
     )
 
 
@@ -157,6 +158,7 @@ PLAIN = Rule(
         ({"to_hook": True}, abi.constant("RULE_TO_HOOK")),
         ({"unreserved": True}, abi.constant("RULE_NO_RESERVED")),
         ({"edit": replace(PLAIN.edit, netdev=True)}, abi.constant("RULE_NETDEV")),
+        ({"edit": replace(PLAIN.edit, no_dei=True)}, abi.constant("RULE_NO_DEI")),
     ],
 )
 def test_flags(special: dict[str, object], flag: int) -> None:

@@ -246,21 +246,24 @@ class Case:
     select_vlan: tuple[int, ...]
     frame: list[Tag]
     accelerated: bool
+    datapath: str
 
     def world(self) -> World:
         world = World(settings={"vlan_limit": self.vlan_limit, "ovs_version": "3.6.0"})
-        world.add_bridge(datapath_type="netdev")
+        world.add_bridge(datapath_type=self.datapath)
         for name, columns in self.ports.items():
             world.add_port(name, **columns)
         return world
 
-    @property
-    def arrived(self) -> list[Tag]:
-        """As the userspace datapath reads it: the kernel's word on a tag lacks the DEI bit."""
-        return [replace(tag, dei=0) for tag in self.frame[:1]] + self.frame[1:]
-
     def bundles(self, world: World) -> list[Bundle]:
         return [Bundle.of(world.ports[name]) for name in "spo"]
+
+    def packet(self) -> Packet:
+        """As Open vSwitch receives it: its userspace datapath loses the outermost DEI bit."""
+        frame = self.frame
+        if self.datapath == "netdev" and frame:
+            frame = [replace(frame[0], dei=0), *frame[1:]]
+        return Packet.received(frame, self.vlan_limit)
 
     def selects(self, vid: int) -> bool:
         """Open vSwitch copies what is in the parked VLAN."""
@@ -274,6 +277,7 @@ CASES = st.builds(
     select_vlan=st.one_of(st.just(()), FEW),
     frame=FRAMES,
     accelerated=st.booleans(),
+    datapath=st.sampled_from(["netdev", "system"]),
 )
 
 
@@ -284,7 +288,7 @@ def forward(case: Case, source: Bundle, passed: Bundle) -> tuple[Vlans, Packet] 
     that said nothing, or the port's own VLAN, or of a second one that had a third behind it. Open
     vSwitch does not look at that, and a hook can't tell; it takes the frame for what it looks like.
     """
-    packet = Packet.received(case.arrived, case.vlan_limit)
+    packet = case.packet()
     vlans = enter(packet, source)
     if vlans is None or not includes(passed, vlans) or vlans[0].vid == PARKED:
         return None
@@ -332,7 +336,7 @@ def test_copies_of_what_arrives(probe: Probe, case: Case) -> None:
     world.add_mirror(src="s", out="o", select_vlan=case.select_vlan)
     assert world.verdict().state == OFFLOADED
     source, _, output = case.bundles(world)
-    packet = Packet.received(case.arrived, case.vlan_limit)
+    packet = case.packet()
     vlans = enter(packet, source)
     expected = None
     if vlans is not None and case.selects(vlans[0].vid):
@@ -348,7 +352,7 @@ def test_copies_into_a_vlan(probe: Probe, case: Case, vlan: int) -> None:
     if world.verdict().state != OFFLOADED:
         return
     source, _, output = case.bundles(world)
-    packet = Packet.received(case.arrived, case.vlan_limit)
+    packet = case.packet()
     vlans = enter(packet, source)
     expected = None
     if vlans is not None and case.selects(vlans[0].vid) and vlans[0].vid != vlan:
@@ -388,7 +392,7 @@ def test_copies_of_copies(probe: Probe, case: Case) -> None:
     if set(world.states().values()) != {OFFLOADED}:
         return
     source, passed, output = case.bundles(world)
-    packet = Packet.received(case.arrived, case.vlan_limit)
+    packet = case.packet()
     vlans = enter(packet, source)
     expected = None
     if vlans is not None and vlans[0].vid != PARKED:
