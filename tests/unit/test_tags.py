@@ -324,6 +324,7 @@ def copy_of(
 
 MANY = settings(
     max_examples=300,
+    derandomize=True,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
