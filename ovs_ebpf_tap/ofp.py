@@ -261,6 +261,9 @@ _NOWHERE = (0xFFFFFFFD, 0xFFFFFFFF)
 
 _OUTPUT, _SET_FIELD, _COPY_FIELD, _VENDOR = 0, 25, 28, 0xFFFF
 _PLAIN_ACTIONS = {
+    # OpenFlow 1.1's, which OVS keeps to where a flow does not say whose ports they are.
+    9: MODIFIES,  # set_tp_src
+    10: MODIFIES,  # set_tp_dst
     11: MODIFIES,  # copy_ttl_out
     12: MODIFIES,  # copy_ttl_in
     15: MODIFIES,  # set_mpls_ttl

@@ -14,7 +14,8 @@ from uuid import UUID
 from zlib import crc32
 
 from ovs_ebpf_tap.filter import Match, parse
-from ovs_ebpf_tap.model import Mirror, Port
+from ovs_ebpf_tap.model import Interface, Mirror, Port
+from ovs_ebpf_tap.netlink import Device
 from ovs_ebpf_tap.topology import Topology, hook_of, to_ingress
 from ovs_ebpf_tap.vlan import Path, vlan_set
 from ovs_ebpf_tap.wanted import VLAN_GROUP, Gate, Hook, Rule
@@ -115,6 +116,17 @@ class _Walk:
         device = self._topology.device(interface) if interface is not None else None
         return device.ifindex if device is not None else 0
 
+    def _max_len(self, interface: Interface, device: Device) -> int:
+        """The longest frame that is sent, without a VLAN tag.
+
+        The kernel's datapath minds every device's MTU (`ovs_vport_send` in its
+        `net/openvswitch/vport.c`); what the userspace datapath writes to a tap is not held
+        against it.
+        """
+        if self._topology.netdev and to_ingress(interface):
+            return _ANY_LENGTH
+        return device.mtu + ETHERNET_HEADER
+
     def _rules(self, mirror: Mirror, group: int, path: Path, output: Port) -> Iterator[Rule]:
         topology = self._topology
         interface = topology.sending(output)
@@ -134,8 +146,7 @@ class _Walk:
                 topology.vlans[output.uuid],
                 limit=topology.db.vlan_limit,
                 snaplen=mirror.snaplen,
-                # A tap takes any length; others drop what exceeds their MTU.
-                max_len=_ANY_LENGTH if inward else device.mtu + ETHERNET_HEADER,
+                max_len=self._max_len(interface, device),
                 netdev=topology.netdev,
                 no_dei=self._no_dei,
             ),

@@ -140,12 +140,15 @@ PRIORITY_TAGS = [
     for mode in ("if-nonzero", "always", "never", "true")
 ]
 
+C_TOO = Mirror(src="a", dst="c", output="m")
+TUNNELED = "takes all tags off of what tunnels bring"
+
 VLAN_LIMIT = [
     Case(
         f"limit_{limit}_{name}",
         ports("b m", a=port, c=Port(tag=10), n=Port(tag=10, vlan_mode="dot1q-tunnel")),
         [
-            *leaving({name}, Mirror(src="a", dst="c", output="m")),
+            *(left(TUNNELED, C_TOO) if name == "tunnel" else [C_TOO]),
             Mirror(src="b", dst="a", output="n"),
         ],
         [all_tags("a"), all_tags("b", to=name), all_tags("c", to=name)],

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.wanted import OFFLOADED
@@ -16,7 +16,8 @@ from parity.strategies import PORTS, Example, examples
 from parity.world import Bench, World
 
 EXAMPLES = "OVS_EBPF_TAP_EXAMPLES"
-"""The variable that sets how many examples there are, and has them differ from run to run."""
+"""The variable that sets how many examples there are; they then differ from run to run, and what
+fails is shrunk."""
 
 FEW = 200
 """Examples without it: what takes a few minutes."""
@@ -42,6 +43,8 @@ def test_offloaded_is_as_native(world: World, figure: Callable[[str], None]) -> 
     @settings(
         max_examples=int(wanted or FEW),
         derandomize=wanted is None,
+        # Shrinking a failure takes long: that is for those who look into it.
+        phases=list(Phase) if wanted else [Phase.generate],
         database=None,
         deadline=None,
         print_blob=True,

@@ -694,16 +694,20 @@ def test_the_hook_that_packets_pass(
 
 
 @pytest.mark.parametrize(
-    ("type", "mtu", "to_ingress", "max_len"),
+    ("datapath", "type", "mtu", "to_ingress", "max_len"),
     [
-        ("", 1500, False, 1514),
-        ("system", 9000, False, 9014),
-        ("internal", 1500, True, ANY_LENGTH),
-        ("tap", 1500, True, ANY_LENGTH),
+        ("system", "", 1500, False, 1514),
+        ("netdev", "system", 9000, False, 9014),
+        ("system", "internal", 1500, True, 1514),
+        ("netdev", "internal", 1500, True, ANY_LENGTH),
+        ("netdev", "tap", 1500, True, ANY_LENGTH),
     ],
 )
-def test_how_copies_are_delivered(type: str, mtu: int, to_ingress: bool, max_len: int) -> None:
+def test_how_copies_are_delivered(
+    datapath: str, type: str, mtu: int, to_ingress: bool, max_len: int
+) -> None:
     world = switch("a").add_port("out", type=type, device={"mtu": mtu})
+    world.set_bridge("br0", datapath_type=datapath)
     rule = world.add_mirror(src="a", out="out").rules()["a:ingress"]["out"]
     assert rule.to_ingress is to_ingress
     assert rule.edit.max_len == max_len
