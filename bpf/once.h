@@ -26,6 +26,8 @@
 #define TAP_FORGET_MS 1000
 /* Longest time by which a departure can outrun the hook of its own arrival. */
 #define TAP_RACE_MS 20
+/* Times are kept in ticks of the kernel's, TAP_HZ a second: no clock is as cheap. */
+#define TAP_TICKS(ms) (((ms) * TAP_HZ + 999) / 1000)
 
 #define TAP_DIGEST_LEN 64
 
@@ -39,18 +41,18 @@ struct tap_packet {
 	u64 digest;
 };
 
-/* One content, for one group. */
+/* One content, for one group; times in ticks. */
 struct tap_frame {
 	u32 tag;
-	u32 born;	/* ms: tells a content from its forgotten former life */
-	u32 used;	/* ms: last frame seen */
-	u32 raced;	/* ms: last copy made on a departure */
+	u32 born;	/* tells a content from its forgotten former life */
+	u32 used;	/* last frame seen */
+	u32 raced;	/* last copy made on a departure */
 	u32 arrived;
 	u32 copies;
 };
 
 struct tap_frames {
-	struct bpf_spin_lock lock;
+	u32 lock;
 	u32 choice;	/* of TAP_FIND */
 	struct tap_frame way[TAP_WAYS];
 };
@@ -64,7 +66,7 @@ struct tap_departure {
 };
 
 struct tap_departures {
-	struct bpf_spin_lock lock;
+	u32 lock;
 	u32 choice;	/* of TAP_FIND */
 	struct tap_departure way[TAP_WAYS];
 };
@@ -80,23 +82,35 @@ static __always_inline u64 tap_mix(u64 h, u64 word)
 	return h ^ (h >> 29);
 }
 
+/* The bits of bytes @at to @at + @n - 1 of a frame in the word that holds them. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define TAP_BYTES(at, n)	(~(~0ULL << 8 * (n)) << (at) % 8 * 8)
+#else
+#define TAP_BYTES(at, n)	(~(~0ULL << 8 * (n)) << (8 - (at) % 8 - (n)) * 8)
+#endif
+#define TAP_CLEAR(word, at, n)	((word)[(at) / 8] &= ~TAP_BYTES(at, n))
+
 /*
- * Clears what the way through the switch may fill in: the checksums that a
- * sender leaves to its device, and that an upcall completes.
+ * Clears what the way through the switch may fill in or lose: the checksums that
+ * a sender leaves to its device, and that an upcall completes, and the DEI bit of
+ * a tag behind the port's own.
  */
-static __always_inline void tap_forget_checksum(u8 *frame)
+static __always_inline void tap_forget(u64 *word)
 {
+	u8 *frame = (u8 *)word;
 	u16 type = frame[12] << 8 | frame[13];
 
 	if (type == ETH_P_IP && frame[14] == 0x45) {
 		if (frame[23] == IPPROTO_TCP)
-			frame[50] = frame[51] = 0;
+			TAP_CLEAR(word, 50, 2);
 		else if (frame[23] == IPPROTO_UDP)
-			frame[40] = frame[41] = 0;
+			TAP_CLEAR(word, 40, 2);
 		else if (frame[23] == IPPROTO_SCTP)
-			frame[42] = frame[43] = frame[44] = frame[45] = 0;
+			TAP_CLEAR(word, 42, 4);
 	} else if (type == ETH_P_IPV6 && frame[20] == IPPROTO_UDP) {
-		frame[60] = frame[61] = 0;
+		TAP_CLEAR(word, 60, 2);
+	} else if (tap_is_vlan(type)) {
+		frame[14] &= ~(VLAN_DEI_MASK >> 8);
 	}
 }
 
@@ -116,6 +130,41 @@ static __always_inline void tap_load_head(struct __sk_buff *skb, u8 *frame, cons
 	bpf_skb_load_bytes(skb, start, frame + at, len);
 }
 
+/* Most frames: their head is at hand as it is. */
+static __always_inline bool tap_load_linear(struct __sk_buff *skb, const struct tap_packet *packet,
+					    u64 *word)
+{
+	u64 *data = (void *)(long)skb->data;
+	u32 i;
+
+	if (packet->tag_len || (packet->tunnel && packet->tagged) ||
+	    (void *)(data + TAP_DIGEST_LEN / 8) > (void *)(long)skb->data_end)
+		return false;
+#pragma unroll
+	for (i = 0; i < TAP_DIGEST_LEN / 8; i++)
+		word[i] = data[i];
+	return true;
+}
+
+/* Without the tag of the port's own, and with what is payload to the bridge. */
+static __always_inline bool tap_load(struct __sk_buff *skb, const struct tap_packet *packet,
+				     u8 *frame)
+{
+	if (bpf_skb_load_bytes(skb, 0, frame, TAP_MACS_LEN))
+		return false;
+	if (packet->tunnel && packet->tagged) {
+		frame[12] = packet->tag.tpid >> 8;
+		frame[13] = packet->tag.tpid;
+		frame[14] = packet->tag.tci >> 8;
+		frame[15] = packet->tag.tci;
+		tap_load_head(skb, frame, TAP_MACS_LEN + TAP_TAG_LEN,
+			      TAP_MACS_LEN + packet->tag_len);
+	} else {
+		tap_load_head(skb, frame, TAP_MACS_LEN, TAP_MACS_LEN + packet->tag_len);
+	}
+	return true;
+}
+
 /*
  * Digest of the frame's head, its VLAN in the bridge, and its length; the same
  * whether its VLAN tag is in metadata, in the frame, or gone. It need not tell
@@ -127,28 +176,14 @@ static __always_inline u64 tap_digest(struct __sk_buff *skb, const struct tap_pa
 	/* Longer than what is digested: room for the verifier's bound. */
 	u64 word[TAP_DIGEST_LEN / 8 + 3] = {};
 	u32 len = skb->len - packet->tag_len;
-	u8 *frame = (u8 *)word;
 	u64 h;
 	u32 i;
 
-	if (bpf_skb_load_bytes(skb, 0, frame, TAP_MACS_LEN))
-		return 0;
-	if (packet->tunnel && packet->tagged) {
-		/* To the bridge this tag is payload, behind a tag of the port's. */
+	if (packet->tunnel && packet->tagged)
 		len += TAP_TAG_LEN;
-		frame[12] = packet->tag.tpid >> 8;
-		frame[13] = packet->tag.tpid;
-		frame[14] = packet->tag.tci >> 8;
-		frame[15] = packet->tag.tci;
-		tap_load_head(skb, frame, TAP_MACS_LEN + TAP_TAG_LEN,
-			      TAP_MACS_LEN + packet->tag_len);
-	} else {
-		tap_load_head(skb, frame, TAP_MACS_LEN, TAP_MACS_LEN + packet->tag_len);
-	}
-	/* Of a tag behind the port's own, the DEI bit may be lost on the way. */
-	if (tap_is_vlan(frame[12] << 8 | frame[13]))
-		frame[14] &= ~(VLAN_DEI_MASK >> 8);
-	tap_forget_checksum(frame);
+	if (!tap_load_linear(skb, packet, word) && !tap_load(skb, packet, (u8 *)word))
+		return 0;
+	tap_forget(word);
 	h = TAP_SEED ^ len ^ (u64)packet->vid << 32;
 #pragma unroll
 	for (i = 0; i < TAP_DIGEST_LEN / 8; i++)
@@ -156,17 +191,53 @@ static __always_inline u64 tap_digest(struct __sk_buff *skb, const struct tap_pa
 	return h;
 }
 
-/* Milliseconds since @then, which another CPU may have noted after we took @now. */
+/*
+ * The compiler has no exchange. What it takes for an addition is made one before the programs are
+ * loaded (with_exchanges() in ovs_ebpf_tap/template.py).
+ */
+static __always_inline u32 tap_exchange(u32 *where, u64 value)
+{
+	asm volatile("lock *(u32 *)(%1 + 0) += %0" : "+r"(value) : "r"(where) : "memory");
+	return value;
+}
+
+/*
+ * bpf_spin_lock() also disables interrupts, which takes longer than all else here
+ * (52 ns of 60). There is no need: classifiers run with softirqs off, so nobody on
+ * this CPU can want the lock that it holds. Who has waited for TAP_SPINS tries,
+ * for a holder that was interrupted, goes on without: a count may then be off.
+ */
+#define TAP_SPINS 64
+
+static __always_inline bool tap_lock(u32 *lock)
+{
+	u32 i;
+
+#pragma clang loop unroll(disable)
+	for (i = 0; i < TAP_SPINS; i++) {
+		if (!tap_exchange(lock, 1))
+			return true;
+	}
+	return false;
+}
+
+static __always_inline void tap_unlock(u32 *lock, bool locked)
+{
+	if (locked)
+		tap_exchange(lock, 0);
+}
+
+/* Ticks since @then, which another CPU may have noted after we took @now. */
 static __always_inline u32 tap_age(u32 now, u32 then)
 {
 	u32 age = now - then;
 
-	return age > -TAP_FORGET_MS ? 0 : age;
+	return age > -TAP_TICKS(TAP_FORGET_MS) ? 0 : age;
 }
 
 /*
  * Finds the way of tag @want in @set, or else the one unused for longest, and
- * says in @live whether it holds that tag, and was used @within milliseconds.
+ * says in @live whether it holds that tag, and was used @within ticks.
  *
  * The choice goes through the set's own memory: the verifier then knows only
  * that it is some way, and follows one path from here on instead of one for
@@ -203,7 +274,7 @@ static __always_inline bool tap_arrive(struct tap_frame *frame, u32 now)
 		frame->copies = frame->arrived;
 		return true;
 	}
-	if (tap_age(now, frame->raced) <= TAP_RACE_MS)
+	if (tap_age(now, frame->raced) <= TAP_TICKS(TAP_RACE_MS))
 		return false;
 	/* The copies in advance were of other packets, from other ports. */
 	frame->copies++;
@@ -217,11 +288,11 @@ static __always_inline u32 tap_depart(u64 key, u32 born, u32 now)
 	u32 index = key & (TAP_SETS - 1), tag = key >> 32, count;
 	struct tap_departures *set = departures.lookup(&index);
 	struct tap_departure *way;
-	bool live;
+	bool live, locked;
 
 	if (!set)
 		return 1;
-	bpf_spin_lock(&set->lock);
+	locked = tap_lock(&set->lock);
 	/* It counts for as long as the frame that it was born with is not forgotten. */
 	TAP_FIND(set, tag, now, ~0U, way, live);
 	if (!live || way->born != born) {
@@ -231,58 +302,47 @@ static __always_inline u32 tap_depart(u64 key, u32 born, u32 now)
 	}
 	way->used = now;
 	count = ++way->count;
-	bpf_spin_unlock(&set->lock);
+	tap_unlock(&set->lock, locked);
 	return count;
 }
 
-/*
- * Whether this hook is the one to copy the packet to @rule's group.
- * A spin lock may not be held over a call, hence the second look-up in the set.
- */
+/* Whether a departure, the hook's @count-th of the frame, is to be copied. */
+static __always_inline bool tap_exceeds(struct tap_frame *frame, u32 count, u32 now)
+{
+	if ((s32)(count - frame->copies) <= 0)
+		return false;
+	frame->copies = count;
+	frame->raced = now;
+	return true;
+}
+
+/* Whether this hook is the one to copy the packet to @rule's group. */
 static __always_inline bool tap_once(const struct tap_rule *rule, u64 digest)
 {
 	u64 key = tap_mix(digest, rule->group);
 	u32 index = key & (TAP_SETS - 1), tag = key >> 32;
-	u32 now = bpf_ktime_get_coarse_ns() >> 20;
 	struct tap_frames *set = frames.lookup(&index);
-	bool arrival = rule->flags & TAP_RULE_ARRIVAL;
-	bool live, copy = false;
-	u32 born, copies, count;
+	u32 now = bpf_jiffies64();
+	bool live, locked, copy;
 	struct tap_frame *way;
 
 	if (!set)
 		return true;
-	bpf_spin_lock(&set->lock);
-	TAP_FIND(set, tag, now, TAP_FORGET_MS, way, live);
+	locked = tap_lock(&set->lock);
+	TAP_FIND(set, tag, now, TAP_TICKS(TAP_FORGET_MS), way, live);
 	if (!live) {
 		way->tag = tag;
 		way->born = now;
-		way->raced = now - TAP_RACE_MS - 1;
+		way->raced = now - TAP_TICKS(TAP_RACE_MS) - 1;
 		way->arrived = 0;
 		way->copies = 0;
 	}
 	way->used = now;
-	born = way->born;
-	copies = way->copies;
-	if (arrival)
+	if (rule->flags & TAP_RULE_ARRIVAL)
 		copy = tap_arrive(way, now);
-	bpf_spin_unlock(&set->lock);
-	if (arrival)
-		return copy;
-
-	count = tap_depart(tap_mix(key, rule->hook), born, now);
-	if ((s32)(count - copies) <= 0)
-		return false;
-	bpf_spin_lock(&set->lock);
-	TAP_FIND(set, tag, now, TAP_FORGET_MS, way, live);
-	if (!live) {
-		copy = true;
-	} else if ((s32)(count - way->copies) > 0) {
-		way->copies = count;
-		way->raced = now;
-		copy = true;
-	}
-	bpf_spin_unlock(&set->lock);
+	else
+		copy = tap_exceeds(way, tap_depart(tap_mix(key, rule->hook), way->born, now), now);
+	tap_unlock(&set->lock, locked);
 	return copy;
 }
 

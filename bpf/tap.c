@@ -16,6 +16,9 @@
 #define TAP_NEXT	(-1)
 /* TCX_DROP, and TC_ACT_SHOT */
 #define TAP_DROP	2
+/* What a classifier returns for its action to run, or not to. */
+#define TAP_MATCH	(-1)
+#define TAP_NO_MATCH	0
 
 /* What one program does of a hook's rules; the verifier's time grows with it. */
 #define TAP_RULES_AT_ONCE 16
@@ -60,6 +63,8 @@ BPF_TABLE("array", u32, struct tap_match, matches, TAP_MAX_MATCHES);
 BPF_TABLE("percpu_array", u32, struct tap_scratch, scratch, 1);
 /* key: TAP_NEXT_*; value: the program that goes on with the packet */
 BPF_PROG_ARRAY(next, 3);
+/* key: TAP_TEMPLATE_*; value: what hooks' own programs are made of. For the sidecar alone. */
+BPF_TABLE("array", u32, struct tap_template, templates, TAP_TEMPLATES);
 /* key: a mirror's UUID; value: its slot and older counts. For the sidecar alone. */
 BPF_F_TABLE("hash", struct tap_uuid, struct tap_mirror, mirrors, TAP_MAX_MIRRORS, BPF_F_NO_PREALLOC);
 /* key: ifindex whose clsact qdisc is ours to remove; value: 1. For the sidecar alone. */
@@ -95,7 +100,21 @@ static __always_inline bool tap_has_vlan(u32 place, u32 vid)
  * Whether the port admits the packet, and which VLAN it is in: in
  * ofproto/ofproto-dpif-xlate.c, input_vid_is_valid and xvlan_input_translate.
  */
-static __always_inline bool tap_enter(u32 place, struct tap_packet *packet)
+static __always_inline bool tap_enter(const struct tap_port *port, struct tap_packet *packet)
+{
+	packet->vid = packet->tag.tci & VLAN_VID_MASK;
+	if (port->admitted && !tap_has_vlan(port->admitted, packet->vid))
+		return false;
+	/* Open vSwitch takes a tag off that says nothing, also if it would be a second one. */
+	packet->tunnel = port->mode == TAP_TAGS_FORCED ||
+			 (port->mode == TAP_TAGS_TUNNEL && packet->tag.tci & TAP_TCI_MASK);
+	if (port->mode == TAP_TAGS_FORCED || port->mode == TAP_TAGS_TUNNEL || (port->mode != TAP_TAGS_KEEP && !packet->vid))
+		packet->vid = port->tag;
+	return true;
+}
+
+/* The same, of the port at a place of the ports map; 0: a trunk of all VLANs. */
+static __always_inline bool tap_enter_at(u32 place, struct tap_packet *packet)
 {
 	struct tap_port *port;
 
@@ -104,14 +123,7 @@ static __always_inline bool tap_enter(u32 place, struct tap_packet *packet)
 	if (!place)
 		return true;
 	port = ports.lookup(&place);
-	if (!port || (port->admitted && !tap_has_vlan(port->admitted, packet->vid)))
-		return false;
-	/* Open vSwitch takes a tag off that says nothing, also if it would be a second one. */
-	packet->tunnel = port->mode == TAP_TAGS_FORCED ||
-			 (port->mode == TAP_TAGS_TUNNEL && packet->tag.tci & TAP_TCI_MASK);
-	if (port->mode == TAP_TAGS_FORCED || port->mode == TAP_TAGS_TUNNEL || (port->mode != TAP_TAGS_KEEP && !packet->vid))
-		packet->vid = port->tag;
-	return true;
+	return port && tap_enter(port, packet);
 }
 
 /*
@@ -210,20 +222,31 @@ static __always_inline bool tap_needs_edit(const struct tap_rule *rule,
 	return rule->edit;
 }
 
-/* A clone's result is also what the output's hook and queue said: any but 0 is a loss. */
-static __always_inline void tap_copy(struct __sk_buff *skb, const struct tap_rule *rule,
-				     const struct tap_packet *packet)
+/*
+ * Copies a packet, to which the output's hook makes the @edit if there is one. A
+ * clone's result is also what that hook and the queue said: any but 0 is a loss.
+ */
+static __always_inline void tap_copy(struct __sk_buff *skb, const struct tap_rule *rule, u32 edit)
 {
 	u32 len = skb->len + (skb->vlan_present ? TAP_TAG_LEN : 0);
-	bool copied;
+	bool fits = edit || tap_fits(skb, rule->max_len, rule->flags);
 
-	if (!tap_needs_edit(rule, packet))
-		copied = tap_fits(skb, rule->max_len, rule->flags) && !tap_clone(skb, rule, 0);
-	else if (rule->flags & TAP_RULE_EDIT_HERE)
-		copied = tap_copy_edited(skb, rule);
-	else
-		copied = !tap_clone(skb, rule, rule->edit);
-	tap_account(rule->slot, len, copied);
+	tap_account(rule->slot, len, fits && !tap_clone(skb, rule, edit));
+}
+
+static __always_inline void tap_copy_here(struct __sk_buff *skb, const struct tap_rule *rule)
+{
+	u32 len = skb->len + (skb->vlan_present ? TAP_TAG_LEN : 0);
+
+	tap_account(rule->slot, len, tap_copy_edited(skb, rule));
+}
+
+/* Cuts a copy, and drops one that its output does not take. */
+static __always_inline int tap_trim(struct __sk_buff *skb, const struct tap_edit *edit)
+{
+	if (edit->snaplen && tap_cut(skb, edit))
+		return TAP_DROP;
+	return tap_fits(skb, edit->max_len, edit->flags) ? TAP_NEXT : TAP_DROP;
 }
 
 /* Changes what is to be changed of a copy, which has come to its output device. */
@@ -234,11 +257,7 @@ int tap_finish(struct __sk_buff *skb)
 	struct tap_edit *edit;
 
 	edit = edits.lookup(&place);
-	if (!edit || !tap_edit(skb, edit, &change))
-		return TAP_DROP;
-	if (edit->snaplen && tap_cut(skb, edit))
-		return TAP_DROP;
-	return tap_fits(skb, edit->max_len, edit->flags) ? TAP_NEXT : TAP_DROP;
+	return edit && tap_edit(skb, edit, &change) ? tap_trim(skb, edit) : TAP_DROP;
 }
 
 /*
@@ -255,6 +274,7 @@ static __always_inline bool tap_read_hook(const struct tap_hook *entry, u32 ifin
 	hook->shape = 0;
 	if (!entry)
 		return true;
+	/* first and shape */
 	*(u64 *)hook = *(const volatile u64 *)entry;
 	if (!(hook->shape & TAP_SHAPE_RULES))
 		return true;
@@ -303,8 +323,14 @@ static __always_inline void tap_apply(struct __sk_buff *skb, const struct tap_ru
 		skb->cb[TAP_CB_RUN] = rule->run;
 		skb->cb[TAP_CB_SERVED] = served;
 	}
-	if (skb->cb[TAP_CB_SERVED] & TAP_COPIED)
-		tap_copy(skb, rule, packet);
+	if (!(skb->cb[TAP_CB_SERVED] & TAP_COPIED))
+		return;
+	if (!tap_needs_edit(rule, packet))
+		tap_copy(skb, rule, 0);
+	else if (rule->flags & TAP_RULE_EDIT_HERE)
+		tap_copy_here(skb, rule);
+	else
+		tap_copy(skb, rule, rule->edit);
 }
 
 /* Reads what the rules are held against; returns whether they are at all. */
@@ -320,7 +346,7 @@ static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 shape,
 	p = &steps->packet;
 	p->tagged = tap_outer_tag(skb, &p->tag, &p->tag_len);
 	barrier();
-	if (!tap_enter(shape >> TAP_SHAPE_PORT, p))
+	if (!tap_enter_at(shape >> TAP_SHAPE_PORT, p))
 		return false;
 	barrier();
 	/* What Open vSwitch goes on copying while the mirror is parked. */
@@ -344,17 +370,23 @@ static __always_inline void tap_go_on(struct __sk_buff *skb, u32 first, u32 shap
 		next.call(skb, TAP_NEXT_RULES);
 }
 
+/* What a program returns that leaves no copy to make: the packet goes on. */
+static __always_inline int tap_done(u32 shape)
+{
+	return shape & TAP_SHAPE_ACTION ? TAP_NO_MATCH : TAP_NEXT;
+}
+
 /* Reads what filters are held against. */
 int tap_key(struct __sk_buff *skb)
 {
 	u32 zero = 0, limit = skb->cb[TAP_CB_SHAPE] >> TAP_SHAPE_LIMIT & 3;
 	struct tap_scratch *steps = scratch.lookup(&zero);
 
-	if (!steps)
-		return TAP_NEXT;
-	tap_extract(skb, limit, &steps->flow);
-	next.call(skb, TAP_NEXT_RULES);
-	return TAP_NEXT;
+	if (steps) {
+		tap_extract(skb, limit, &steps->flow);
+		next.call(skb, TAP_NEXT_RULES);
+	}
+	return tap_done(skb->cb[TAP_CB_SHAPE]);
 }
 
 /* Goes through some rules of a hook; the next program goes on with the others. */
@@ -362,36 +394,35 @@ int tap_rules(struct __sk_buff *skb)
 {
 	u32 first = skb->cb[TAP_CB_FIRST], shape = skb->cb[TAP_CB_SHAPE];
 	u32 n = shape & TAP_SHAPE_RULES, i, place;
+	int done = tap_done(shape);
 	struct tap_packet packet;
 	union tap_flow flow;
 	struct tap_rule *rule;
 
 	if (!tap_prepare(skb, shape, &packet, &flow))
-		return TAP_NEXT;
+		return done;
 #pragma clang loop unroll(disable)
 	for (i = 0; i < TAP_RULES_AT_ONCE; i++) {
 		if (i >= n)
-			return TAP_NEXT;
+			return done;
 		place = first + i;
 		rule = rules.lookup(&place);
 		if (!rule)
-			return TAP_NEXT;
+			return done;
 		tap_apply(skb, rule, &packet, &flow);
 	}
 	if (n > TAP_RULES_AT_ONCE)
 		tap_go_on(skb, first + TAP_RULES_AT_ONCE, shape - TAP_RULES_AT_ONCE);
-	return TAP_NEXT;
+	return done;
 }
 
-static __always_inline int tap_start(struct __sk_buff *skb, const struct tap_hook *hook)
+/* Has the hook's rules gone through, from the first one on. */
+static __always_inline void tap_start(struct __sk_buff *skb, u32 first, u32 shape)
 {
-	if (!(hook->shape & TAP_SHAPE_RULES))
-		return TAP_NEXT;
 	skb->cb[TAP_CB_GROUP] = 0;
 	skb->cb[TAP_CB_RUN] = 0;
 	skb->cb[TAP_CB_SERVED] = 0;
-	tap_go_on(skb, hook->first, hook->shape);
-	return TAP_NEXT;
+	tap_go_on(skb, first, shape);
 }
 
 /* A copy has come to its output device: it is finished, and passed over. */
@@ -407,6 +438,15 @@ static __always_inline int tap_arrived(struct __sk_buff *skb)
 	return TAP_DROP;
 }
 
+#include "one.h"
+
+static __always_inline int tap_pass(struct __sk_buff *skb, const struct tap_hook *hook)
+{
+	if (hook->shape & TAP_SHAPE_RULES)
+		tap_start(skb, hook->first, hook->shape);
+	return TAP_NEXT;
+}
+
 int tap_ingress(struct __sk_buff *skb)
 {
 	u32 ifindex = skb->ifindex;
@@ -416,7 +456,7 @@ int tap_ingress(struct __sk_buff *skb)
 		return tap_arrived(skb);
 	if (tap_read_hook(ingress.lookup(&ifindex), ifindex, &hook) ||
 	    tap_read_hook(ingress.lookup(&ifindex), ifindex, &hook))
-		return tap_start(skb, &hook);
+		return tap_pass(skb, &hook);
 	return TAP_NEXT;
 }
 
@@ -429,6 +469,6 @@ int tap_egress(struct __sk_buff *skb)
 		return tap_arrived(skb);
 	if (tap_read_hook(egress.lookup(&ifindex), ifindex, &hook) ||
 	    tap_read_hook(egress.lookup(&ifindex), ifindex, &hook))
-		return tap_start(skb, &hook);
+		return tap_pass(skb, &hook);
 	return TAP_NEXT;
 }

@@ -47,6 +47,23 @@
 #define TAP_NEXT_EXTRACT 1
 #define TAP_NEXT_FINISH 2
 
+/*
+ * What a hook's own program has in the place of constants: loads of 64 bits with
+ * this in the upper half, and in the lower half the number of a word of the rule,
+ * the port's settings, the edit, or the hook's entry.
+ */
+#define TAP_CONSTANT_MARK 0x7a90c0de
+#define TAP_CONSTANT_RULE 0
+#define TAP_CONSTANT_PORT 16
+#define TAP_CONSTANT_EDIT 32
+#define TAP_CONSTANT_FIRST 48
+#define TAP_CONSTANT_SHAPE 49
+/* What such programs are made of: tap_one and tap_out, in a map with room for their code. */
+#define TAP_TEMPLATE_ONE 0
+#define TAP_TEMPLATE_OUT 1
+#define TAP_TEMPLATES 2
+#define TAP_TEMPLATE_LEN 32768
+
 /* Bytes of a set of VLANs: bit v % 8 of byte v / 8 says whether VLAN v is in it. */
 #define TAP_VLAN_SET_LEN 512
 
@@ -97,11 +114,15 @@ struct tap_rule {
 
 /* The rules of a hook, by place in the rules map. */
 struct tap_hook {
-	__u32 first;
+	__u32 first;	/* of a hook without rules but with a program: its edit */
 	__u32 shape;	/* TAP_SHAPE_*, and how many rules */
+	__u32 program;	/* id of the hook's own program; 0: it has none */
+	__u32 action;	/* ifindex of the device that its action copies to; 0: none */
 };
 
-#define TAP_SHAPE_RULES 0xfff
+#define TAP_SHAPE_RULES 0x7ff
+/* A filter's action makes the copies: what the programs return says whether. */
+#define TAP_SHAPE_ACTION 0x800
 /* Some rule has TAP_RULE_ONCE. */
 #define TAP_SHAPE_ONCE 0x1000
 /* Some rule has a match. */
@@ -146,6 +167,14 @@ struct tap_edit {
 	__u32 max_len;	/* as in a rule */
 	__u32 flags;	/* TAP_RULE_NETDEV, TAP_RULE_NO_DEI */
 	__u32 pad;
+};
+
+/*
+ * A program's code, with zeroes behind it. A map is named by its place in the
+ * sidecar's list of maps.
+ */
+struct tap_template {
+	__u8 code[TAP_TEMPLATE_LEN];
 };
 
 /* What a mirror did, on one CPU. */

@@ -172,14 +172,20 @@ def has_tcx(ifindex: int) -> bool:
     return True
 
 
-def load_empty_classifier() -> int:
-    """Loads the shortest SCHED_CLS program; says by OSError what stands in the way."""
-    instructions = ctypes.create_string_buffer(
-        struct.pack("=BBhiBBhi", 0xB7, 0, 0, -1, 0x95, 0, 0, 0), 16
-    )
+EMPTY = struct.pack("=BBhiBBhi", 0xB7, 0, 0, -1, 0x95, 0, 0, 0)
+"""The code of a classifier that has the packet go on."""
+
+
+def load_classifier(code: bytes, name: str) -> int:
+    """Loads a SCHED_CLS program of at most 15 letters; returns its descriptor."""
+    instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
-    attr = struct.pack("=IIQQ", _PROG_TYPE_SCHED_CLS, 2, _address(instructions), _address(licence))
-    return _bpf(_PROG_LOAD, attr, size=64)[0]
+    attr = struct.pack(
+        "=IIQQIIQII16s",
+        *(_PROG_TYPE_SCHED_CLS, len(code) // 8, _address(instructions), _address(licence)),
+        *(0, 0, 0, 0, 0, name.encode()),
+    )
+    return _bpf(_PROG_LOAD, attr, size=120)[0]
 
 
 def run_classifier(program_fd: int, frame: bytes) -> int:

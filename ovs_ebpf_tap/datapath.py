@@ -12,15 +12,16 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from errno import ENODEV
+from dataclasses import dataclass, replace
+from errno import ENODEV, ENOENT, EOPNOTSUPP
 from pathlib import Path
 from uuid import UUID
 
 from ovs_ebpf_tap import abi, bpf, programs
 from ovs_ebpf_tap.encoding import Encoding
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
-from ovs_ebpf_tap.wanted import CLSACT, TCX, Hook, Rule
+from ovs_ebpf_tap.vlan import Edit
+from ovs_ebpf_tap.wanted import AUTO, CLSACT, TCX, Hook, Rule
 
 _MAX_RULES = abi.constant("MAX_RULES")
 _MAX_MIRRORS = abi.constant("MAX_MIRRORS")
@@ -46,6 +47,30 @@ class Counters:
     drops: int = 0
 
 
+@dataclass(frozen=True)
+class _Form:
+    """How a hook is attached.
+
+    `own` says whether its program is its own, made for its one rule, or for the one `edit` of
+    copies that arrive; `action` is the device that the filter's action copies to, by ifindex, 0
+    without an action, and `marks` whether these copies carry a mark.
+    """
+
+    kind: str
+    own: bool = False
+    edit: Edit | None = None
+    action: int = 0
+    marks: bool = False
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What a hook's entry says of its own program: the id, and the edit if it makes one."""
+
+    program: int
+    edit: Edit | None
+
+
 def _u32(number: int) -> bytes:
     return number.to_bytes(4, sys.byteorder)
 
@@ -64,13 +89,11 @@ def _unpack_uuid(key: bytes) -> UUID:
 
 
 def choose_attach(wanted: str) -> str:
-    """`TCX` or `CLSACT` for `--attach`: TCX where the kernel has it. Raises ValueError."""
+    """TCX, CLSACT, or AUTO where the kernel has both, for `--attach`. Raises ValueError."""
     has_tcx = bpf.has_tcx(_LOOPBACK)
     if wanted == TCX and not has_tcx:
         raise ValueError("this kernel has no TCX hooks: Linux 6.6 or later is needed")
-    if wanted == "auto":
-        return TCX if has_tcx else CLSACT
-    return wanted
+    return CLSACT if wanted == AUTO and not has_tcx else wanted
 
 
 class Datapath:
@@ -87,7 +110,13 @@ class Datapath:
         self._encoding = Encoding(opened.maps)
         self._quarantine: list[tuple[float, int, int]] = []
         self._dead_pins: list[Path] = []
-        self._attached: dict[Hook, str] = {}
+        self._attached: dict[Hook, _Form] = {}
+        # Those whose program is not the one that their entry tells of.
+        self._outdated: set[Hook] = set()
+        self._qdiscs: dict[int, bool] = {}
+        self._foreign: set[int] = set()
+        self._tcx_only: frozenset[int] = frozenset()
+        self._no_action = False
         self._rules: Rules = {}
         self._slots: dict[UUID, int] = {}
         self._ranges: dict[Hook, tuple[int, int]] = {}
@@ -101,7 +130,10 @@ class Datapath:
     @property
     def attached(self) -> Mapping[Hook, str]:
         """How each hook is attached, `TCX` or `CLSACT`; with `old` behind for another build."""
-        return self._attached
+        return {
+            hook: f"{form.kind} old" if hook in self._outdated else form.kind
+            for hook, form in self._attached.items()
+        }
 
     @property
     def mirrors(self) -> set[UUID]:
@@ -112,28 +144,47 @@ class Datapath:
 
     def read(self) -> None:
         """Reads hooks, rules and slots back from the kernel."""
-        self._read_maps()
-        self._attached = {**self._read_filters(), **self._read_links()}
+        own = self._read_maps()
+        self._foreign.clear()
+        self._outdated.clear()
+        self._attached = {}
+        self._read_filters(own)
+        self._read_links(own)
 
-    def _read_maps(self) -> None:
+    def _read_maps(self) -> dict[Hook, _Own]:
+        """Returns what the entries say of hooks' own programs."""
         self._slots = {
             _unpack_uuid(key): _MIRROR.unpack(value)["slot"]
             for key, value in self._maps["mirrors"].items().items()
         }
         mirrors = {slot: uuid for uuid, slot in self._slots.items()}
+        self._qdiscs = {
+            _number(key): bool(_number(value))
+            for key, value in self._maps["qdiscs"].items().items()
+        }
         self._ranges, self._rules = {}, {}
+        own: dict[Hook, _Own] = {}
         for direction in (INGRESS, EGRESS):
             for key, value in self._maps[direction].items().items():
                 hook = Hook(_number(key), direction)
                 entry = _HOOK.unpack(value)
                 first, n = entry["first"], self._encoding.length(entry["shape"])
                 self._ranges[hook] = (first, n)
+                if entry["program"]:
+                    edit = None if n else self._encoding.edit_at(first)
+                    own[hook] = _Own(entry["program"], edit)
                 read = (self._maps["rules"].get(_u32(first + i)) for i in range(n))
                 rules = self._encoding.unpack(entry["shape"], filter(None, read), mirrors)
                 self._rules[hook] = tuple(rules)
+        return own
 
-    def _read_links(self) -> dict[Hook, str]:
-        found = {}
+    def _note_attached(self, hook: Hook, form: _Form, *, current: bool) -> None:
+        self._attached[hook] = form
+        self._outdated.discard(hook)
+        if not current:
+            self._outdated.add(hook)
+
+    def _read_links(self, own: Mapping[Hook, _Own]) -> None:
         self._dead_pins = []
         for pin in list(self._links.iterdir()) if self._links.is_dir() else []:
             try:
@@ -149,44 +200,55 @@ class Datapath:
             if not link.ifindex or not bpf.is_on_device(link):
                 self._dead_pins.append(pin)
                 continue
-            current = link.program_id == self._programs.ids[direction]
-            found[Hook(link.ifindex, direction)] = TCX if current else f"{TCX} old"
-        return found
+            hook = Hook(link.ifindex, direction)
+            mine = own.get(hook)
+            wanted = self._programs.ids[direction] if mine is None else mine.program
+            form = _Form(TCX, mine is not None, mine.edit if mine is not None else None)
+            self._note_attached(hook, form, current=link.program_id == wanted)
 
-    def _read_filters(self) -> dict[Hook, str]:
-        found = {}
-        for key in self._maps["qdiscs"].items():
-            for each in self._netlink.filters(_number(key)):
-                current = each.build == self._programs.build
-                found[Hook(each.ifindex, each.direction)] = CLSACT if current else f"{CLSACT} old"
-        return found
+    def _read_filters(self, own: Mapping[Hook, _Own]) -> None:
+        for ifindex in self._qdiscs:
+            for each in self._netlink.filters(ifindex):
+                hook = Hook(each.ifindex, each.direction)
+                mine = own.get(hook)
+                wanted = 0 if mine is None else mine.program
+                current = each.build == self._programs.build and each.program == wanted
+                edit = mine.edit if mine is not None else None
+                form = _Form(CLSACT, mine is not None, edit, each.action, each.unmarked)
+                self._note_attached(hook, form, current=current)
 
     # What is wanted.
 
-    def sync(self, wanted: Rules, held: set[UUID]) -> dict[int, str]:
+    def sync(
+        self, wanted: Rules, held: set[UUID], tcx_only: frozenset[int] = frozenset()
+    ) -> dict[int, str]:
         """Makes hooks and rules those wanted, besides those that mirrors in `held` still have.
 
-        Returns why the kernel refused a hook, by ifindex: the rules of other hooks are then in
-        place, but no mirror with such a hook is to be moved to them.
+        Devices in `tcx_only` get no clsact hooks where there is TCX. Returns why the kernel refused
+        a hook, by ifindex: the rules of other hooks are then in place, but no mirror with such a
+        hook is to be moved to them.
         """
         while self._dead_pins:
             # Once only: a new hook's pin may have its name next.
             self._dead_pins.pop().unlink(missing_ok=True)
         goal = self._with_held(wanted, held)
+        self._tcx_only = tcx_only
+        receiving = _receiving(goal)
         self._ensure_slots({rule.mirror for rules in goal.values() for rule in rules})
         refused: dict[int, str] = {}
         # Copies need the hooks that finish them. Rules that are there may have to mind new ones.
-        for hook in sorted(goal, key=lambda hook: (bool(goal[hook]), hook not in self._attached)):
+        for hook in sorted(
+            goal, key=lambda hook: (hook not in receiving, hook not in self._attached)
+        ):
             try:
-                self._ensure_rules(hook, goal[hook])
-                self._ensure_attached(hook)
+                self._ensure(hook, goal[hook], receiving.get(hook))
             except OSError as error:
                 if error.errno != ENODEV:
                     refused[hook.ifindex] = f"hook refused: {error.strerror}"
         gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
         for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
             self._remove(hook)
-        self._remove_qdiscs({hook.ifindex for hook in goal})
+        self._remove_qdiscs()
         self._free_slots({rule.mirror for rules in goal.values() for rule in rules} | held)
         self._encoding.keep(self._rules.values())
         return refused
@@ -207,24 +269,116 @@ class Datapath:
 
     # Rules.
 
-    def _ensure_rules(self, hook: Hook, rules: tuple[Rule, ...]) -> None:
-        if self._rules.get(hook) == rules:
+    def _ensure(self, hook: Hook, rules: tuple[Rule, ...], edits: set[Edit] | None) -> None:
+        """Raises OSError as the kernel says it, or if a map is full.
+
+        `edits` are those of the copies that arrive, None if none do.
+        """
+        form = self._form(hook, rules, edits)
+        there = None if hook in self._outdated else self._attached.get(hook)
+        if self._rules.get(hook) == rules and there == form:
             return
+        try:
+            self._replace(hook, rules, form)
+        except OSError as error:
+            other = self._fall_back(hook, form, error)
+            if other is None:
+                raise
+            self._replace(hook, rules, other)
+
+    def _fall_back(self, hook: Hook, form: _Form, error: OSError) -> _Form | None:
+        """The next best form where the kernel has refused one."""
+        if form.action and error.errno in (ENOENT, EOPNOTSUPP):
+            self._no_action = True  # No act_mirred.
+            return replace(form, action=0, marks=False)
+        if self._attach == AUTO and form.kind == CLSACT and error.errno != ENODEV:
+            self._foreign.add(hook.ifindex)
+            return replace(form, kind=TCX, action=0, marks=False)
+        return None
+
+    def _replace(self, hook: Hook, rules: tuple[Rule, ...], form: _Form) -> None:
+        """Has another program, or other rules, in a hook's place, with no packet in between.
+
+        The shared program goes by the hook's entry, so that is there first. A program of its own
+        does not; an entry that tells of it says that it is attached.
+        """
         first = self._find_room(len(rules))
-        for place, rule in enumerate(rules, start=first):
-            data = self._encoding.pack(hook, rule, self._slots[rule.mirror])
+        packed = [self._encoding.pack(hook, rule, self._slots[rule.mirror]) for rule in rules]
+        for place, data in enumerate(packed, start=first):
             self._maps["rules"].set(_u32(place), data)
-        value = _HOOK.pack(first=first, shape=self._encoding.shape(rules))
-        self._maps[hook.direction].set(_u32(hook.ifindex), value)
+        shape = self._encoding.shape(rules, by_action=bool(form.action))
+        if form.edit is not None:
+            constants = self._encoding.edit_constants(form.edit)
+            entry = {"first": self._encoding.edit_place(form.edit), "shape": 0}
+            self._attach_own(hook, form, "tap_out", constants, entry)
+        elif form.own:
+            constants = self._encoding.rule_constants(packed[0], rules[0].gate, first, shape)
+            self._attach_own(hook, form, "tap_one", constants, {"first": first, "shape": shape})
+        else:
+            self._publish(hook, {"first": first, "shape": shape})
+            self._attach_program(hook, form, self._programs.fd(hook.direction), 0)
         self._give_back(hook)
         self._ranges[hook] = (first, len(rules))
         self._rules[hook] = rules
+        self._note_attached(hook, form, current=True)
+
+    def _attach_own(
+        self,
+        hook: Hook,
+        form: _Form,
+        name: str,
+        constants: Mapping[int, int],
+        entry: Mapping[str, int],
+    ) -> None:
+        program = self._programs.load_own(name, constants)
+        try:
+            number = bpf.program_id(program)
+            self._attach_program(hook, form, program, number)
+        finally:
+            os.close(program)
+        self._publish(hook, {**entry, "program": number, "action": form.action})
+
+    def _publish(self, hook: Hook, entry: Mapping[str, int]) -> None:
+        self._maps[hook.direction].set(_u32(hook.ifindex), _HOOK.pack(**entry))
+
+    # Which program, and how it is attached.
+
+    def _form(self, hook: Hook, rules: tuple[Rule, ...], edits: set[Edit] | None) -> _Form:
+        """The fastest that there is for a hook.
+
+        An action clones without touching the original's head, which `bpf_clone_redirect` copies;
+        but there is one action a hook, and what is delivered to a device's ingress is not the same.
+        """
+        own = len(rules) == 1 and rules[0].match is None
+        edit = None
+        if not rules and edits and len(edits) == 1:
+            own, (edit,) = True, edits
+        action = 0
+        if rules and own and edits is None and not rules[0].to_ingress and not self._no_action:
+            action = rules[0].output if self._netlink.is_up(rules[0].output) else 0
+        by_action = self._attach == CLSACT or (
+            self._attach == AUTO and bool(action) and not self._shuns_clsact(hook.ifindex)
+        )
+        if not by_action:
+            return _Form(TCX, own, edit)
+        marks = bool(action) and _receiving_hook(rules[0]) is not None
+        return _Form(CLSACT, own, edit, action, marks)
+
+    def _shuns_clsact(self, ifindex: int) -> bool:
+        if ifindex in self._tcx_only or ifindex in self._foreign:
+            return True
+        if self._qdiscs.get(ifindex):
+            return False
+        if self._netlink.ingress_qdisc(ifindex) is not None:
+            self._foreign.add(ifindex)
+        return ifindex in self._foreign
 
     def _find_room(self, n: int) -> int:
         """The first place of `n` free ones; raises OSError if the map is full."""
         now = time.monotonic()
         self._quarantine = [each for each in self._quarantine if each[0] > now]
-        taken = [*self._ranges.values(), *(each[1:] for each in self._quarantine)]
+        used = [*self._ranges.values(), *(each[1:] for each in self._quarantine)]
+        taken = [(first, length) for first, length in used if length]
         place = 0
         for first, length in sorted(taken):
             if place + n <= first:
@@ -269,15 +423,15 @@ class Datapath:
 
     def adopt(self, older: Datapath) -> None:
         """Takes over rules, mirrors and qdiscs of an older build, and attaches to its hooks."""
-        for key, value in older._maps["qdiscs"].items().items():
-            self._maps["qdiscs"].set(key, value)
+        for ifindex, ours in older._qdiscs.items():
+            self._note_qdisc(ifindex, ours)
+        self.read()
         self._ensure_slots(older._slots)
+        receiving = _receiving(older.rules)
         for hook, rules in older.rules.items():
-            self._ensure_rules(hook, rules)
-            self._ensure_attached(hook)
+            self._ensure(hook, rules, receiving.get(hook))
         for uuid, count in older.counters().items():
             self._add_count(uuid, count)
-        self.read()
 
     def _add_count(self, uuid: UUID, count: Counters) -> None:
         key = _pack_uuid(uuid)
@@ -288,25 +442,21 @@ class Datapath:
 
     # Hooks.
 
-    def _ensure_attached(self, hook: Hook) -> None:
-        how = self._attached.get(hook)
-        if how == self._attach:
-            return
-        if self._attach == TCX:
-            self._attach_link(hook)
-            if how is not None and how.startswith(CLSACT):
+    def _attach_program(self, hook: Hook, form: _Form, program: int, number: int) -> None:
+        there = self._attached.get(hook)
+        if form.kind == TCX:
+            self._attach_link(hook, program)
+            if there is not None and there.kind == CLSACT:
                 self._netlink.remove_filter(hook.ifindex, hook.direction)
         else:
-            self._attach_filter(hook)
-            if how is not None and how.startswith(TCX):
+            self._attach_filter(hook, form, program, number)
+            if there is not None and there.kind == TCX:
                 self._pin(hook).unlink(missing_ok=True)
-        self._attached[hook] = self._attach
 
     def _pin(self, hook: Hook) -> Path:
         return self._links / f"{hook.ifindex}-{hook.direction}"
 
-    def _attach_link(self, hook: Hook) -> None:
-        program = self._programs.fd(hook.direction)
+    def _attach_link(self, hook: Hook, program: int) -> None:
         pin = self._pin(hook)
         if pin.exists():
             fd = bpf.get(pin)
@@ -325,35 +475,60 @@ class Datapath:
         finally:
             os.close(fd)
 
-    def _attach_filter(self, hook: Hook) -> None:
-        # Noted before it is made, so that a crash in between leaves nothing unknown.
-        key = _u32(hook.ifindex)
-        known = self._maps["qdiscs"].get(key)
-        if known is None:
-            ours = self._netlink.ingress_qdisc(hook.ifindex) is None
-            self._maps["qdiscs"].set(key, _u32(ours))
+    def _attach_filter(self, hook: Hook, form: _Form, program: int, number: int) -> None:
+        if hook.ifindex not in self._qdiscs:
+            # Noted before it is made, so that a crash in between leaves nothing unknown.
+            self._note_qdisc(hook.ifindex, self._netlink.ingress_qdisc(hook.ifindex) is None)
         self._netlink.ensure_clsact(hook.ifindex)
-        program = self._programs.fd(hook.direction)
-        self._netlink.replace_filter(hook.ifindex, hook.direction, program, self._programs.build)
+        if form.marks:
+            self._netlink.ensure_unmark(hook.ifindex, hook.direction, self._programs.unmark)
+        self._netlink.replace_filter(
+            hook.ifindex, hook.direction, program, self._programs.build, number, form.action
+        )
+        if not form.marks:
+            self._netlink.remove_unmark(hook.ifindex, hook.direction)
 
     def _remove(self, hook: Hook) -> None:
         self._pin(hook).unlink(missing_ok=True)
-        if self._maps["qdiscs"].get(_u32(hook.ifindex)) is not None:
+        if hook.ifindex in self._qdiscs:
             self._netlink.remove_filter(hook.ifindex, hook.direction)
         self._attached.pop(hook, None)
+        self._outdated.discard(hook)
         self._maps[hook.direction].delete(_u32(hook.ifindex))
         self._give_back(hook)
         self._rules.pop(hook, None)
 
-    def _remove_qdiscs(self, used: set[int]) -> None:
+    def _remove_qdiscs(self) -> None:
         """Removes the clsact qdiscs that were made for hooks that are gone."""
-        for key, value in self._maps["qdiscs"].items().items():
-            if _number(key) in used and self._attach == CLSACT:
-                continue
-            if _number(value):
-                self._netlink.remove_clsact(_number(key))
-                self._netlink.announce(_number(key))
-            self._maps["qdiscs"].delete(key)
+        used = {hook.ifindex for hook, form in self._attached.items() if form.kind == CLSACT}
+        for ifindex in self._qdiscs.keys() - used:
+            if self._qdiscs.pop(ifindex):
+                self._netlink.remove_clsact(ifindex)
+                self._netlink.announce(ifindex)
+            self._maps["qdiscs"].delete(_u32(ifindex))
+
+    def _note_qdisc(self, ifindex: int, ours: bool) -> None:
+        self._maps["qdiscs"].set(_u32(ifindex), _u32(ours))
+        self._qdiscs[ifindex] = ours
+
+
+def _receiving_hook(rule: Rule) -> Hook | None:
+    """The hook where the rule's copies arrive with a mark, if they do."""
+    if rule.to_hook:
+        return Hook(rule.output, INGRESS if rule.to_ingress else EGRESS)
+    return rule.finishing_hook
+
+
+def _receiving(rules: Mapping[Hook, Iterable[Rule]]) -> dict[Hook, set[Edit]]:
+    """The hooks where copies arrive with a mark, and the edits that are to be made there."""
+    found: dict[Hook, set[Edit]] = {}
+    for rule in (rule for each in rules.values() for rule in each):
+        hook = _receiving_hook(rule)
+        if hook is not None:
+            edits = found.setdefault(hook, set())
+            if rule.finishing_hook is not None:
+                edits.add(rule.edit)
+    return found
 
 
 def older_builds(pin_dir: Path) -> list[programs.Programs]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from uuid import UUID
 
@@ -23,12 +24,19 @@ _NETDEV = abi.constant("RULE_NETDEV")
 _NO_DEI = abi.constant("RULE_NO_DEI")
 
 _SHAPE_RULES = abi.constant("SHAPE_RULES")
+_SHAPE_ACTION = abi.constant("SHAPE_ACTION")
 _SHAPE_ONCE = abi.constant("SHAPE_ONCE")
 _SHAPE_MATCH = abi.constant("SHAPE_MATCH")
 _SHAPE_LIMIT = abi.constant("SHAPE_LIMIT")
 _SHAPE_PORT = abi.constant("SHAPE_PORT")
 _KEEP_VID = abi.constant("KEEP_VID")
 _VLAN_SET_LEN = abi.constant("VLAN_SET_LEN")
+
+_CONSTANT_RULE = abi.constant("CONSTANT_RULE")
+_CONSTANT_PORT = abi.constant("CONSTANT_PORT")
+_CONSTANT_EDIT = abi.constant("CONSTANT_EDIT")
+_CONSTANT_FIRST = abi.constant("CONSTANT_FIRST")
+_CONSTANT_SHAPE = abi.constant("CONSTANT_SHAPE")
 
 _RULE = abi.layout("rule")
 _PORT = abi.layout("port")
@@ -51,14 +59,18 @@ class Encoding:
         """How many rules a hook of that shape has."""
         return shape & _SHAPE_RULES
 
-    def shape(self, rules: Sequence[Rule]) -> int:
-        """The shape of a hook with these rules. Raises OSError if there is no place left."""
+    def shape(self, rules: Sequence[Rule], *, by_action: bool = False) -> int:
+        """The shape of a hook with these rules, whose copies a filter's action may make.
+
+        Raises OSError if there is no place left.
+        """
         if not rules:
             return 0
         once = any(rule.once for rule in rules)
         match = any(rule.match is not None for rule in rules)
         return (
             len(rules)
+            | _SHAPE_ACTION * by_action
             | _SHAPE_ONCE * once
             | _SHAPE_MATCH * match
             | rules[0].edit.limit << _SHAPE_LIMIT
@@ -102,7 +114,7 @@ class Encoding:
             max_len=edit.max_len,
             slot=slot,
             vlans=0 if rule.vlans is None else self._vlans.place(_pack_vlans(rule.vlans)),
-            edit=self._edits.place(_pack_edit(edit)),
+            edit=self.edit_place(edit),
             match=0 if rule.match is None else self._matches.place(rule.match.pack()),
         )
 
@@ -115,7 +127,7 @@ class Encoding:
             group=fields["group"],
             run=fields["run"],
             arrival=bool(flags & _ARRIVAL),
-            edit=_unpack_edit(self._edits.read(fields["edit"])),
+            edit=self.edit_at(fields["edit"]),
             to_ingress=bool(flags & _TO_INGRESS),
             once=bool(flags & _ONCE),
             to_hook=bool(flags & _TO_HOOK),
@@ -130,7 +142,7 @@ class Encoding:
         vlans, edits, matches, ports = set(), set(), set(), set()
         for rules in hooks:
             for rule in rules:
-                edits.add(self._edits.place(_pack_edit(rule.edit)))
+                edits.add(self.edit_place(rule.edit))
                 if rule.vlans is not None:
                     vlans.add(self._vlans.place(_pack_vlans(rule.vlans)))
                 if rule.match is not None:
@@ -144,14 +156,41 @@ class Encoding:
         self._matches.keep(matches)
         self._ports.keep(ports)
 
+    # Programs of hooks' own.
+
+    def rule_constants(
+        self, packed: bytes, gate: Gate | None, first: int, shape: int
+    ) -> dict[int, int]:
+        """Those of `tap_one`, for a hook whose one rule is `packed`, at the place `first`."""
+        words = {_CONSTANT_FIRST: first, _CONSTANT_SHAPE: shape}
+        words.update(enumerate(_words(packed), start=_CONSTANT_RULE))
+        if gate is not None:
+            words.update(enumerate(_words(self._pack_gate(gate)), start=_CONSTANT_PORT))
+        return words
+
+    def edit_constants(self, edit: Edit) -> dict[int, int]:
+        """Those of `tap_out`, for a hook where copies arrive that need this edit."""
+        words = {_CONSTANT_FIRST: self.edit_place(edit)}
+        words.update(enumerate(_words(_pack_edit(edit)), start=_CONSTANT_EDIT))
+        return words
+
+    def edit_place(self, edit: Edit) -> int:
+        """The place of an edit. Raises OSError if there is no place left."""
+        return self._edits.place(_pack_edit(edit))
+
+    def edit_at(self, place: int) -> Edit:
+        """The edit at a place that an entry in the kernel refers to."""
+        return _unpack_edit(self._edits.read(place))
+
     # Gates.
 
     def _gate_place(self, gate: Gate | None) -> int:
-        if gate is None:
-            return 0
+        return 0 if gate is None else self._ports.place(self._pack_gate(gate))
+
+    def _pack_gate(self, gate: Gate) -> bytes:
         all_admitted = gate.admitted == ALL
         admitted = 0 if all_admitted else self._vlans.place(_pack_vlans(gate.admitted))
-        return self._ports.place(_PORT.pack(mode=gate.mode, tag=gate.tag, admitted=admitted))
+        return _PORT.pack(mode=gate.mode, tag=gate.tag, admitted=admitted)
 
     def _gate(self, place: int) -> Gate | None:
         if not place:
@@ -160,6 +199,10 @@ class Encoding:
         admitted = fields["admitted"]
         vlans = _unpack_vlans(self._vlans.read(admitted)) if admitted else ALL
         return Gate(fields["mode"], fields["tag"], vlans)
+
+
+def _words(packed: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"={len(packed) // 4}I", packed)
 
 
 def _pack_vlans(vlans: int) -> bytes:

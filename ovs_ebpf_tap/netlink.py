@@ -8,22 +8,34 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EEXIST, EINVAL, ENOBUFS, ENODEV, ENOENT
+from socket import htons
+from struct import Struct
 from typing import Any
 
 import tenacity
 from pyroute2.iproute.linux import IPRoute
+from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
-from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_DELQDISC, RTM_DELTFILTER, RTM_NEWLINK
+from pyroute2.netlink.rtnl import (
+    RTM_DELLINK,
+    RTM_DELQDISC,
+    RTM_DELTFILTER,
+    RTM_NEWLINK,
+    RTM_NEWTFILTER,
+)
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 INGRESS = "ingress"
 EGRESS = "egress"
 
-# Filters of ours are known by their name, which ends in the build that they run.
+# Filters of ours are known by their name: behind this, the build that they run, and the id of the
+# program if it is the hook's own.
 FILTER_NAME = "ovs-ebpf-tap/"
 _PRIORITY = 0xA7A0
+_UNMARK_PRIORITY = 0xA7A1
 _HANDLE = 1
 _ETH_P_ALL = 3
 
@@ -31,6 +43,8 @@ _RTMGRP_LINK = 0x1
 _RTMGRP_TC = 0x8
 _SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
 _RECEIVE_BUFFER = 4 << 20
+_ERROR = Struct("=16xi")  # struct nlmsgerr behind the header: 0 is an acknowledgement
+_ANSWER = 1 << 16
 
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
@@ -39,6 +53,10 @@ _ARPHRD_ETHER = 1
 # TC_H_CLSACT with TC_H_MIN_INGRESS and TC_H_MIN_EGRESS: include/uapi/linux/pkt_sched.h
 _PARENT = {INGRESS: 0xFFFFFFF2, EGRESS: 0xFFFFFFF3}
 _CLSACT_PARENT = 0xFFFFFFF1
+
+_DIRECT_ACTION = 1  # TCA_BPF_FLAG_ACT_DIRECT
+_EGRESS_MIRROR = 2  # TCA_EGRESS_MIRROR
+_CONTINUE = -1  # TC_ACT_UNSPEC: the filters behind see the packet, too
 
 _retry_dump = tenacity.retry(
     retry=tenacity.retry_if_exception_type(NetlinkDumpInterrupted),
@@ -67,6 +85,34 @@ class Filter:
     ifindex: int
     direction: str
     build: str
+    program: int
+    """Id of the hook's own program; 0 if it has none."""
+    action: int
+    """Ifindex of the device that its action copies to; 0 if it has none."""
+    unmarked: bool = False
+    """Whether the program is behind it that takes marks off."""
+
+
+def _filter(ifindex: int, direction: str, message: Any) -> Filter | None:
+    """The filter of ours that a message tells of, if it does."""
+    options = message.get_attr("TCA_OPTIONS")
+    name = options.get_attr("TCA_BPF_NAME") if options else None
+    if not name or not name.startswith(FILTER_NAME):
+        return None
+    build, _, program = name.removeprefix(FILTER_NAME).partition("#")
+    actions = options.get_attr("TCA_BPF_ACT")
+    mirred = actions.get_attr("TCA_ACT_PRIO_1") if actions else None
+    parameters = mirred.get_attr("TCA_ACT_OPTIONS") if mirred else None
+    action = parameters.get_attr("TCA_MIRRED_PARMS")["ifindex"] if parameters else 0
+    return Filter(ifindex, direction, build, int(program or 0), action)
+
+
+def _mirror_to(ifindex: int) -> dict[str, Any]:
+    """An action that copies to a device's egress."""
+    parameters = {"action": _CONTINUE, "eaction": _EGRESS_MIRROR, "ifindex": ifindex}
+    options = {"attrs": [["TCA_MIRRED_PARMS", parameters]]}
+    action = {"attrs": [["TCA_ACT_KIND", "mirred"], ["TCA_ACT_OPTIONS", options]]}
+    return {"attrs": [["TCA_ACT_PRIO_1", action]]}
 
 
 def _device(message: Any) -> Device:
@@ -97,6 +143,9 @@ class Netlink:
         self._events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
         self._events.bind((0, _RTMGRP_LINK | _RTMGRP_TC))
         self._events.setblocking(False)
+        self._requests = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        )
         self._marshal = MarshalRtnl()
         self._route = IPRoute()
         self._by_index: dict[int, Device] = {}
@@ -105,6 +154,7 @@ class Netlink:
     def close(self) -> None:
         """Closes the sockets."""
         self._route.close()
+        self._requests.close()
         self._events.close()
 
     def fileno(self) -> int:
@@ -152,6 +202,11 @@ class Netlink:
         elif kind == RTM_DELLINK and message["family"] == socket.AF_UNSPEC:
             self._by_index.pop(message["index"], None)
         return kind in (RTM_DELQDISC, RTM_DELTFILTER)
+
+    def is_up(self, ifindex: int) -> bool:
+        """Whether there is such a device, and it is up."""
+        device = self._by_index.get(ifindex)
+        return device is not None and device.up
 
     def ingress_qdisc(self, ifindex: int) -> str | None:
         """The kind of what holds the device's ingress: clsact, ingress, or None."""
@@ -230,44 +285,76 @@ class Netlink:
                 if _gone(error):
                     continue
                 raise OSError(error.code, os.strerror(error.code)) from None
+            unmarked = any(message["info"] >> 16 == _UNMARK_PRIORITY for message in messages)
             for message in messages:
-                options = message.get_attr("TCA_OPTIONS")
-                name = options.get_attr("TCA_BPF_NAME") if options else None
-                if name and name.startswith(FILTER_NAME):
-                    build = name.removeprefix(FILTER_NAME)
-                    found.append(Filter(ifindex, direction, build))
+                each = _filter(ifindex, direction, message)
+                if each is not None:
+                    found.append(replace(each, unmarked=unmarked))
         return found
 
-    def replace_filter(self, ifindex: int, direction: str, program_fd: int, build: str) -> None:
+    def replace_filter(
+        self,
+        ifindex: int,
+        direction: str,
+        program_fd: int,
+        build: str,
+        program: int = 0,
+        action: int = 0,
+    ) -> None:
         """Puts the program on the hook, in the place of an earlier one of ours if there is one.
 
-        Raises OSError as the kernel says it.
+        `program` is its id if it is the hook's own; what it matches is copied to the device
+        `action` if that is not 0. Raises OSError as the kernel says it.
         """
-        try:
-            self._route.tc(
-                "replace-filter",
-                "bpf",
-                ifindex,
-                parent=_PARENT[direction],
-                prio=_PRIORITY,
-                handle=_HANDLE,
-                protocol=_ETH_P_ALL,
-                fd=program_fd,
-                name=FILTER_NAME + build,
-                direct_action=True,
-            )
-        except NetlinkError as error:
-            raise OSError(error.code, os.strerror(error.code)) from None
+        name = f"{FILTER_NAME}{build}#{program}" if program else FILTER_NAME + build
+        how = ["TCA_BPF_ACT", _mirror_to(action)] if action else ["TCA_BPF_FLAGS", _DIRECT_ACTION]
+        attributes = [["TCA_BPF_FD", program_fd], ["TCA_BPF_NAME", name], how]
+        self._set_filter(ifindex, direction, _PRIORITY, attributes)
+
+    def ensure_unmark(self, ifindex: int, direction: str, program_fd: int) -> None:
+        """Puts the program behind the hook's filter. Raises OSError as the kernel says it."""
+        name, how = ["TCA_BPF_NAME", "tap_unmark"], ["TCA_BPF_FLAGS", _DIRECT_ACTION]
+        attributes = [["TCA_BPF_FD", program_fd], name, how]
+        self._set_filter(ifindex, direction, _UNMARK_PRIORITY, attributes)
+
+    def _set_filter(
+        self, ifindex: int, direction: str, priority: int, attributes: list[Any]
+    ) -> None:
+        message = tcmsg()
+        message["index"] = ifindex
+        message["parent"] = _PARENT[direction]
+        message["handle"] = _HANDLE
+        message["info"] = htons(_ETH_P_ALL) | priority << 16
+        message["attrs"] = [["TCA_KIND", "bpf"], ["TCA_OPTIONS", {"attrs": attributes}]]
+        message["header"]["type"] = RTM_NEWTFILTER
+        message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE
+        self._request(message)
+
+    def _request(self, message: Any) -> None:
+        """Sends what pyroute2 has no words for. Raises OSError as the kernel says it."""
+        message.encode()
+        self._requests.send(message.data)
+        (code,) = _ERROR.unpack_from(self._requests.recv(_ANSWER))
+        if code:
+            raise OSError(-code, os.strerror(-code))
 
     def remove_filter(self, ifindex: int, direction: str) -> None:
-        """Removes our filter from the hook; it may be gone already."""
+        """Removes our filters from the hook; they may be gone already."""
+        self._remove_filter(ifindex, direction, _PRIORITY)
+        self.remove_unmark(ifindex, direction)
+
+    def remove_unmark(self, ifindex: int, direction: str) -> None:
+        """Removes the program behind the hook's filter; it may be gone already."""
+        self._remove_filter(ifindex, direction, _UNMARK_PRIORITY)
+
+    def _remove_filter(self, ifindex: int, direction: str, priority: int) -> None:
         try:
             self._route.tc(
                 "del-filter",
                 "bpf",
                 ifindex,
                 parent=_PARENT[direction],
-                prio=_PRIORITY,
+                prio=priority,
                 handle=_HANDLE,
                 protocol=_ETH_P_ALL,
             )

@@ -45,7 +45,7 @@ def make_plan(
     refused: Mapping[int, str] = MappingProxyType({}),
     openflow: OpenFlow = NO_OPENFLOW,
 ) -> Plan:
-    """The plan for all bridges, with hooks attached as `attach` (`TCX` or `CLSACT`) says.
+    """The plan for all bridges, with hooks attached as `attach` (TCX, CLSACT or AUTO) says.
 
     `refused` says why the kernel takes no hook on a device, by ifindex; `openflow` is what is
     known of the bridges' flow tables and ports.
@@ -59,7 +59,24 @@ def make_plan(
             hooks[hook].extend(rules)
         verdicts.update(planner.verdicts)
         room -= len(planner.offloaded)
-    return Plan(verdicts, {hook: tuple(rules) for hook, rules in hooks.items()})
+    return Plan(
+        verdicts,
+        {hook: tuple(rules) for hook, rules in hooks.items()},
+        frozenset(_tcx_only(db, devices)),
+    )
+
+
+def _tcx_only(db: Database, devices: Mapping[str, Device]) -> Iterator[int]:
+    """Devices that OVS polices, for which it adds a qdisc that excludes clsact.
+
+    And all of them where it offloads to hardware, and flushes clsact's filters when it starts:
+    `netdev_linux_set_policing` in `lib/netdev-linux.c`, `netdev_tc_init_flow_api`.
+    """
+    if db.hw_offload:
+        yield from (device.ifindex for device in devices.values())
+    for interface in db.interfaces.values():
+        if interface.policed and interface.name in devices:
+            yield devices[interface.name].ifindex
 
 
 def bridges_with_work(db: Database) -> set[str]:

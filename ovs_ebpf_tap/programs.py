@@ -15,14 +15,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from errno import EACCES, ENOSYS, EPERM
 from functools import cache
 from pathlib import Path
 
 from ovs_ebpf_tap import abi, bpf
-from ovs_ebpf_tap.compile import DRAFT, MAPS, PROGRAMS
+from ovs_ebpf_tap.compile import DRAFT, MAPS, PROGRAMS, TEMPLATES
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS
+from ovs_ebpf_tap.template import fill
 
 BPFFS = Path("/sys/fs/bpf")
 LINKS = "links"
@@ -37,7 +39,7 @@ def build_id() -> str:
     digest = hashlib.sha256()
     for path in sorted(abi.source_dir().rglob("*.[ch]")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    return f"{abi.constant('ABI')}-{digest.hexdigest()[:16]}"
 
 
 def ensure_bpffs(pin_dir: Path) -> None:
@@ -78,7 +80,7 @@ def _on_bpffs(path: Path) -> bool:
 def check_kernel() -> None:
     """Raises TapError with what to do if the kernel takes no TC programs from us."""
     try:
-        os.close(bpf.load_empty_classifier())
+        os.close(bpf.load_classifier(bpf.EMPTY, "tap_empty"))
     except OSError as error:
         if error.errno in (EPERM, EACCES):
             raise TapError("not allowed to load BPF programs: run as root") from None
@@ -94,6 +96,7 @@ class Programs:
         self.build = directory.name
         self._fds = {name: bpf.get(directory / name) for name in PROGRAMS}
         self.maps = {name: bpf.Map(bpf.get(directory / name)) for name in MAPS}
+        self._templates: dict[str, bytes] = {}
         self.ids = {
             direction: bpf.program_id(self.fd(direction)) for direction in (INGRESS, EGRESS)
         }
@@ -101,6 +104,22 @@ class Programs:
     def fd(self, direction: str) -> int:
         """The descriptor of the program for the hooks of one direction."""
         return self._fds[f"tap_{direction}"]
+
+    @property
+    def unmark(self) -> int:
+        """The descriptor of the program that runs behind an action."""
+        return self._fds["tap_unmark"]
+
+    def load_own(self, name: str, constants: Mapping[int, int]) -> int:
+        """Loads a hook's own program, `tap_one` or `tap_out`; the caller closes the descriptor.
+
+        Raises OSError as the kernel says it.
+        """
+        if name not in self._templates:
+            place = TEMPLATES[name].to_bytes(4, sys.byteorder)
+            self._templates[name] = self.maps["templates"].get(place) or b""
+        fds = [each.fd for each in self.maps.values()]
+        return bpf.load_classifier(fill(self._templates[name], constants, fds), name)
 
     def close(self) -> None:
         """Closes the descriptors; what is pinned or attached lives on."""

@@ -199,7 +199,7 @@ class Sidecar:
             openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
             plan = make_plan(db, self._netlink.devices, self._attach, reasons, openflow)
             held = self._held(db, plan.verdicts)
-            refused = self._datapath.sync(dict(plan.hooks), held)
+            refused = self._datapath.sync(dict(plan.hooks), held, plan.tcx_only)
             new = refused.keys() - self._refused.keys()
             for ifindex in new:
                 self._refused[ifindex] = _Refusal(refused[ifindex], now + _REFUSAL)

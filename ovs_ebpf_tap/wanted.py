@@ -20,6 +20,8 @@ VLAN_GROUP = 1 << 31
 
 TCX = "tcx"
 CLSACT = "clsact"
+AUTO = "auto"
+"""Where there is TCX: clsact for hooks whose copies its action can make, TCX for the others."""
 
 
 @dataclass(frozen=True, order=True)
@@ -94,6 +96,8 @@ class Plan:
 
     verdicts: Mapping[UUID, Verdict] = field(default_factory=dict)
     hooks: Mapping[Hook, tuple[Rule, ...]] = field(default_factory=dict)
+    tcx_only: frozenset[int] = frozenset()
+    """Devices where clsact is in Open vSwitch's way, or it in that of clsact, by ifindex."""
 
 
 OFFLOAD = Verdict(OFFLOADED)

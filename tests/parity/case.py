@@ -93,8 +93,8 @@ class Case:
     `flows` are ovs-ofctl's, with `{a}` for port a's number; without any the bridge is a learning
     switch. `learn` is sent first, unwatched, and flows start afresh after it: what is in `sent`
     for those addresses is not flooded then. `bridge` and `open_vswitch` are settings of these
-    rows. `silent` cases are those that OVS copies nothing of. `clsact` has the case run with
-    clsact hooks as well where there are others. `datapaths` are those where it makes sense.
+    rows. `silent` cases are those that OVS copies nothing of. `all_hooks` has the case run
+    with hooks attached in every way. `datapaths` are those where it makes sense.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Case:
     bridge: tuple[str, ...] = ()
     open_vswitch: tuple[str, ...] = ()
     silent: bool = False
-    clsact: bool = False
+    all_hooks: bool = False
     datapaths: tuple[str, ...] = ("netdev", "system")
 
     @property

@@ -11,7 +11,7 @@ LOST = ("native_first", "native_tagged_first", "tunnel_first", "tunnel_source")
 """Where the first output changes tags in a way that is not followed."""
 
 CASES = [
-    Case("of_a_source", ports("a b m n"), CHAIN, A_AND_B, clsact=True),
+    Case("of_a_source", ports("a b m n"), CHAIN, A_AND_B, all_hooks=True),
     Case(
         "of_a_destination",
         ports("a b m n"),
@@ -92,7 +92,7 @@ CASES = [
         ports("a b n", m=Port("internal")),
         CHAIN,
         A_AND_B,
-        clsact=True,
+        all_hooks=True,
     ),
     Case("internal_second", ports("a b m", n=Port("internal")), CHAIN, A_AND_B),
     Case(
@@ -100,7 +100,7 @@ CASES = [
         ports("a b m n"),
         [Mirror(src="a", dst="n", output="m"), Mirror(src="b", dst="m", output="n")],
         A_AND_B,
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "ring_of_three",

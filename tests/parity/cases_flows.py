@@ -45,7 +45,7 @@ CASES = [
             [mirror] if selection == "source" else left("flows modify packets", mirror),
             [*BOTH_WAYS, *TAGGED],
             flows=rewrite(actions),
-            clsact=(name, selection) == ("dl_dst", "destination"),
+            all_hooks=(name, selection) == ("dl_dst", "destination"),
         )
         for name, actions in REWRITES.items()
         for selection, mirror in SELECTIONS.items()
@@ -79,7 +79,7 @@ CASES = [
             [*BOTH_WAYS, *TAGGED],
             flows=["actions=drop"],
             silent=name == "destination",
-            clsact=name == "both",
+            all_hooks=name == "both",
         )
         for name, mirror in SELECTIONS.items()
     ),
@@ -103,7 +103,7 @@ CASES = [
         left("VLAN settings", Mirror(dst="b", output="m")),
         [*BOTH_WAYS, *TAGGED],
         flows=["in_port={a},actions=output:{b}"],
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "output_what_is_not_admitted",
@@ -132,7 +132,7 @@ CASES = [
         [Mirror(src="a", dst="a", output="m")],
         BOTH_WAYS,
         flows=["in_port={a},actions=in_port,NORMAL", "priority=0,actions=NORMAL"],
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "sent_back_destination_only",

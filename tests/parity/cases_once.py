@@ -27,7 +27,7 @@ SELECTIONS = {
 
 CASES = [
     *(
-        Case(f"{name}_learned", ports("a b c m"), [mirror], TALK, learn=LEARNED, clsact=True)
+        Case(f"{name}_learned", ports("a b c m"), [mirror], TALK, learn=LEARNED, all_hooks=True)
         for name, mirror in SELECTIONS.items()
     ),
     *(
@@ -39,14 +39,14 @@ CASES = [
         ports("a b c m"),
         [Mirror(src="a", dst="b c", output="m")],
         [("a", [broadcast("a")] * 2), ("b", [broadcast("b")] * 2)],
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "fifty_times",
         ports("a b c m"),
         [Mirror(src="a", dst="b c", output="m")],
         [("a", [broadcast("a")] * 50), ("b", [broadcast("b")] * 50)],
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "fifty_times_to_destinations",
@@ -94,7 +94,7 @@ CASES = [
         ],
         [*TALK, *FLOODS],
         learn=LEARNED,
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "mirrors_alike",

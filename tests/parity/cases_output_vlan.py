@@ -79,7 +79,7 @@ CASES = [
             left("a second one", *TO_VLAN) if name == "tunnel" else TO_VLAN,
             [some_tags("a"), ("a", flood("a")), some_tags("trunk")],
             silent=name == "access_in_it",
-            clsact=name == "access",
+            all_hooks=name == "access",
         )
         for name, port in {
             "trunk": Port(),
@@ -95,7 +95,7 @@ CASES = [
         ports("a", b=Port(tag=10), r=Port(tag=RSPAN), t=Port(trunks=(RSPAN,))),
         [Mirror(dst="b", output_vlan=RSPAN)],
         [some_tags("a"), ("a", flood("a", [10]))],
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "source_and_destination",
@@ -114,7 +114,7 @@ CASES = [
         ports("a b", r=Port(tag=RSPAN)),
         TO_VLAN,
         [reserved("a"), ("a", flood("a"))],
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "reserved_addresses_forwarded",
@@ -199,7 +199,7 @@ CASES = [
         ports("a", i=Port("internal", tag=10), j=Port("internal", tag=RSPAN), k=Port("internal")),
         [Mirror(src="i a", output_vlan=RSPAN)],
         [some_tags("a"), some_tags("i")],
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "taps",

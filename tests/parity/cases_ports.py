@@ -51,7 +51,7 @@ INTERNAL = [
         ports("a b m", i=replace(port, kind=kind), j=Port(kind)),
         [mirror],
         [tagged("i"), tagged("a"), tagged("j")],
-        clsact=name in ("source", "output", "destination"),
+        all_hooks=name in ("source", "output", "destination"),
     )
     for kind in ("internal", "tap")
     for name, mirror, port in (
@@ -98,7 +98,7 @@ BONDS = [
             ("b.p", flood("p", [10])),
             ("c", flood("c")),
         ],
-        clsact=(mode, name) == ("active_backup", "output"),
+        all_hooks=(mode, name) == ("active_backup", "output"),
     )
     for mode, port in (("active_backup", ACTIVE_BACKUP), ("slb", SLB))
     for name, mirrors in (
@@ -181,7 +181,7 @@ SIZES = [
             Mirror(src="a", output="o"),
         ],
         sent,
-        clsact=name == "common",
+        all_hooks=name == "common",
     )
     for name, sent in SENT.items()
 ]
@@ -196,7 +196,7 @@ MTUS = [
             *([sized("a", length)] for length in (900, 1013, 1014, 1015, 1018, 1019, 1400)),
             *([sized("a", length, [10])] for length in (1014, 1017, 1018, 1019, 1022, 1400)),
         ),
-        clsact=name == "of_the_output",
+        all_hooks=name == "of_the_output",
     )
     for name, source, output in (
         ("of_the_output", Port(), Port(mtu=1000)),

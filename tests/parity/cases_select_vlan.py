@@ -34,7 +34,7 @@ CASES = [
             ports("a b m"),
             [Mirror(src="a", dst="a", output="m", select_vlan=vlans)],
             A_AND_B,
-            clsact=name == "several",
+            all_hooks=name == "several",
         )
         for name, vlans in {
             "one": (10,),
@@ -57,7 +57,7 @@ CASES = [
         ports("b m", a=Port(tag=10)),
         [Mirror(src="a", output="m", select_vlan=(10,))],
         A_AND_B,
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "access_in_another",

@@ -40,7 +40,7 @@ CASES = [
         ports("a b", **outputs(Port())),
         to_outputs(src="a"),
         [*frames("a"), *frames("a", [10]), *frames("a", [10, 20])],
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "destination",
@@ -59,7 +59,7 @@ CASES = [
         ports("a b", **outputs(Port(tag=10))),
         to_outputs(src="a"),
         [*frames("a"), *frames("a", [10]), *frames("a", [Tag(10, tpid=ETH_8021AD)])],
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "access_destination",

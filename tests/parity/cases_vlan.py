@@ -77,7 +77,7 @@ SOURCES = [
         ports("b", a=port, **OUTPUTS),
         [Mirror(src="a", output=output) for output in OUTPUTS],
         [all_tags("a"), all_tags("b")],
-        clsact=kind in ("access", "nat_untagged"),
+        all_hooks=kind in ("access", "nat_untagged"),
     )
     for kind, port in KINDS.items()
 ]
@@ -88,7 +88,7 @@ DESTINATIONS = [
         ports("a", c=Port(tag=10), b=port, **OUTPUTS),
         leaving({kind}, *(Mirror(dst="b", output=output) for output in OUTPUTS)),
         [all_tags("a", to=kind), ("c", flood("c", [Tag(0, pcp=4)])), ("c", flood("c"))],
-        clsact=kind in ("nat_tagged", "tunnel"),
+        all_hooks=kind in ("nat_tagged", "tunnel"),
     )
     for kind, port in KINDS.items()
 ]
@@ -169,7 +169,7 @@ OTHERS = [
         ports("a b m"),
         [Mirror(src="a", output="m")],
         [("a", flood("a")), ("b", flood("b"))],
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "dei",

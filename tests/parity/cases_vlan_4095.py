@@ -11,7 +11,7 @@ CASES = [
         ports("a b m"),
         [Mirror(src="a", output="m")],
         [("a", flood("a", [4095])), ("a", flood("a", [Tag(4095, pcp=3)])), ("a", flood("a"))],
-        clsact=True,
+        all_hooks=True,
     ),
     Case(
         "trunk_destination",

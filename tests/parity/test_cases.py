@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from ovs_ebpf_tap.lab.kernel import attachments
+from ovs_ebpf_tap.lab.kernel import attachments, every_attachment
 from parity.case import Case
 from parity.runner import check
 from parity.world import Bench, datapath_type
 
 
 def _parameters() -> Sequence[object]:
-    """All cases with the best kind of hooks, those marked `clsact` with the others as well."""
+    """All cases with hooks as usual, those marked `all_hooks` with the others as well."""
     found = []
     for path in sorted(Path(__file__).parent.glob("cases_*.py")):
         cases: list[Case] = import_module(f"parity.{path.stem}").CASES
         for case in cases:
             if datapath_type() not in case.datapaths:
                 continue
-            for attach in attachments() if case.clsact else attachments()[:1]:
+            for attach in every_attachment() if case.all_hooks else attachments()[:1]:
                 name = f"{path.stem.removeprefix('cases_')}-{case.name}-{attach}"
                 found.append(pytest.param(attach, case, id=name))
     return found

@@ -30,7 +30,12 @@ STRUCTS: dict[str, dict[str, Any]] = {
         "match": ctypes.c_uint32,
         "run": ctypes.c_uint32,
     },
-    "hook": {"first": ctypes.c_uint32, "shape": ctypes.c_uint32},
+    "hook": {
+        "first": ctypes.c_uint32,
+        "shape": ctypes.c_uint32,
+        "program": ctypes.c_uint32,
+        "action": ctypes.c_uint32,
+    },
     "port": {
         "mode": ctypes.c_uint32,
         "tag": ctypes.c_uint32,
@@ -82,10 +87,11 @@ STRUCTS: dict[str, dict[str, Any]] = {
         "ipv6_src": ctypes.c_uint8 * 16,
         "ipv6_dst": ctypes.c_uint8 * 16,
     },
+    "template": {"code": ctypes.c_uint8 * 32768},
     "match": {"mask": ctypes.c_uint64 * 11, "value": ctypes.c_uint64 * 11},
 }
 # Of bytes, not of numbers.
-BYTES = ("key", "match")
+BYTES = ("key", "match", "template")
 NUMBERS = [name for name in STRUCTS if name not in BYTES]
 
 
@@ -145,8 +151,9 @@ def test_what_is_packed_is_unpacked(name: str, data: st.DataObject) -> None:
 
 
 def test_members_that_are_not_named_are_zero() -> None:
-    layout = abi.layout("hook")
-    assert layout.unpack(layout.pack(shape=3)) == {"first": 0, "shape": 3}
+    layout = abi.layout("counters")
+    packed = layout.pack(bytes=3)
+    assert layout.unpack(packed) == {"packets": 0, "bytes": 3, "drops": 0}
 
 
 def test_an_unknown_member_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovs_ebpf_tap.lab.kernel import attachments
+from ovs_ebpf_tap.lab.kernel import attachments, has_tcx
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Switch
 
@@ -10,7 +10,7 @@ from ovs_ebpf_tap.lab.switch import Switch
 def test_tcx_is_asked_for(switch: Switch) -> None:
     tap = Tap(switch, "--attach", "tcx")
     try:
-        if "tcx" in attachments():
+        if has_tcx():
             tap.start()
             assert "attach=tcx" in tap.log()
         else:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.kernel import attachments
+from ovs_ebpf_tap.lab.kernel import every_attachment
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
@@ -48,14 +48,14 @@ def trio(switch: Switch) -> tuple[Host, Host, Host]:
 
 def expect_policed(switch: Switch, tap: Tap, attach: str) -> None:
     """TCX leaves the ingress qdisc to OVS; clsact excludes it, so the mirror stays native."""
-    if attach == "tcx":
+    if attach != "clsact":
         tap.wait_state("m1", "offloaded")
     else:
         tap.wait_state("m1", "native")
         assert "ingress_policing" in (tap.reason("m1") or "")
 
 
-@pytest.mark.parametrize("attach", attachments())
+@pytest.mark.parametrize("attach", every_attachment())
 def test_policed_before(
     switch: Switch, trio: tuple[Host, Host, Host], attach: str, figure: Callable[[str], None]
 ) -> None:
@@ -74,7 +74,7 @@ def test_policed_before(
     assert after > LIMIT / 4
 
 
-@pytest.mark.parametrize("attach", attachments())
+@pytest.mark.parametrize("attach", every_attachment())
 def test_policed_later(
     switch: Switch, trio: tuple[Host, Host, Host], attach: str, figure: Callable[[str], None]
 ) -> None:
