@@ -25,6 +25,16 @@ def tagged(name: str) -> Sent:
     return name, [broadcast(name, tags, str(n)) for n, tags in enumerate(TAGS)]
 
 
+def without_priority(name: str) -> Sent:
+    """What leaves through several ports, some of which take tags off: that loses the priority."""
+    numbered = [(n, tags) for n, tags in enumerate(TAGS) if not any(map(_has_priority, tags))]
+    return name, [broadcast(name, tags, str(n)) for n, tags in numbered]
+
+
+def _has_priority(tag: int | Tag) -> bool:
+    return isinstance(tag, Tag) and tag.pcp != 0
+
+
 A_AND_B = [tagged("a"), tagged("b")]
 
 CASES = [
@@ -80,7 +90,7 @@ CASES = [
             c=Port(tag=20, vlan_mode="native-tagged"),
         ),
         [Mirror(src="a c", dst="a c", output="m", select_vlan=(10,))],
-        [tagged("a"), tagged("b"), tagged("c")],
+        [tagged("a"), without_priority("b"), without_priority("c")],
     ),
     Case(
         "tunnel_port",
