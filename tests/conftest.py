@@ -12,7 +12,7 @@ from ovs_ebpf_tap.lab.netns import reap
 from ovs_ebpf_tap.lab.sidecar import Tap, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
 
-_FIGURES: list[str] = []
+_FIGURE = "figure"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,12 +48,20 @@ def tap(switch: Switch) -> Iterator[Tap]:
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Any:
     """Call it with a line to be printed at the end of the run."""
-    return lambda text: _FIGURES.append(f"{request.node.name}: {text}")
+    properties = request.node.user_properties
+    return lambda text: properties.append((_FIGURE, f"{request.node.name}: {text}"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Prints what tests measured."""
-    if _FIGURES:
+    reports = (
+        each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, ())
+    )
+    # Each report of a test has the figures that it had told by then.
+    lines = dict.fromkeys(
+        text for report in reports for name, text in report.user_properties if name == _FIGURE
+    )
+    if lines:
         terminalreporter.section("measured")
-        for line in _FIGURES:
+        for line in lines:
             terminalreporter.line(line)
