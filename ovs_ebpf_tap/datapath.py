@@ -35,7 +35,7 @@ _COUNTERS = abi.layout("counters")
 _MIRROR = abi.layout("mirror")
 _UUID = abi.layout("uuid")
 
-Rules = dict[Hook, tuple[Rule, ...]]
+Rules = Mapping[Hook, tuple[Rule, ...]]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Datapath:
         self._foreign: set[int] = set()
         self._tcx_only: frozenset[int] = frozenset()
         self._no_action = False
-        self._rules: Rules = {}
+        self._rules: dict[Hook, tuple[Rule, ...]] = {}
         self._slots: dict[UUID, int] = {}
         self._ranges: dict[Hook, tuple[int, int]] = {}
         self.read()

@@ -11,17 +11,17 @@ import socket
 from dataclasses import dataclass, replace
 from errno import EEXIST, EINVAL, ENOBUFS, ENODEV, ENOENT
 from socket import htons
-from struct import Struct
 from typing import Any
 
 import tenacity
 from pyroute2.iproute.linux import IPRoute
-from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST
+from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REQUEST, NLMSG_ERROR
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 from pyroute2.netlink.rtnl import (
     RTM_DELLINK,
     RTM_DELQDISC,
     RTM_DELTFILTER,
+    RTM_GETQDISC,
     RTM_NEWLINK,
     RTM_NEWTFILTER,
 )
@@ -43,7 +43,6 @@ _RTMGRP_LINK = 0x1
 _RTMGRP_TC = 0x8
 _SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
 _RECEIVE_BUFFER = 4 << 20
-_ERROR = Struct("=16xi")  # struct nlmsgerr behind the header: 0 is an acknowledgement
 _ANSWER = 1 << 16
 
 _IFF_UP = 0x1
@@ -53,6 +52,8 @@ _ARPHRD_ETHER = 1
 # TC_H_CLSACT with TC_H_MIN_INGRESS and TC_H_MIN_EGRESS: include/uapi/linux/pkt_sched.h
 _PARENT = {INGRESS: 0xFFFFFFF2, EGRESS: 0xFFFFFFF3}
 _CLSACT_PARENT = 0xFFFFFFF1
+
+_GONE = (ENODEV, ENOENT, EINVAL)
 
 _DIRECT_ACTION = 1  # TCA_BPF_FLAG_ACT_DIRECT
 _EGRESS_MIRROR = 2  # TCA_EGRESS_MIRROR
@@ -130,7 +131,7 @@ def _device(message: Any) -> Device:
 
 def _gone(error: NetlinkError) -> bool:
     """Whether a request failed because the device, qdisc or filter is not there."""
-    return error.code in (ENODEV, ENOENT, EINVAL)
+    return error.code in _GONE
 
 
 class Netlink:
@@ -209,22 +210,23 @@ class Netlink:
         return device is not None and device.up
 
     def ingress_qdisc(self, ifindex: int) -> str | None:
-        """The kind of what holds the device's ingress: clsact, ingress, or None."""
-        try:
-            qdiscs = self._get_qdiscs(ifindex)
-        except NetlinkError as error:
-            if _gone(error):
-                return None
-            raise OSError(error.code, os.strerror(error.code)) from None
-        for message in qdiscs:
-            if message["parent"] == _CLSACT_PARENT:
-                kind = message.get_attr("TCA_KIND")
-                return str(kind)
-        return None
+        """The kind of what holds the device's ingress: clsact, ingress, or None.
 
-    @_retry_dump
-    def _get_qdiscs(self, ifindex: int) -> list[Any]:
-        return list(self._route.get_qdiscs(index=ifindex))
+        Asks for this one qdisc: a dump is of all devices', whichever one is named.
+        """
+        message = tcmsg()
+        message["index"] = ifindex
+        message["parent"] = _CLSACT_PARENT
+        message["header"]["type"] = RTM_GETQDISC
+        message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO
+        try:
+            answers = self._request(message)
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise
+        kinds = [each.get_attr("TCA_KIND") for each in answers if each["index"] == ifindex]
+        return str(kinds[0]) if kinds else None
 
     @_retry_dump
     def _get_filters(self, ifindex: int, direction: str) -> list[Any]:
@@ -330,13 +332,23 @@ class Netlink:
         message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE
         self._request(message)
 
-    def _request(self, message: Any) -> None:
-        """Sends what pyroute2 has no words for. Raises OSError as the kernel says it."""
+    def _request(self, message: Any) -> list[Any]:
+        """Sends what pyroute2 has no words for; returns the answers before the kernel's last word.
+
+        Raises OSError as the kernel says it.
+        """
         message.encode()
         self._requests.send(message.data)
-        (code,) = _ERROR.unpack_from(self._requests.recv(_ANSWER))
-        if code:
-            raise OSError(-code, os.strerror(-code))
+        answers = []
+        while True:
+            for each in self._marshal.parse(self._requests.recv(_ANSWER)):
+                if each["header"]["type"] != NLMSG_ERROR:
+                    answers.append(each)
+                elif each["header"]["error"] is None:
+                    return answers
+                else:
+                    code = each["header"]["error"].code
+                    raise OSError(code, os.strerror(code))
 
     def remove_filter(self, ifindex: int, direction: str) -> None:
         """Removes our filters from the hook; they may be gone already."""
