@@ -61,7 +61,7 @@ def compare(options: Options, plan: Plan, tell: Callable[[str], None]) -> Result
     `tell` is told of each run before it begins. Raises TapError.
     """
     require_root()
-    if control.call(options.run_dir, "status") is None:
+    if not control.is_running(options.run_dir):
         raise TapError(
             f"no sidecar runs with run directory {options.run_dir}: start ovs-ebpf-tap run first"
         )
@@ -76,7 +76,7 @@ def compare(options: Options, plan: Plan, tell: Callable[[str], None]) -> Result
 @contextlib.contextmanager
 def _moved(options: Options, plan: Plan, interrupts: Interrupts) -> Iterator[Mover]:
     """A mover of the mirror, whose mode is given back at the end."""
-    mover = Mover(options.ovsdb, plan.mirror, interrupts)
+    mover = Mover(options, plan.mirror, interrupts)
     try:
         yield mover
     except TapError as error:
@@ -115,8 +115,7 @@ class _Comparison:
         self._mover = mover
         self._kernel = kernel
         self._interrupts = interrupts
-        self._ovs_run_dir = ovs_run_dir(options.ovsdb)
-        self._vswitchd = _find_vswitchd(self._ovs_run_dir)
+        self._vswitchd = _find_vswitchd(ovs_run_dir(options.ovsdb))
         self._places = self._find_places()
         self._super_packets = False
         self._hooks: dict[str, str] = {}
@@ -134,9 +133,11 @@ class _Comparison:
         return self._result(tuple(readings))
 
     def _read(self, number: int, variant: str) -> Reading:
-        self._mover.move(variant, lambda: bool(self._kernel.hooks()), self._ovs_run_dir)
-        if self._find_places() != self._places:
-            raise TapError(f"mirror {self._mover.name}, or a device of the switch, was changed")
+        self._mover.move(variant, lambda: bool(self._kernel.hooks()))
+        places = self._find_places()
+        if not places.same_mirror(self._places):
+            raise TapError(f"mirror {self._mover.name}, or a device of it, was changed meanwhile")
+        self._places = places
         self._hooks = self._kernel.hooks() or self._hooks
         begin = self._kernel.look(self._places, self._vswitchd)
         self._interrupts.sleep(self._plan.seconds)

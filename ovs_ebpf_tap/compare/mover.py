@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from uuid import UUID
 
+from ovs_ebpf_tap import control
 from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED
 from ovs_ebpf_tap.compare.interrupts import Interrupts
 from ovs_ebpf_tap.errors import TapError
@@ -20,8 +20,8 @@ from ovs_ebpf_tap.model import (
     Database,
     Mirror,
 )
-from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb
-from ovs_ebpf_tap.session import PATIENCE, connect, transact, turn
+from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb, ovs_run_dir
+from ovs_ebpf_tap.session import PATIENCE, Options, connect, transact, turn
 from ovs_ebpf_tap.text import printable
 from ovs_ebpf_tap.vswitchd import Revalidation
 
@@ -59,11 +59,11 @@ def bridge_of(db: Database, mirror: Mirror) -> Bridge:
 class Mover:
     """Moves one mirror. Its mode was `before`; None if it had none of its own."""
 
-    def __init__(self, remote: str, name: str, interrupts: Interrupts) -> None:
+    def __init__(self, options: Options, name: str, interrupts: Interrupts) -> None:
         """Raises TapError if the database does not answer or has no such mirror."""
-        self._remote = remote
+        self._options = options
         self._interrupts = interrupts
-        self._ovsdb = connect(remote)
+        self._ovsdb = connect(options.ovsdb)
         mirror = choose(self.db, name)
         self.uuid = mirror.uuid
         self.name = printable(mirror.name)
@@ -86,7 +86,7 @@ class Mover:
             raise TapError(f"mirror {self.name} was removed")
         return mirror
 
-    def move(self, variant: str, hooked: Callable[[], bool], ovs_run_dir: Path) -> None:
+    def move(self, variant: str, hooked: Callable[[], bool]) -> None:
         """Has the mirror be OFFLOADED or NATIVE, and waits until its flows are, too.
 
         `hooked` tells whether hooks copy for it. Raises TapError if it does not come about.
@@ -97,7 +97,7 @@ class Mover:
             self._check(variant, begun)
             turn(self._ovsdb, begun + 2 * PATIENCE)
             self._interrupts.sleep(_LOOK)
-        revalidation = Revalidation(ovs_run_dir)
+        revalidation = Revalidation(ovs_run_dir(self._options.ovsdb))
         while not revalidation.done:
             revalidation.run()
             self._interrupts.sleep(_LOOK)
@@ -126,10 +126,14 @@ class Mover:
         reason = printable(ids.get(REASON_KEY, "no reason is given"))
         if state not in (None, variant, OFFLOADED) and passed > _REASON:
             raise TapError(f"mirror {self.name} is {state}, not {variant}: {reason}")
+        if variant == OFFLOADED and self._is(variant) and passed > _REASON:
+            raise TapError(f"no hook copies for mirror {self.name}: has it ports with devices?")
+        if not control.is_running(self._options.run_dir):
+            raise TapError(f"the sidecar has ended, so mirror {self.name} is not {variant}")
         if passed > PATIENCE:
             raise TapError(
                 f"mirror {self.name} was not {variant} within {PATIENCE:.0f} s: does the sidecar "
-                f"work beside {self._remote}, and ovs-vswitchd run?"
+                f"work beside {self._options.ovsdb}, and ovs-vswitchd run?"
             )
 
     def restore(self) -> None:

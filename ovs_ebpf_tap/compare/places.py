@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from ovs_ebpf_tap.model import Bridge, Database, Mirror, Port
@@ -40,7 +40,11 @@ class Places:
     due: tuple[Meter, ...] | None
     doubt: str | None
     internal_output: bool = False
-    """The output's device counts the copies of Open vSwitch alone, not those of programs."""
+    """Whether the output's device counts Open vSwitch's copies alone, not those of programs."""
+
+    def same_mirror(self, other: Places) -> bool:
+        """Whether the mirror's own counters are the same."""
+        return replace(self, switch=()) == replace(other, switch=())
 
 
 class _NotKnownError(Exception):

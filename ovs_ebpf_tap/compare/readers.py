@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -89,19 +90,23 @@ class Span:
 
     def packets(self, meters: Iterable[Meter]) -> int:
         """How many packets the counters together have counted."""
-        return sum(getattr(self.devices[m.device], f"{m.side}_packets") for m in meters)
+        return self._count(meters, "packets")
 
     def bytes(self, meters: Iterable[Meter]) -> int:
         """How many bytes the counters together have counted."""
-        return sum(getattr(self.devices[m.device], f"{m.side}_bytes") for m in meters)
+        return self._count(meters, "bytes")
+
+    def _count(self, meters: Iterable[Meter], what: str) -> int:
+        """Devices of the switch that came or went meanwhile are passed over."""
+        there = (m for m in meters if m.device in self.devices)
+        return sum(getattr(self.devices[m.device], f"{m.side}_{what}") for m in there)
 
     @property
     def drops(self) -> int:
         """What the mirror's devices, and its programs, have dropped."""
         places = self.places
         meters = {*places.sources, *places.destinations, *places.outputs}
-        dropped = sum(getattr(self.devices[m.device], f"{m.side}_dropped") for m in meters)
-        return int(dropped) + self.programs.drops
+        return self._count(meters, "dropped") + self.programs.drops
 
     def raw(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
@@ -170,11 +175,14 @@ class Kernel:
         devices = {m.device: self.statistics(m) for m in meters}
         due = sum(getattr(devices[m.device], f"{m.side}_packets") for m in places.due or ())
         counted = self._datapath.counters().get(self._mirror, Counters())
-        others = {m.device: self.statistics(m) for m in places.switch if m.device not in devices}
+        for meter in places.switch:
+            if meter.device not in devices:
+                with contextlib.suppress(TapError):  # It went away.
+                    devices[meter.device] = self.statistics(meter)
         when, cpu = time.monotonic(), read_cpu(vswitchd)
         time.sleep(_UNDER_WAY)
         edge = Edge(early, due, self._copies(places))
-        return Sight(when, {**others, **devices}, counted, cpu, edge)
+        return Sight(when, devices, counted, cpu, edge)
 
     def _copies(self, places: Places) -> int:
         copies = sum(getattr(self.statistics(m), f"{m.side}_packets") for m in places.outputs)
@@ -201,10 +209,13 @@ class Kernel:
 def counted_between(
     begin: Mapping[str, Statistics], end: Mapping[str, Statistics]
 ) -> dict[str, Statistics]:
-    """What devices have counted in between. Raises TapError if a counter began anew."""
+    """What devices have counted in between, those that were there at both ends.
+
+    Raises TapError if a counter began anew.
+    """
     devices = {}
-    for name, after in end.items():
-        before = begin[name]
+    for name in begin.keys() & end.keys():
+        before, after = begin[name], end[name]
         counted = {
             key: value - getattr(before, key)
             for key, value in asdict(after).items()
