@@ -152,10 +152,10 @@ def compare(tap: Tap, *options: str) -> dict[str, Any]:
 def test_the_mode_is_given_back(switch: Switch, tap: Tap, trio: Trio) -> None:
     a, b, _ = trio
     with Stream(a, b, rate=2000):
-        found = compare(tap, "--rounds", "2", "--seconds", "0.3")
+        found = compare(tap, "--seconds", "0.3")
     assert MODE not in tap.external_ids("m1")
     runs = found["rounds"]
-    assert [run["variant"] for run in runs] == ["offloaded", "native", "native", "offloaded"]
+    assert [run["variant"] for run in runs] == ["offloaded", "native"]
     assert found["not_known"] == []
     for run in runs:
         # Packets that are under way are not taken for missing copies, nor for extra ones.
@@ -168,20 +168,19 @@ def test_the_mode_is_given_back(switch: Switch, tap: Tap, trio: Trio) -> None:
     tap.wait_settled("m1", "offloaded")
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_the_mode_is_given_back_when_interrupted(
-    switch: Switch, tap: Tap, trio: Trio, end: signal.Signals
-) -> None:
-    for mode, flipped in ((None, "offload"), ("native", "offload"), ("offload", "native")):
-        if mode is None:
-            switch.vsctl("remove", "Mirror", "m1", "external_ids", MODE)
-        else:
+def test_the_mode_is_given_back_when_interrupted(switch: Switch, tap: Tap, trio: Trio) -> None:
+    for end, mode, flipped in (
+        (signal.SIGINT, None, "offload"),
+        (signal.SIGTERM, "native", "offload"),
+        (signal.SIGINT, "offload", "native"),
+    ):
+        if mode is not None:
             tap.set_mode("m1", mode)
         command = tap.command("compare", "m1", "--seconds", "0.1", "--rounds", "1000")
         process = switch.ns.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         wait_for(lambda to=flipped: tap.external_ids("m1").get(MODE) == to)  # type: ignore[misc]
         process.send_signal(end)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGHUP)
         stdout, stderr = process.communicate(timeout=patience(20))
         assert (process.returncode, stdout) == (1, "")
         assert re.fullmatch(
