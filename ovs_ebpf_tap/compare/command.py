@@ -54,7 +54,7 @@ def _compare(options: Options, request: Request) -> Result:
 def _check_page(page: Path) -> None:
     """Raises TapError now rather than after all the runs."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise TapError("--html needs matplotlib: pip install 'ovs-ebpf-tap[html]'")
+        raise TapError("--html needs matplotlib: pip install 'matplotlib>=3.8'")
     if page.is_dir() or not page.absolute().parent.is_dir():
         raise TapError(f"cannot write {page}: it is to be a file in a directory that is there")
 

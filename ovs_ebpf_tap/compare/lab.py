@@ -244,15 +244,15 @@ class _Lab:
         packets = sum(each.tx_packets for each in forwarded)
         sent = altogether[self._vm.port].rx_packets
         copies = altogether[self._monitor.port].tx_packets
-        due = sent if self._mirrored else 0
+        copied = during[self._monitor.port].tx_packets / seconds
         values: dict[str, float | None] = {
             "sent_pps": during[self._vm.port].rx_packets / seconds,
             "forwarded_pps": packets / seconds,
             "forwarded_bps": sum(each.tx_bytes for each in forwarded) * 8 / seconds,
             "lost": max(0, sent - altogether[self._peer.port].tx_packets),
-            "copies_pps": during[self._monitor.port].tx_packets / seconds,
-            "missing": max(0, due - copies),
-            "extra": max(0, copies - due),
+            "copies_pps": copied if self._mirrored else None,
+            "missing": max(0, sent - copies) if self._mirrored else None,
+            "extra": max(0, copies - sent) if self._mirrored else copies,
             **cpu_figures(cpu, seconds, packets),
             **{f"p{n}": percentile(trips, n) for n in _PERCENTILES if trips},
         }

@@ -254,9 +254,10 @@ def test_the_lab(tmp_path: Path) -> None:
         values = run["values"]
         assert values["forwarded_pps"] > 0
         assert values["extra"] == 0
-        assert (values["copies_pps"] > 0) == (run["variant"] != "none")
+        assert bool(values["copies_pps"]) == (run["variant"] != "none")
         if run["load"] == "latency":
-            assert values["missing"] == values["lost"] == 0
+            assert values["missing"] in (0, None)
+            assert values["lost"] == 0
             assert 0 < values["p50"] <= values["p90"] <= values["p99"]
     text = page.read_text()
     assert text.count("<svg") == 7
