@@ -16,7 +16,7 @@ from ovs_ebpf_tap.compare.interrupts import Interrupts
 from ovs_ebpf_tap.compare.metrics import COPIES, CPU, cpu_figures
 from ovs_ebpf_tap.compare.mover import Mover, bridge_of
 from ovs_ebpf_tap.compare.places import Meter, Places, find_places
-from ovs_ebpf_tap.compare.readers import Kernel, Span, between, is_vswitchd
+from ovs_ebpf_tap.compare.readers import Kernel, Span, between, is_vswitchd, may_count_otherwise
 from ovs_ebpf_tap.compare.rounds import orders
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.ovsdb import ovs_run_dir
@@ -169,7 +169,7 @@ class _Comparison:
             return False
         if span.account.exact:
             return True
-        self._super_packets |= self._kernel.counts_super_packets(self._places, span)
+        self._super_packets |= may_count_otherwise(span, self._kernel.devices)
         return self._places.doubt is None and not self._super_packets
 
     def _result(self, readings: tuple[Reading, ...]) -> Result:
@@ -178,14 +178,14 @@ class _Comparison:
         places = self._places
         return Result(
             title=f"Mirror {self._mover.name}: eBPF beside Open vSwitch",
-            about=(
+            about=_in_lines(
                 ("Mirror", f"{self._mover.name} ({mirror.uuid}) on bridge {bridge.name}"),
                 ("Source ports' devices", self._devices(places.sources)),
                 ("Destination ports' devices", self._devices(places.destinations)),
                 ("Output port's device", self._devices(places.outputs)),
                 ("Rounds", f"{self._plan.rounds}, {self._plan.seconds:g} s each way"),
             ),
-            host=(
+            host=_in_lines(
                 *describe_host(),
                 ("Open vSwitch", db.ovs_version or "version not known"),
                 ("Datapath", datapath_name(bridge.datapath_type)),
@@ -203,16 +203,19 @@ class _Comparison:
             yield "copies: they leave with other packets of the output_vlan"
         if any(each.values["missing"] is None for each in readings):
             why = [self._places.doubt, _SUPER_PACKETS if self._super_packets else None]
-            yield "copies missing or extra: " + "; ".join(filter(None, why))
+            yield printable("copies missing or extra: " + "; ".join(filter(None, why)))
 
     def _devices(self, meters: tuple[Meter, ...]) -> str:
         devices = self._kernel.devices
-        return printable(
-            describe_devices(
-                (m.device, self._kernel.statistics(m).kind, devices[m.device].mtu) for m in meters
-            )
-            or "none"
+        described = describe_devices(
+            (m.device, self._kernel.statistics(m).kind, devices[m.device].mtu) for m in meters
         )
+        return described or "none"
+
+
+def _in_lines(*pairs: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """Each on one line, whatever others have called their things."""
+    return tuple((what, printable(how)) for what, how in pairs)
 
 
 def _rates(name: str, span: Span, meters: tuple[Meter, ...]) -> dict[str, float | None]:

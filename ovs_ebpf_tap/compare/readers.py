@@ -190,21 +190,6 @@ class Kernel:
             copies += self._datapath.counters().get(self._mirror, Counters()).packets
         return int(copies)
 
-    def counts_super_packets(self, places: Places, span: Span) -> bool:
-        """Whether a counter of packets due may have counted more, or fewer, than were copied.
-
-        A packet of up to 64 KB is one to a virtual device and many to a wire.
-        """
-        devices = self._netlink.devices
-        for meter in places.due or ():
-            packets, length = span.packets([meter]), span.bytes([meter])
-            longest = devices[meter.device].mtu + _HEADERS if meter.device in devices else 0
-            if packets and length / packets > longest:
-                return True
-            if meter.side == RX and ethtool.has_gro(meter.device):
-                return True
-        return False
-
 
 def counted_between(
     begin: Mapping[str, Statistics], end: Mapping[str, Statistics]
@@ -239,3 +224,19 @@ def between(places: Places, begin: Sight, end: Sight) -> Span:
         cpu=end.cpu - begin.cpu,
         account=account(begin.copies, end.copies),
     )
+
+
+def may_count_otherwise(span: Span, devices: Mapping[str, Device]) -> bool:
+    """Whether packets due may be counted otherwise than copies: as super-packets.
+
+    What is one packet of up to 64 KB to a virtual device is many to a wire, and the kernel joins
+    what came by a wire (GRO) after the device has counted it.
+    """
+    for meter in span.places.due or ():
+        packets, length = span.packets([meter]), span.bytes([meter])
+        longest = devices[meter.device].mtu + _HEADERS if meter.device in devices else 0
+        if packets and length / packets > longest:
+            return True
+        if meter.side == RX and ethtool.has_gro(meter.device):
+            return True
+    return False
