@@ -14,6 +14,7 @@ From what is seen to what is done:
   for what the maps hold) and `handover` (moves mirrors between Open vSwitch and the hooks, in
   OVSDB).
 
-`sidecar` runs the three in turn; `service` (run), `release` and `status` are what `cli` calls.
+`sidecar` runs the three in turn; `service` (run), `release`, `status` and `compare` are what `cli`
+calls. `ethtool` is the only module that asks for drivers' settings; only `compare` uses it.
 `lab` builds real switches and traffic, for tests and demonstrations.
 """

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ovs_ebpf_tap import control, logs, release, service, session, status
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.ovsdb import default_remote
 
 FAILED = 1
+
+_Number = TypeVar("_Number", int, float)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,7 +43,46 @@ def _parser() -> argparse.ArgumentParser:
     chosen = give.add_mutually_exclusive_group()
     chosen.add_argument("--all", action="store_true", help="all mirrors (default), for good")
     chosen.add_argument("mirrors", nargs="*", metavar="MIRROR", default=[], help="names or UUIDs")
+
+    _add_compare(commands.add_parser("compare", help="measure a mirror both ways, in turn"))
     return parser
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    _add_places(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "mirror", nargs="?", metavar="MIRROR", help="a name or UUID; its traffic is left alone"
+    )
+    what.add_argument("--lab", action="store_true", help="a switch, hosts and traffic of its own")
+    parser.add_argument(
+        "--datapath", choices=("netdev", "system"), help="the lab's (default: netdev)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_positive(float),
+        metavar="S",
+        help="how long each run is (default: 5; 2 in the lab)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_positive(int),
+        metavar="N",
+        help="how often each way is measured (default: 4; 3 in the lab)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, with every reading")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots, too")
+
+
+def _positive(kind: type[_Number]) -> Callable[[str], _Number]:
+    def parse(text: str) -> _Number:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    parse.__name__ = "positive number"  # argparse has it in its message.
+    return parse
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
@@ -66,14 +108,32 @@ def _command(arguments: argparse.Namespace) -> None:
     elif arguments.command == "status":
         mirrors = session.show_status(options)
         print(status.as_json(mirrors) if arguments.json else status.as_table(mirrors))
-    else:
+    elif arguments.command == "release":
         for line in release.release(options, tuple(arguments.mirrors)):
             print(line)
+    else:
+        # Not for the sidecar to load.
+        from ovs_ebpf_tap.compare import command
+
+        command.run(
+            options,
+            command.Request(
+                mirror=arguments.mirror,
+                datapath=arguments.datapath,
+                seconds=arguments.seconds,
+                rounds=arguments.rounds,
+                json=arguments.json,
+                page=arguments.html,
+            ),
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command == "compare" and arguments.datapath and not arguments.lab:
+        parser.error("argument --datapath: it is the lab's, for --lab")
     logs.configure()
     try:
         _command(arguments)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 from collections.abc import Callable
 from errno import EAGAIN
 from pathlib import Path
@@ -87,6 +88,12 @@ class Server:
     def close(self) -> None:
         """Stops listening."""
         self._server.close()
+
+
+def is_running(run_dir: Path) -> bool:
+    """Whether a sidecar listens there, busy or not."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as opened:
+        return opened.connect_ex(str(run_dir / SOCKET)) in (0, EAGAIN)
 
 
 def call(run_dir: Path, command: str) -> str | None:

@@ -101,11 +101,18 @@ class Revalidation:
             self._connection.recv_wait(poller)
 
 
+def read_pid(run_dir: Path) -> int | None:
+    """The process id that ovs-vswitchd has written down, None if there is none."""
+    try:
+        return int((run_dir / "ovs-vswitchd.pid").read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def _connect(run_dir: Path) -> Any:
     """A connection to the control socket, or None."""
-    try:
-        pid = (run_dir / "ovs-vswitchd.pid").read_text().strip()
-    except OSError:
+    pid = read_pid(run_dir)
+    if pid is None:
         return None
     name = f"unix:{run_dir / f'ovs-vswitchd.{pid}.ctl'}"
     error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(name), timeout=_CONNECT)

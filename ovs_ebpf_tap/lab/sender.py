@@ -23,8 +23,8 @@ STARTED = "started"
 
 def main() -> int:
     """Send as the command line says; returns the exit status."""
-    options = _options()
-    frame, offset = _template(options)
+    options = parse_options()
+    frame, offset = make_template(options)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as opened:
         opened.bind((options.device, 0))
         sender = _Sender(opened, frame, offset, options.stream)
@@ -33,7 +33,8 @@ def main() -> int:
     return 0
 
 
-def _options() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
+    """What to send, and how."""
     parser = argparse.ArgumentParser(prog="python -m ovs_ebpf_tap.lab.sender")
     parser.add_argument("--device", required=True)
     parser.add_argument("--source", required=True, type=_address, metavar="MAC,IP")
@@ -50,7 +51,7 @@ def _address(text: str) -> Address:
     return Address(*text.split(","))
 
 
-def _template(options: argparse.Namespace) -> tuple[bytearray, int]:
+def make_template(options: argparse.Namespace) -> tuple[bytearray, int]:
     """Frame 0 of the stream, and where in it its number is."""
     stream = options.stream
     frame = sequenced(
@@ -87,7 +88,7 @@ def _pace(sender: _Sender, rate: float, count: int) -> None:
     """Send at `rate` until told to stop, or `count` are sent if that is not 0."""
     start = time.monotonic()
     print(STARTED, flush=True)
-    while not _told_to_stop() and not (count and sender.sent >= count):
+    while not told_to_stop() and not (count and sender.sent >= count):
         due = (time.monotonic() - start) * rate - sender.sent if rate else _MOST_A_TICK
         if count:
             due = min(due, count - sender.sent)
@@ -96,7 +97,8 @@ def _pace(sender: _Sender, rate: float, count: int) -> None:
             time.sleep(_TICK)
 
 
-def _told_to_stop() -> bool:
+def told_to_stop() -> bool:
+    """Whether standard input has ended."""
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -26,15 +27,19 @@ __all__ = [
     "AddressedAttachment",
     "Capture",
     "Direction",
+    "Flood",
     "Stream",
     "Throughput",
     "iperf",
     "ping",
+    "round_trips",
     "send",
+    "tcp_load",
 ]
 
 _IPERF_PORT = 5201
 _TCP_LISTEN = "0A"
+_TOOK = re.compile(r" time=([0-9.]+) ms")
 
 
 class AddressedAttachment(Attachment, Station, Protocol):
@@ -84,6 +89,8 @@ class Stream:
     A machine too slow for `rate` sends fewer, so compare with what `stop` returns.
     """
 
+    _program = "ovs_ebpf_tap.lab.sender"
+
     def __init__(
         self,
         source: AddressedAttachment,
@@ -131,7 +138,7 @@ class Stream:
         self._process = self._source.ns.popen(
             sys.executable,
             "-m",
-            "ovs_ebpf_tap.lab.sender",
+            self._program,
             *options,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -181,6 +188,15 @@ class Stream:
         return self.sent
 
 
+class Flood(Stream):
+    """One frame of `size` bytes over and over, as fast as the kernel takes it."""
+
+    _program = "ovs_ebpf_tap.lab.flood"
+
+    def __init__(self, source: AddressedAttachment, destination: Station, size: int) -> None:
+        super().__init__(source, destination, rate=0, size=size)
+
+
 @dataclass(frozen=True)
 class Throughput:
     """What an iperf3 run told: bits a second that arrived, and the packets (UDP) or segments."""
@@ -207,16 +223,40 @@ def iperf(
     options = ["-b", bandwidth, "-t", str(seconds)]
     options += ["-u"] if protocol == "udp" else []
     options += [] if length is None else ["-l", str(length)]
-    listening = server.ns.popen(
-        "iperf3", "-s", "-1", "-B", server.ip, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with _iperf_server(server):
+        done = client.ns.run("iperf3", "-c", server.ip, "-J", *options, timeout=seconds + 20)
+    return _throughput(json.loads(done.stdout)["end"])
+
+
+@contextlib.contextmanager
+def tcp_load(client: AddressedAttachment, server: AddressedAttachment) -> Iterator[None]:
+    """A TCP connection that iperf3 sends through from `client` to `server`, for the block's time.
+
+    Raises TimeoutError.
+    """
+    quiet = subprocess.DEVNULL
+    with _iperf_server(server):
+        command = ("iperf3", "-c", server.ip, "-t", "86400")
+        sending = client.ns.popen(*command, stdout=quiet, stderr=quiet)
+        try:
+            yield
+        finally:
+            sending.kill()
+            sending.wait()
+
+
+@contextlib.contextmanager
+def _iperf_server(server: AddressedAttachment) -> Iterator[None]:
+    """An iperf3 that serves one connection."""
+    quiet = subprocess.DEVNULL
+    command = ("iperf3", "-s", "-1", "-B", server.ip)
+    listening = server.ns.popen(*command, stdout=quiet, stderr=quiet)
     try:
         wait_for(lambda: _listens(listening, _IPERF_PORT), what="the iperf3 server")
-        done = client.ns.run("iperf3", "-c", server.ip, "-J", *options, timeout=seconds + 20)
+        yield
     finally:
         listening.kill()
         listening.wait()
-    return _throughput(json.loads(done.stdout)["end"])
 
 
 def ping(source: Attachment, destination: Station, count: int = 3, wait: float = 1.0) -> int:
@@ -230,6 +270,17 @@ def ping(source: Attachment, destination: Station, count: int = 3, wait: float =
         if "received" in line:
             return int(line.split(",")[1].split()[0])
     raise CommandError(done)
+
+
+def round_trips(
+    source: Attachment, destination: Station, count: int, interval: float
+) -> list[float]:
+    """Ping every so many seconds; returns how long each reply took, in seconds."""
+    options = ("-c", str(count), "-i", f"{interval:g}", "-W", f"{patience(1):g}")
+    done = source.ns.run(
+        "ping", *options, destination.ip, check=False, timeout=count * interval + 10
+    )
+    return [float(took) / 1000 for took in _TOOK.findall(done.stdout)]
 
 
 def _python_path() -> str:

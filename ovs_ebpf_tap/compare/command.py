@@ -1,0 +1,65 @@
+"""`compare` as the command line asks for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovs_ebpf_tap.compare import live, report
+from ovs_ebpf_tap.compare.figures import Result
+from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.session import Options
+
+# Unless asked for, of a mirror and of the lab.
+_SECONDS, _ROUNDS = 5.0, 4
+_LAB_SECONDS, _LAB_ROUNDS = 2.0, 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compare and how to tell of it: the mirror, or without one the lab's."""
+
+    mirror: str | None
+    datapath: str | None
+    seconds: float | None
+    rounds: int | None
+    json: bool
+    page: Path | None
+
+
+def run(options: Options, request: Request) -> None:
+    """Compares, and prints what was found. Raises TapError."""
+    if request.page is not None:
+        _check_page(request.page)
+    result = _compare(options, request)
+    print(report.as_json(result) if request.json else report.as_table(result))
+    if request.page is not None:
+        from ovs_ebpf_tap.compare.page import as_page
+
+        request.page.write_text(as_page(result))
+
+
+def _compare(options: Options, request: Request) -> Result:
+    if request.mirror is not None:
+        plan = live.Plan(request.mirror, request.seconds or _SECONDS, request.rounds or _ROUNDS)
+        return live.compare(options, plan, _tell)
+    from ovs_ebpf_tap.compare import lab
+
+    seconds, rounds = request.seconds or _LAB_SECONDS, request.rounds or _LAB_ROUNDS
+    return lab.compare(request.datapath, seconds, rounds, _tell)
+
+
+def _check_page(page: Path) -> None:
+    """Raises TapError now rather than after all the runs."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise TapError("--html needs matplotlib: pip install 'matplotlib>=3.8'")
+    if page.is_dir() or not page.absolute().parent.is_dir():
+        raise TapError(f"cannot write {page}: it is to be a file in a directory that is there")
+
+
+def _tell(line: str) -> None:
+    """Says what is under way, to who looks on."""
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr)

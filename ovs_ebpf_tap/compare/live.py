@@ -1,0 +1,235 @@
+"""Compares both ways of a mirror on a running switch, with the traffic that there is."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovs_ebpf_tap import control
+from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED, Load, Metric, Reading, Result
+from ovs_ebpf_tap.compare.host import datapath_name, describe_devices, describe_host
+from ovs_ebpf_tap.compare.interrupts import Interrupts
+from ovs_ebpf_tap.compare.metrics import COPIES, CPU, cpu_figures
+from ovs_ebpf_tap.compare.mover import Mover, bridge_of
+from ovs_ebpf_tap.compare.places import Meter, Places, find_places
+from ovs_ebpf_tap.compare.readers import Kernel, Span, between, is_vswitchd, may_count_otherwise
+from ovs_ebpf_tap.compare.rounds import orders
+from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.ovsdb import ovs_run_dir
+from ovs_ebpf_tap.session import Options, require_root
+from ovs_ebpf_tap.text import printable
+from ovs_ebpf_tap.vswitchd import read_pid
+
+LOAD = Load(
+    "live",
+    "the traffic that there was",
+    (
+        Metric("switch_pps", "packets into the switch", "/s", 1, 0, "Packets", "into the switch"),
+        Metric("source_pps", "packets in by source ports", "/s"),
+        Metric("source_bps", "bits in by source ports", "Mbit/s", 1e-6, 2),
+        Metric("destination_pps", "packets out by destination ports", "/s"),
+        Metric("destination_bps", "bits out by destination ports", "Mbit/s", 1e-6, 2),
+        Metric("due_pps", "copies due", "/s"),
+        *COPIES,
+        Metric("uncertain", "copies made while it was read"),
+        Metric("drops", "packets and copies dropped"),
+        *CPU,
+    ),
+)
+
+_SUPER_PACKETS = (
+    "packets may be joined or cut on their way (GRO, GSO), so that devices count them differently"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare, for how long a run in seconds, and in how many rounds."""
+
+    mirror: str
+    seconds: float
+    rounds: int
+
+
+def compare(options: Options, plan: Plan, tell: Callable[[str], None]) -> Result:
+    """Flips the mirror's mode round by round, and reads; at the end it is as it was.
+
+    `tell` is told of each run before it begins. Raises TapError.
+    """
+    require_root()
+    if not control.is_running(options.run_dir):
+        raise TapError(
+            f"no sidecar runs with run directory {options.run_dir}: start ovs-ebpf-tap run first"
+        )
+    with (
+        Interrupts() as interrupts,
+        _moved(options, plan, interrupts) as mover,
+        Kernel(options.pin_dir, mover.uuid) as kernel,
+    ):
+        return _Comparison(options, plan, mover, kernel, interrupts).run(tell)
+
+
+@contextlib.contextmanager
+def _moved(options: Options, plan: Plan, interrupts: Interrupts) -> Iterator[Mover]:
+    """A mover of the mirror, whose mode is given back at the end."""
+    mover = Mover(options, plan.mirror, interrupts)
+    try:
+        yield mover
+    except TapError as error:
+        raise TapError(f"{error}; {_restore(mover)}") from None
+    except BaseException:
+        _restore(mover)
+        raise
+    else:
+        mover.restore()
+    finally:
+        mover.close()
+
+
+def _restore(mover: Mover) -> str:
+    """Gives the mode back; says, at the end of a line, what came of it."""
+    try:
+        mover.restore()
+    except TapError as error:
+        return str(error)
+    return "the mirror's mode is as it was"
+
+
+class _Comparison:
+    """One comparison, under way."""
+
+    def __init__(
+        self,
+        options: Options,
+        plan: Plan,
+        mover: Mover,
+        kernel: Kernel,
+        interrupts: Interrupts,
+    ) -> None:
+        self._options = options
+        self._plan = plan
+        self._mover = mover
+        self._kernel = kernel
+        self._interrupts = interrupts
+        self._vswitchd = _find_vswitchd(ovs_run_dir(options.ovsdb))
+        self._places = self._find_places()
+        self._super_packets = False
+        self._hooks: dict[str, str] = {}
+
+    def _find_places(self) -> Places:
+        db, mirror = self._mover.db, self._mover.mirror
+        return find_places(db, bridge_of(db, mirror), mirror, self._kernel.devices)
+
+    def run(self, tell: Callable[[str], None]) -> Result:
+        plan, readings = self._plan, []
+        for number, order in enumerate(orders((OFFLOADED, NATIVE), plan.rounds)):
+            for variant in order:
+                tell(f"round {number + 1} of {plan.rounds}: {variant}")
+                readings.append(self._read(number, variant))
+        return self._result(tuple(readings))
+
+    def _read(self, number: int, variant: str) -> Reading:
+        self._mover.move(variant, lambda: bool(self._kernel.hooks()))
+        places = self._find_places()
+        if not places.same_mirror(self._places):
+            raise TapError(f"mirror {self._mover.name}, or a device of it, was changed meanwhile")
+        self._places = places
+        self._hooks = self._kernel.hooks() or self._hooks
+        begin = self._kernel.look(self._places, self._vswitchd)
+        self._interrupts.sleep(self._plan.seconds)
+        end = self._kernel.look(self._places, self._vswitchd)
+        self._mover.check_still(variant)
+        span = between(self._places, begin, end)
+        return Reading(number, LOAD.name, variant, span.seconds, self._figures(span), span.raw())
+
+    def _figures(self, span: Span) -> dict[str, float | None]:
+        places, account = self._places, span.account
+        known = self._is_known(span)
+        counted = bool(places.outputs)
+        return {
+            **_rates("switch", span, places.switch),
+            **_rates("source", span, places.sources),
+            **_rates("destination", span, places.destinations),
+            "due_pps": account.due / span.seconds if known else None,
+            "copies_pps": account.copies / span.seconds if counted else None,
+            "missing": account.missing if known else None,
+            "extra": account.extra if known else None,
+            "uncertain": account.uncertain if counted else None,
+            "drops": span.drops,
+            **cpu_figures(span.cpu, span.seconds, span.packets(places.switch)),
+        }
+
+    def _is_known(self, span: Span) -> bool:
+        """Whether it is known how many copies were due; where they agree, it is."""
+        if self._places.due is None:
+            return False
+        if span.account.exact:
+            return True
+        self._super_packets |= may_count_otherwise(span, self._kernel.devices)
+        return self._places.doubt is None and not self._super_packets
+
+    def _result(self, readings: tuple[Reading, ...]) -> Result:
+        db, mirror = self._mover.db, self._mover.mirror
+        bridge = bridge_of(db, mirror)
+        places = self._places
+        return Result(
+            title=f"Mirror {self._mover.name}: eBPF beside Open vSwitch",
+            about=_in_lines(
+                ("Mirror", f"{self._mover.name} ({mirror.uuid}) on bridge {bridge.name}"),
+                ("Source ports' devices", self._devices(places.sources)),
+                ("Destination ports' devices", self._devices(places.destinations)),
+                ("Output port's device", self._devices(places.outputs)),
+                ("Rounds", f"{self._plan.rounds}, {self._plan.seconds:g} s each way"),
+            ),
+            host=_in_lines(
+                *describe_host(),
+                ("Open vSwitch", db.ovs_version or "version not known"),
+                ("Datapath", datapath_name(bridge.datapath_type)),
+                ("Hooks", ", ".join(f"{at} ({kind})" for at, kind in self._hooks.items())),
+            ),
+            commands=(shlex.join(["ovs-ebpf-tap", *sys.argv[1:]]),),
+            variants=(NATIVE, OFFLOADED),
+            loads=(LOAD,),
+            readings=readings,
+            unknown=tuple(self._unknown(readings)),
+        )
+
+    def _unknown(self, readings: tuple[Reading, ...]) -> Iterator[str]:
+        if not self._places.outputs:
+            yield "copies: they leave with other packets of the output_vlan"
+        if any(each.values["missing"] is None for each in readings):
+            why = [self._places.doubt, _SUPER_PACKETS if self._super_packets else None]
+            yield printable("copies missing or extra: " + "; ".join(filter(None, why)))
+
+    def _devices(self, meters: tuple[Meter, ...]) -> str:
+        devices = self._kernel.devices
+        described = describe_devices(
+            (m.device, self._kernel.statistics(m).kind, devices[m.device].mtu) for m in meters
+        )
+        return described or "none"
+
+
+def _in_lines(*pairs: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """Each on one line, whatever others have called their things."""
+    return tuple((what, printable(how)) for what, how in pairs)
+
+
+def _rates(name: str, span: Span, meters: tuple[Meter, ...]) -> dict[str, float | None]:
+    """Packets and bits a second; not known without a counter."""
+    if not meters:
+        return {f"{name}_pps": None, f"{name}_bps": None}
+    return {
+        f"{name}_pps": span.packets(meters) / span.seconds,
+        f"{name}_bps": span.bytes(meters) * 8 / span.seconds,
+    }
+
+
+def _find_vswitchd(run_dir: Path) -> int:
+    pid = read_pid(run_dir)
+    if pid is None or not is_vswitchd(pid):
+        raise TapError(f"no ovs-vswitchd runs that {run_dir}/ovs-vswitchd.pid tells of")
+    return pid

@@ -1,0 +1,156 @@
+"""Where a mirror's packets and copies are counted, and whether that tells how many are due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from ovs_ebpf_tap.model import Bridge, Database, Mirror, Port
+from ovs_ebpf_tap.netlink import Device
+from ovs_ebpf_tap.topology import OpenFlow, Topology, to_ingress
+
+RX = "rx"
+TX = "tx"
+
+
+@dataclass(frozen=True)
+class Meter:
+    """A counter of a device: of what has come in by it, or gone out, as the host sees it."""
+
+    device: str
+    ifindex: int
+    side: str
+
+
+@dataclass(frozen=True)
+class Places:
+    """The counters that tell of a mirror.
+
+    `due` together count the copies that there should be; None if no counters do, and `doubt` then
+    says why. Else `doubt` says why they may be off all the same: where they agree with the copies,
+    they are right.
+    """
+
+    sources: tuple[Meter, ...]
+    destinations: tuple[Meter, ...]
+    outputs: tuple[Meter, ...]
+    switch: tuple[Meter, ...]
+    """What arrives in the switch, on all its bridges."""
+    due: tuple[Meter, ...] | None
+    doubt: str | None
+    internal_output: bool = False
+    """Whether the output's device counts Open vSwitch's copies alone, not those of programs."""
+
+    def same_mirror(self, other: Places) -> bool:
+        """Whether the mirror's own counters are the same."""
+        return replace(self, switch=()) == replace(other, switch=())
+
+
+class _NotKnownError(Exception):
+    """Why counters do not tell how many copies are due."""
+
+
+def find_places(
+    db: Database, bridge: Bridge, mirror: Mirror, devices: Mapping[str, Device]
+) -> Places:
+    """The counters of the mirror, which is on the bridge."""
+    topology = Topology(db, bridge, devices, OpenFlow())
+    finder = _Finder(topology, mirror)
+    due: tuple[Meter, ...] | None
+    try:
+        due, doubt = finder.due()
+    except _NotKnownError as why:
+        due, doubt = None, str(why)
+    output = topology.output_port(mirror)
+    return Places(
+        sources=finder.meters(finder.sources, arrival=True),
+        destinations=finder.meters(finder.destinations, arrival=False),
+        outputs=finder.meters([output] if output else [], arrival=False),
+        switch=_arrivals(db, devices),
+        due=due,
+        doubt=doubt,
+        internal_output=output is not None and any(map(to_ingress, topology.interfaces(output))),
+    )
+
+
+def _arrivals(db: Database, devices: Mapping[str, Device]) -> tuple[Meter, ...]:
+    found: list[Meter] = []
+    for bridge in db.bridges.values():
+        topology = Topology(db, bridge, devices, OpenFlow())
+        ports = (port for uuid, port in topology.ports.items() if uuid not in topology.reserved)
+        found += _meters(topology, ports, arrival=True)
+    return tuple(found)
+
+
+def _meters(topology: Topology, ports: Iterable[Port], *, arrival: bool) -> tuple[Meter, ...]:
+    """The counters of what arrives in the switch on the ports, or leaves through them."""
+    found = []
+    for port in sorted(ports, key=lambda port: port.name):
+        for interface in topology.interfaces(port):
+            device = topology.device(interface)
+            if device is not None:
+                # Seen from the host, an internal port is the other way round.
+                inward = to_ingress(interface) != arrival
+                found.append(Meter(device.name, device.ifindex, RX if inward else TX))
+    return tuple(found)
+
+
+class _Finder:
+    """Looks at one mirror."""
+
+    def __init__(self, topology: Topology, mirror: Mirror) -> None:
+        self._topology = topology
+        self._mirror = mirror
+        # What arrives on output ports is dropped, uncopied.
+        self.sources = self._ports(set(topology.source_uuids(mirror)) - topology.reserved)
+        self.destinations = self._ports(topology.destination_uuids(mirror))
+
+    def _ports(self, uuids: Iterable[UUID]) -> list[Port]:
+        ports = [self._topology.ports[uuid] for uuid in uuids]
+        return [port for port in ports if port.uuid != self._mirror.output_port]
+
+    def meters(self, ports: Iterable[Port], *, arrival: bool) -> tuple[Meter, ...]:
+        return _meters(self._topology, ports, arrival=arrival)
+
+    def due(self) -> tuple[tuple[Meter, ...], str | None]:
+        """The counters that add up to the copies due, and why they may not quite."""
+        mirror = self._mirror
+        if mirror.wanted_vlans:
+            raise _NotKnownError("select_vlan: only some packets of its ports are selected")
+        if mirror.filter is not None:
+            raise _NotKnownError("filter: only some packets of its ports are selected")
+        self._check_output()
+        self._check_devices()
+        if mirror.select_all:
+            arriving = self.meters(self.sources, arrival=True)
+            return arriving, "select_all copies what Open vSwitch itself sends, too"
+        if not self.destinations:
+            return self.meters(self.sources, arrival=True), self._not_admitted()
+        if len(self.destinations) > 1 or self.sources not in ([], self.destinations):
+            raise _NotKnownError("a packet that several of its ports select is copied once")
+        leaving = self.meters(self.destinations, arrival=False)
+        if not self.sources:
+            return leaving, "Open vSwitch also copies what the port's device drops"
+        both = (*self.meters(self.sources, arrival=True), *leaving)
+        return both, "a packet that goes back out of the port that it came from is copied once"
+
+    def _check_output(self) -> None:
+        mirror, topology = self._mirror, self._topology
+        if topology.output_port(mirror) is None:
+            raise _NotKnownError("copies leave with other packets of the output_vlan")
+        for other in topology.mirrors:
+            if other.uuid != mirror.uuid and other.output_port == mirror.output_port:
+                raise _NotKnownError(f"mirror {other.name} copies to the same port")
+
+    def _check_devices(self) -> None:
+        for port in {*self.sources, *self.destinations}:
+            interfaces = self._topology.interfaces(port)
+            if not interfaces or not all(map(self._topology.device, interfaces)):
+                raise _NotKnownError(f"port {port.name} has no network device to count")
+
+    def _not_admitted(self) -> str | None:
+        for port in self.sources:
+            if not self._topology.vlans[port.uuid].plain:
+                return f"port {port.name} does not admit packets of every VLAN"
+        return None

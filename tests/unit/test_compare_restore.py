@@ -1,0 +1,173 @@
+"""The mirror's mode is given back, however a comparison ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+from builders import World, switch
+
+from ovs_ebpf_tap.compare import live, mover
+from ovs_ebpf_tap.compare.interrupts import ENDING, Interrupts, raised
+from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.model import MODE_KEY, Database
+from ovs_ebpf_tap.ovsdb import Edits
+from ovs_ebpf_tap.session import Options
+
+PLAN = live.Plan("m", 1, 1)
+
+
+class FakeOvsdb:
+    """A database that takes edits of a mirror's external_ids at once, while it answers."""
+
+    busy = False
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.answers = True
+        self.closed = False
+
+    def snapshot(self) -> Database:
+        return self.world.db
+
+    def close(self) -> None:
+        self.closed = True
+
+    def transact(self, _ovsdb: object, edits: Edits) -> None:
+        if not self.answers:
+            raise TapError("the database did not answer within 10 s")
+        for edit in edits.mirrors:
+            ids = {**self.world.mirrors["m"].external_ids, **edit.set_ids}
+            kept = {key: value for key, value in ids.items() if key not in edit.delete_ids}
+            self.world.set_mirror("m", external_ids=kept)
+
+
+@pytest.fixture
+def ovsdb(monkeypatch: pytest.MonkeyPatch) -> FakeOvsdb:
+    fake = FakeOvsdb(switch().add_mirror(src="a", out="out", external_ids={"other": "1"}))
+    monkeypatch.setattr(mover, "connect", lambda _: fake)
+    monkeypatch.setattr(mover, "transact", fake.transact)
+    monkeypatch.setattr(mover, "turn", lambda *_: None)
+    return fake
+
+
+def ids(ovsdb: FakeOvsdb) -> dict[str, str]:
+    return dict(ovsdb.world.mirrors["m"].external_ids)
+
+
+@pytest.mark.parametrize("mode", [None, "native", "offload", "", "neither"])
+@pytest.mark.parametrize("failure", [None, TapError("in vain"), KeyError(), KeyboardInterrupt()])
+def test_the_mode_is_as_it_was(
+    ovsdb: FakeOvsdb, mode: str | None, failure: BaseException | None
+) -> None:
+    before = {"other": "1"} if mode is None else {"other": "1", MODE_KEY: mode}
+    ovsdb.world.set_mirror("m", external_ids=before)
+    interrupts = Interrupts()
+    caught: BaseException | None = None
+    try:
+        with live._moved(Options("unix:x"), PLAN, interrupts) as moved:
+            mover._write_mode(moved._ovsdb, moved.uuid, "native")
+            assert ids(ovsdb)[MODE_KEY] == "native"
+            if failure is not None:
+                raise failure
+    except BaseException as error:
+        caught = error
+    assert ids(ovsdb) == before
+    assert ovsdb.closed
+    if isinstance(failure, TapError):
+        assert str(caught) == "in vain; the mirror's mode is as it was"
+    else:
+        assert caught is failure
+
+
+@pytest.mark.parametrize(
+    ("mode", "by_hand"),
+    [
+        (None, "ovs-vsctl remove Mirror {} external_ids ebpf-tap-mode"),
+        ("native", "ovs-vsctl set Mirror {} external_ids:ebpf-tap-mode=native"),
+    ],
+)
+def test_what_to_do_by_hand(ovsdb: FakeOvsdb, mode: str | None, by_hand: str) -> None:
+    ovsdb.world.set_mirror("m", external_ids={} if mode is None else {MODE_KEY: mode})
+    uuid = ovsdb.world.mirrors["m"].uuid
+
+    def compare_in_vain() -> None:
+        with live._moved(Options("unix:x"), PLAN, Interrupts()) as moved:
+            mover._write_mode(moved._ovsdb, moved.uuid, "offload")
+            ovsdb.answers = False
+            raise TapError("in vain")
+
+    with pytest.raises(TapError) as caught:
+        compare_in_vain()
+    text = str(caught.value)
+    assert text.startswith("in vain; the database did not answer within 10 s; ")
+    assert text.endswith(by_hand.format(uuid))
+
+
+def test_a_mirror_that_is_gone_needs_no_mode(ovsdb: FakeOvsdb) -> None:
+    with live._moved(Options("unix:x"), PLAN, Interrupts()) as moved:
+        del ovsdb.world.mirrors["m"]
+        with pytest.raises(TapError, match="mirror m was removed"):
+            moved.mirror  # noqa: B018 - it is a property that raises
+
+
+def test_which_mirror() -> None:
+    world = switch().add_mirror("m", src="a", out="out").add_mirror("n", src="b", out="out")
+    uuid = world.mirrors["m"].uuid
+    assert mover.choose(world.db, "m").uuid == mover.choose(world.db, str(uuid)).uuid == uuid
+    with pytest.raises(TapError, match="no mirror x: see"):
+        mover.choose(world.db, "x")
+    world.set_mirror("n", name="m")
+    with pytest.raises(TapError, match="several mirrors are called m"):
+        mover.choose(world.db, "m")
+    assert mover.choose(world.db, str(uuid)).uuid == uuid
+
+
+def send(number: signal.Signals) -> None:
+    """To this thread, whatever others there are."""
+    signal.pthread_kill(threading.get_ident(), number)
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_signals_are_taken_where_it_waits(number: signal.Signals) -> None:
+    with Interrupts() as interrupts:
+        send(number)
+        with pytest.raises(TapError, match=f"interrupted by {number.name}"):
+            interrupts.sleep(10)
+        # Further ones disturb nothing, and are forgotten.
+        send(number)
+    assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_without_signals_it_waits() -> None:
+    with Interrupts() as interrupts:
+        begun = time.monotonic()
+        interrupts.sleep(0.02)
+        assert time.monotonic() - begun >= 0.02
+
+
+def test_signals_that_are_ignored_stay_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            send(signal.SIGHUP)
+            interrupts.sleep(0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_first_signal_is_raised_and_no_other() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run() -> None:
+        with raised():
+            try:
+                send(signal.SIGTERM)
+            finally:
+                send(signal.SIGINT)
+
+    with pytest.raises(TapError, match="interrupted by SIGTERM"):
+        run()
+    assert signal.getsignal(signal.SIGTERM) == before
