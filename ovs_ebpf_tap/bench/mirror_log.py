@@ -77,7 +77,7 @@ class MirrorLog:
             return next(filter(what, told), None)
 
         row = self._wait(find, f"mirror {name}")
-        assert row is not None
+        assert isinstance(row, Row)
         return row
 
     def wait_all(self, count: int, what: Callable[[Row], bool]) -> float:
