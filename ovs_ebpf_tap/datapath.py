@@ -8,6 +8,7 @@ and hooks go before their rules do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from errno import ENODEV
 from pathlib import Path
 from uuid import UUID
 
-from ovs_ebpf_tap import abi, bpf, programs
+from ovs_ebpf_tap import abi, bpf, programs, rcu
 from ovs_ebpf_tap.encoding import Encoding
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
 from ovs_ebpf_tap.wanted import CLSACT, TCX, Hook, Rule
@@ -174,6 +175,20 @@ class Datapath:
             self._dead_pins.pop().unlink(missing_ok=True)
         goal = self._with_held(wanted, held)
         self._ensure_slots({rule.mirror for rules in goal.values() for rule in rules})
+        with contextlib.ExitStack() as stack:
+            if any(self._attached.get(hook) != self._attach for hook in goal):
+                stack.enter_context(rcu.expedited())
+            refused = self._ensure_hooks(goal)
+        gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
+        for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
+            self._remove(hook)
+        self._remove_qdiscs({hook.ifindex for hook in goal})
+        self._free_slots({rule.mirror for rules in goal.values() for rule in rules} | held)
+        self._encoding.keep(self._rules.values())
+        return refused
+
+    def _ensure_hooks(self, goal: Rules) -> dict[int, str]:
+        """Writes the rules and attaches the hooks; returns what was refused as `sync` does."""
         refused: dict[int, str] = {}
         # Copies need the hooks that finish them. Rules that are there may have to mind new ones.
         for hook in sorted(goal, key=lambda hook: (bool(goal[hook]), hook not in self._attached)):
@@ -183,12 +198,6 @@ class Datapath:
             except OSError as error:
                 if error.errno != ENODEV:
                     refused[hook.ifindex] = f"hook refused: {error.strerror}"
-        gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
-        for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
-            self._remove(hook)
-        self._remove_qdiscs({hook.ifindex for hook in goal})
-        self._free_slots({rule.mirror for rules in goal.values() for rule in rules} | held)
-        self._encoding.keep(self._rules.values())
         return refused
 
     def _with_held(self, wanted: Rules, held: set[UUID]) -> Rules:
