@@ -14,8 +14,8 @@ from uuid import UUID
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.filter import parse
 from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MODES, Judge, mode_of
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Mirror
-from ovs_ebpf_tap.netlink import Device
 from ovs_ebpf_tap.rules import make_rules
 from ovs_ebpf_tap.text import printable
 from ovs_ebpf_tap.topology import OpenFlow, Topology

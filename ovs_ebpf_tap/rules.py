@@ -14,8 +14,8 @@ from uuid import UUID
 from zlib import crc32
 
 from ovs_ebpf_tap.filter import Match, parse
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Interface, Mirror, Port
-from ovs_ebpf_tap.netlink import Device
 from ovs_ebpf_tap.topology import Topology, hook_of, to_ingress
 from ovs_ebpf_tap.vlan import Path, vlan_set
 from ovs_ebpf_tap.wanted import VLAN_GROUP, Gate, Hook, Rule

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
-from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Device
+from ovs_ebpf_tap.netlink import EGRESS, INGRESS
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
 from ovs_ebpf_tap.vlan import PortVlans
 from ovs_ebpf_tap.wanted import Hook

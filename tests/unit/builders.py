@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
-from ovs_ebpf_tap.netlink import Device
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
 from ovs_ebpf_tap.plan import make_plan
 from ovs_ebpf_tap.topology import OpenFlow, Topology

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap.filter import InvalidFilterError, UnsupportedFilterError, parse
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import (
     MODE_KEY,
     PROTECTED_KEY,
@@ -25,7 +26,7 @@ from ovs_ebpf_tap.model import (
     Mirror,
     Port,
 )
-from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Device
+from ovs_ebpf_tap.netlink import EGRESS, INGRESS
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
 from ovs_ebpf_tap.plan import MAX_RULES_PER_HOOK, make_plan
 from ovs_ebpf_tap.topology import OpenFlow
