@@ -35,7 +35,7 @@ _COUNTERS = abi.layout("counters")
 _MIRROR = abi.layout("mirror")
 _UUID = abi.layout("uuid")
 
-Rules = dict[Hook, tuple[Rule, ...]]
+Rules = Mapping[Hook, tuple[Rule, ...]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,14 @@ class Counters:
     packets: int = 0
     bytes: int = 0
     drops: int = 0
+
+
+def _total(older: Counters, values: bytes) -> Counters:
+    """The older counts, and those of all CPUs."""
+    each = _COUNTERS.unpack_many(values)
+    return Counters(
+        *(getattr(older, name) + sum(cpu[name] for cpu in each) for name in _COUNTERS.members)
+    )
 
 
 def _u32(number: int) -> bytes:
@@ -89,9 +97,15 @@ class Datapath:
         self._quarantine: list[tuple[float, int, int]] = []
         self._dead_pins: list[Path] = []
         self._attached: dict[Hook, str] = {}
-        self._rules: Rules = {}
+        self._rules: dict[Hook, tuple[Rule, ...]] = {}
         self._slots: dict[UUID, int] = {}
+        self._older: dict[UUID, Counters] = {}
+        """What each mirror's copies came to before its slot."""
         self._ranges: dict[Hook, tuple[int, int]] = {}
+        self._synced: tuple[Rules, set[UUID]] | None = None
+        """What `sync` was last asked for, if all of that is in place."""
+        self._counted: tuple[object, ...] = ()
+        self._counters: dict[UUID, Counters] = {}
         self.read()
 
     @property
@@ -113,25 +127,34 @@ class Datapath:
 
     def read(self) -> None:
         """Reads hooks, rules and slots back from the kernel."""
+        self._synced = None
         self._read_maps()
         self._attached = {**self._read_filters(), **self._read_links()}
 
     def _read_maps(self) -> None:
-        self._slots = {
-            _unpack_uuid(key): _MIRROR.unpack(value)["slot"]
+        rows = {
+            _unpack_uuid(key): _MIRROR.unpack(value)
             for key, value in self._maps["mirrors"].items().items()
         }
+        self._slots = {uuid: row["slot"] for uuid, row in rows.items()}
+        self._older = {
+            uuid: Counters(*(row[name] for name in _COUNTERS.members)) for uuid, row in rows.items()
+        }
         mirrors = {slot: uuid for uuid, slot in self._slots.items()}
-        self._ranges, self._rules = {}, {}
-        for direction in (INGRESS, EGRESS):
-            for key, value in self._maps[direction].items().items():
-                hook = Hook(_number(key), direction)
-                entry = _HOOK.unpack(value)
-                first, n = entry["first"], self._encoding.length(entry["shape"])
-                self._ranges[hook] = (first, n)
-                read = (self._maps["rules"].get(_u32(first + i)) for i in range(n))
-                rules = self._encoding.unpack(entry["shape"], filter(None, read), mirrors)
-                self._rules[hook] = tuple(rules)
+        entries = {
+            Hook(_number(key), direction): _HOOK.unpack(value)
+            for direction in (INGRESS, EGRESS)
+            for key, value in self._maps[direction].items().items()
+        }
+        self._ranges = {
+            hook: (entry["first"], self._encoding.length(entry["shape"]))
+            for hook, entry in entries.items()
+        }
+        data = self._maps["rules"].first(max(map(sum, self._ranges.values()), default=0))
+        self._rules = {}
+        for hook, (first, n) in self._ranges.items():
+            read = data[first : first + n]
+            self._rules[hook] = tuple(self._encoding.unpack(entries[hook]["shape"], read, mirrors))
 
     def _read_links(self) -> dict[Hook, str]:
         found = {}
@@ -168,8 +191,11 @@ class Datapath:
         """Makes hooks and rules those wanted, besides those that mirrors in `held` still have.
 
         Returns why the kernel refused a hook, by ifindex: the rules of other hooks are then in
-        place, but no mirror with such a hook is to be moved to them.
+        place, but no mirror with such a hook is to be moved to them. Asked for the same again, it
+        does nothing until `read` was called.
         """
+        if self._synced is not None and self._synced[0] is wanted and self._synced[1] == held:
+            return {}
         while self._dead_pins:
             # Once only: a new hook's pin may have its name next.
             self._dead_pins.pop().unlink(missing_ok=True)
@@ -185,6 +211,8 @@ class Datapath:
         self._remove_qdiscs({hook.ifindex for hook in goal})
         self._free_slots({rule.mirror for rules in goal.values() for rule in rules} | held)
         self._encoding.keep(self._rules.values())
+        whole = not refused and goal.keys() <= self._attached.keys()
+        self._synced = (wanted, set(held)) if whole else None
         return refused
 
     def _ensure_hooks(self, goal: Rules) -> dict[int, str]:
@@ -251,28 +279,33 @@ class Datapath:
     # Mirrors and their counters.
 
     def _ensure_slots(self, mirrors: Iterable[UUID]) -> None:
-        free = iter(sorted(set(range(_MAX_MIRRORS)) - set(self._slots.values())))
-        for uuid in sorted(set(mirrors) - self._slots.keys()):
-            slot = next(free)
+        new = sorted(set(mirrors) - self._slots.keys())
+        taken = set(self._slots.values())
+        free = (slot for slot in range(_MAX_MIRRORS) if slot not in taken)
+        for uuid, slot in zip(new, free, strict=False):
             self._maps["counters"].clear(_u32(slot))
             self._maps["mirrors"].set(_pack_uuid(uuid), _MIRROR.pack(slot=slot))
             self._slots[uuid] = slot
+            self._older[uuid] = Counters()
 
     def _free_slots(self, used: set[UUID]) -> None:
         for uuid in self._slots.keys() - used:
             self._maps["mirrors"].delete(_pack_uuid(uuid))
-            del self._slots[uuid]
+            del self._slots[uuid], self._older[uuid]
 
-    def counters(self) -> dict[UUID, Counters]:
-        """The counters of each mirror that has hooks, or had them a moment ago."""
-        return {uuid: self._count(uuid, slot) for uuid, slot in self._slots.items()}
+    def counters(self) -> Mapping[UUID, Counters]:
+        """The counters of each mirror that has hooks, or had them a moment ago.
 
-    def _count(self, uuid: UUID, slot: int) -> Counters:
-        older = _MIRROR.unpack(self._maps["mirrors"].get(_pack_uuid(uuid)) or _MIRROR.pack())
-        each = _COUNTERS.unpack_many(self._maps["counters"].get(_u32(slot)) or b"")
-        return Counters(
-            *(older[name] + sum(cpu[name] for cpu in each) for name in _COUNTERS.members)
-        )
+        The object that it returned before if none has changed.
+        """
+        values = self._maps["counters"].first(max(self._slots.values(), default=-1) + 1)
+        counted = (values, dict(self._slots), dict(self._older))
+        if counted != self._counted:
+            self._counted = counted
+            self._counters = {
+                uuid: _total(self._older[uuid], values[slot]) for uuid, slot in self._slots.items()
+            }
+        return self._counters
 
     # Upgrades: the maps of a build are its own.
 

@@ -6,7 +6,8 @@ Rows refer to each other by UUID, so that rings and dangling references do no ha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from uuid import UUID
 
 from ovs_ebpf_tap import abi
@@ -22,7 +23,10 @@ OWN_KEYS = (STATE_KEY, REASON_KEY, PROTECTED_KEY, SELECT_VLAN_KEY)
 
 PARKED_VLANS = (abi.constant("PARKED_VLAN"),)
 
-_EMPTY: Mapping[str, str] = {}
+
+def _mode(external_ids: Mapping[str, str]) -> dict[str, str]:
+    """The mode that is set, without other people's keys."""
+    return {key: value for key, value in external_ids.items() if key == MODE_KEY}
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,11 @@ class Mirror:
             return parse_vlans(self.external_ids.get(SELECT_VLAN_KEY, ""))
         return self.select_vlan
 
+    @cached_property
+    def uncounted(self) -> Mirror:
+        """The row with all its statistics 0: it stays the same while packets are copied."""
+        return replace(self, statistics=dict.fromkeys(self.statistics, 0))
+
 
 @dataclass(frozen=True)
 class Bridge:
@@ -103,6 +112,11 @@ class Bridge:
     mirrors: tuple[UUID, ...] = ()
     spanning_tree: bool = False
     external_ids: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Bridge:
+        """What is set for all its mirrors, without its ports and mirrors."""
+        return replace(self, ports=(), mirrors=(), external_ids=_mode(self.external_ids))
 
 
 @dataclass(frozen=True)
@@ -121,13 +135,30 @@ class Database:
     cur_cfg: int = 0
     ovs_version: str | None = None
 
-    def intended_protected(self, port: Port) -> bool:
-        """The `protected` that the user wants: a hand-over flips it for a moment."""
+    @cached_property
+    def flipped(self) -> Mapping[UUID, bool]:
+        """The `protected` that the user wants of ports where a hand-over flips it for a moment."""
+        found: dict[UUID, bool] = {}
         for mirror in self.mirrors.values():
             flip = parse_flip(mirror)
-            if flip is not None and flip.port == port.uuid:
-                return flip.protected
-        return port.protected
+            if flip is not None:
+                found.setdefault(flip.port, flip.protected)
+        return found
+
+    def as_intended(self, port: Port) -> Port:
+        """The port with the `protected` that the user wants."""
+        protected = self.flipped.get(port.uuid, port.protected)
+        return port if protected == port.protected else replace(port, protected=protected)
+
+    @property
+    def settings(self) -> Database:
+        """What is set for mirrors of all bridges, without the rows."""
+        return Database(
+            external_ids=_mode(self.external_ids),
+            hw_offload=self.hw_offload,
+            vlan_limit=self.vlan_limit,
+            ovs_version=self.ovs_version,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The OVSDB client: reads the rows that matter, writes the edits asked for.
 
 The only module that talks to the database. python-ovs's IDL keeps a replica; `snapshot` turns
-it into the plain rows of `model`, reading again only rows that changed. After a reconnect the
-replica is rebuilt, without a word on rows that went away meanwhile, so rows are matched with
-the replica every time.
+it into the plain rows of `model`, reading again only rows that changed: what is as it was stays
+the same object. After a reconnect the replica is rebuilt, without a word on rows that went away
+meanwhile, so then all rows are read again.
 """
 
 from __future__ import annotations
@@ -210,7 +210,10 @@ class Ovsdb:
             self._columns[table] = present
             helper.register_columns(table, present)
         self._idl = _Idl(remote, helper)
+        self._replicas: dict[str, Any] = {}
         self._rows: dict[str, dict[UUID, Any]] = {table: {} for table in _READERS}
+        self._seqno: int | None = None
+        self._database = Database()
         self._txn: Any = None
         self._reconfigure = False
         self.last_reconfigure = 0
@@ -245,15 +248,41 @@ class Ovsdb:
     # Reading.
 
     def snapshot(self) -> Database:
-        """The rows as they are in the replica."""
-        changed, self._idl.changed = self._idl.changed, set()
-        for table, reader in _READERS.items():
-            rows = self._idl.tables[table].rows
-            cache = self._rows[table]
-            for uuid in cache.keys() - rows.keys():
-                del cache[uuid]
-            for uuid in [uuid for uuid in rows if uuid not in cache or (table, uuid) in changed]:
-                cache[uuid] = reader(rows[uuid], self._columns[table])
+        """The rows as they are in the replica; the same object while these are the same."""
+        if self._seqno != self._idl.change_seqno:
+            self._seqno = self._idl.change_seqno
+            changed, self._idl.changed = self._idl.changed, set()
+            for table in _READERS:
+                self._read(table, {uuid for name, uuid in changed if name == table})
+            database = self._make_database()
+            if database != self._database:
+                self._database = database
+        return self._database
+
+    def _read(self, table: str, changed: set[UUID]) -> None:
+        """Reads rows that changed, and those that the IDL said nothing of."""
+        replica = self._idl.tables[table].rows
+        if replica is not self._replicas.get(table):
+            # The IDL has begun anew: another object says so.
+            self._replicas[table] = replica
+            changed = {*self._rows[table], *replica}
+        if not changed and len(self._rows[table]) == len(replica):
+            return
+        rows = dict(self._rows[table])
+        for uuid in changed:
+            if uuid not in replica:
+                rows.pop(uuid, None)
+                continue
+            row = _READERS[table](replica[uuid], self._columns[table])
+            if rows.get(uuid) != row:
+                rows[uuid] = row
+        # It says nothing of new rows with no value but default ones.
+        for uuid in replica.keys() - rows.keys() if len(rows) < len(replica) else ():
+            rows[uuid] = _READERS[table](replica[uuid], self._columns[table])
+        if rows != self._rows[table]:
+            self._rows[table] = rows
+
+    def _make_database(self) -> Database:
         top = next(iter(self._idl.tables["Open_vSwitch"].rows.values()), None)
         if top is None:
             return Database()
@@ -261,9 +290,9 @@ class Ovsdb:
         wanted = [row.uuid for row in top.bridges if row.uuid in bridges]
         return Database(
             bridges={uuid: bridges[uuid] for uuid in wanted},
-            ports=dict(self._rows["Port"]),
-            interfaces=dict(self._rows["Interface"]),
-            mirrors=dict(self._rows["Mirror"]),
+            ports=self._rows["Port"],
+            interfaces=self._rows["Interface"],
+            mirrors=self._rows["Mirror"],
             external_ids=dict(top.external_ids),
             hw_offload=top.other_config.get("hw-offload") == "true",
             vlan_limit=_vlan_limit(top.other_config.get("vlan-limit", "")),

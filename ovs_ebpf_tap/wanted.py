@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from uuid import UUID
 
 from ovs_ebpf_tap.filter import Match
@@ -94,6 +95,11 @@ class Plan:
 
     verdicts: Mapping[UUID, Verdict] = field(default_factory=dict)
     hooks: Mapping[Hook, tuple[Rule, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def offloaded(self) -> int:
+        """How many mirrors are offloaded."""
+        return sum(verdict.state == OFFLOADED for verdict in self.verdicts.values())
 
 
 OFFLOAD = Verdict(OFFLOADED)

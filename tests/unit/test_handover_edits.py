@@ -544,7 +544,7 @@ class AnyOrder(RuleBasedStateMachine):
         if not self.vlans:
             return
         for name, port in self.before.items():
-            assert self.sim.db.intended_protected(self.sim.world.ports[name]) is port.protected
+            assert self.sim.db.as_intended(self.sim.world.ports[name]).protected is port.protected
 
     def teardown(self) -> None:
         if self.vlans:
