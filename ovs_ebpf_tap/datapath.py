@@ -104,7 +104,7 @@ class Datapath:
         self._ranges: dict[Hook, tuple[int, int]] = {}
         self._synced: tuple[Rules, set[UUID]] | None = None
         """What `sync` was last asked for, if all of that is in place."""
-        self._counted: tuple[object, ...] = ()
+        self._counted: dict[UUID, tuple[Counters, bytes]] = {}
         self._counters: dict[UUID, Counters] = {}
         self.read()
 
@@ -200,16 +200,19 @@ class Datapath:
             # Once only: a new hook's pin may have its name next.
             self._dead_pins.pop().unlink(missing_ok=True)
         goal = self._with_held(wanted, held)
-        self._ensure_slots({rule.mirror for rules in goal.values() for rule in rules})
-        with contextlib.ExitStack() as stack:
-            if any(self._attached.get(hook) != self._attach for hook in goal):
-                stack.enter_context(rcu.expedited())
-            refused = self._ensure_hooks(goal)
+        mirrors = {rule.mirror for rules in goal.values() for rule in rules}
+        self._ensure_slots(mirrors)
+        different = {
+            hook: rules
+            for hook, rules in goal.items()
+            if self._rules.get(hook) is not rules or self._attached.get(hook) != self._attach
+        }
+        refused = self._ensure_hooks(different)
         gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
         for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
             self._remove(hook)
         self._remove_qdiscs({hook.ifindex for hook in goal})
-        self._free_slots({rule.mirror for rules in goal.values() for rule in rules} | held)
+        self._free_slots(mirrors | held)
         self._encoding.keep(self._rules.values())
         whole = not refused and goal.keys() <= self._attached.keys()
         self._synced = (wanted, set(held)) if whole else None
@@ -218,34 +221,46 @@ class Datapath:
     def _ensure_hooks(self, goal: Rules) -> dict[int, str]:
         """Writes the rules and attaches the hooks; returns what was refused as `sync` does."""
         refused: dict[int, str] = {}
-        # Copies need the hooks that finish them. Rules that are there may have to mind new ones.
-        for hook in sorted(goal, key=lambda hook: (bool(goal[hook]), hook not in self._attached)):
-            try:
-                self._ensure_rules(hook, goal[hook])
-                self._ensure_attached(hook)
-            except OSError as error:
-                if error.errno != ENODEV:
-                    refused[hook.ifindex] = f"hook refused: {error.strerror}"
+        with contextlib.ExitStack() as stack:
+            if any(self._attached.get(hook) != self._attach for hook in goal):
+                stack.enter_context(rcu.expedited())
+            # Copies need the hooks that finish them. Rules that are there may have to mind
+            # new ones.
+            for hook in sorted(
+                goal, key=lambda each: (bool(goal[each]), each not in self._attached)
+            ):
+                try:
+                    self._ensure_rules(hook, goal[hook])
+                    self._ensure_attached(hook)
+                except OSError as error:
+                    if error.errno != ENODEV:
+                        refused[hook.ifindex] = f"hook refused: {error.strerror}"
         return refused
 
     def _with_held(self, wanted: Rules, held: set[UUID]) -> Rules:
         """What is wanted, with the rules of mirrors held, and the hooks that finish copies."""
-        goal = {hook: list(rules) for hook, rules in wanted.items()}
-        for hook, rules in self.rules.items():
+        goal = dict(wanted)
+        for hook, rules in self.rules.items() if held else ():
             groups = {rule.group for rule in goal.get(hook, ())}
             gates = {rule.gate for rule in goal.get(hook, ())}
-            for rule in rules:
-                if rule.mirror in held and rule.group not in groups and gates <= {rule.gate}:
-                    goal.setdefault(hook, []).append(rule)
-        for rule in [rule for rules in goal.values() for rule in rules]:
-            if rule.finishing_hook is not None:
-                goal.setdefault(rule.finishing_hook, [])
-        return {hook: tuple(rules) for hook, rules in goal.items()}
+            kept = tuple(
+                rule
+                for rule in rules
+                if rule.mirror in held and rule.group not in groups and gates <= {rule.gate}
+            )
+            if kept:
+                goal[hook] = goal.get(hook, ()) + kept
+        finishing = [rule.finishing_hook for rules in goal.values() for rule in rules]
+        for each in finishing:
+            if each is not None:
+                goal.setdefault(each, ())
+        return goal
 
     # Rules.
 
     def _ensure_rules(self, hook: Hook, rules: tuple[Rule, ...]) -> None:
         if self._rules.get(hook) == rules:
+            self._rules[hook] = rules
             return
         first = self._find_room(len(rules))
         for place, rule in enumerate(rules, start=first):
@@ -299,12 +314,15 @@ class Datapath:
         The object that it returned before if none has changed.
         """
         values = self._maps["counters"].first(max(self._slots.values(), default=-1) + 1)
-        counted = (values, dict(self._slots), dict(self._older))
+        counted = {uuid: (self._older[uuid], values[slot]) for uuid, slot in self._slots.items()}
         if counted != self._counted:
-            self._counted = counted
             self._counters = {
-                uuid: _total(self._older[uuid], values[slot]) for uuid, slot in self._slots.items()
+                uuid: self._counters[uuid]
+                if uuid in self._counted and self._counted[uuid] == each
+                else _total(*each)
+                for uuid, each in counted.items()
             }
+            self._counted = counted
         return self._counters
 
     # Upgrades: the maps of a build are its own.

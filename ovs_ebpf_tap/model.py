@@ -97,8 +97,12 @@ class Mirror:
 
     @cached_property
     def uncounted(self) -> Mirror:
-        """The row with all its statistics 0: it stays the same while packets are copied."""
-        return replace(self, statistics=dict.fromkeys(self.statistics, 0))
+        """The row without what its statistics count: it stays the same while packets are copied.
+
+        What is left tells whether OVS counts, of a mirror that is OVS's.
+        """
+        statistics = {} if self.parked else dict.fromkeys(self.statistics, 0)
+        return self if statistics == self.statistics else replace(self, statistics=statistics)
 
 
 @dataclass(frozen=True)
@@ -136,18 +140,15 @@ class Database:
     ovs_version: str | None = None
 
     @cached_property
-    def flipped(self) -> Mapping[UUID, bool]:
-        """The `protected` that the user wants of ports where a hand-over flips it for a moment."""
-        found: dict[UUID, bool] = {}
-        for mirror in self.mirrors.values():
-            flip = parse_flip(mirror)
-            if flip is not None:
-                found.setdefault(flip.port, flip.protected)
-        return found
+    def flips(self) -> tuple[Flip, ...]:
+        """The ports whose `protected` is still to be put back, as the rows say."""
+        flips = (parse_flip(mirror) for mirror in self.mirrors.values())
+        return tuple(flip for flip in flips if flip is not None)
 
     def as_intended(self, port: Port) -> Port:
         """The port with the `protected` that the user wants."""
-        protected = self.flipped.get(port.uuid, port.protected)
+        kept = (flip.protected for flip in self.flips if flip.port == port.uuid)
+        protected = next(kept, port.protected)
         return port if protected == port.protected else replace(port, protected=protected)
 
     @property

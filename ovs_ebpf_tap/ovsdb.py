@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import EAGAIN
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -358,11 +359,13 @@ def _edit_mirror(row: Any, edit: MirrorEdit) -> None:
 # From the IDL's rows to the model's.
 
 
-def _uuids(rows: Iterable[Any]) -> tuple[UUID, ...]:
-    return tuple(sorted(row.uuid for row in rows if row is not None))
+def _uuids(row: Any, column: str) -> tuple[UUID, ...]:
+    """The rows that a column refers to, from its datum: the IDL would make a Row of each."""
+    atoms = row._data[column].values
+    return tuple(sorted((atom.value for atom in atoms), key=attrgetter("int")))
 
 
-def _first(values: list[Any]) -> Any:
+def _first(values: Sequence[Any]) -> Any:
     return values[0] if values else None
 
 
@@ -379,8 +382,8 @@ def _bridge(row: Any, columns: list[str]) -> Bridge:
         uuid=row.uuid,
         name=row.name,
         datapath_type=row.datapath_type,
-        ports=_uuids(row.ports),
-        mirrors=_uuids(row.mirrors),
+        ports=_uuids(row, "ports"),
+        mirrors=_uuids(row, "mirrors"),
         spanning_tree=row.stp_enable or row.rstp_enable,
         external_ids=dict(row.external_ids),
     )
@@ -390,7 +393,7 @@ def _port(row: Any, columns: list[str]) -> Port:
     return Port(
         uuid=row.uuid,
         name=row.name,
-        interfaces=_uuids(row.interfaces),
+        interfaces=_uuids(row, "interfaces"),
         tag=_first(row.tag),
         trunks=tuple(sorted(row.trunks)),
         cvlans=tuple(sorted(row.cvlans)) if "cvlans" in columns else (),
@@ -411,15 +414,14 @@ def _interface(row: Any, columns: list[str]) -> Interface:
 
 
 def _mirror(row: Any, columns: list[str]) -> Mirror:
-    output = _first(row.output_port)
     return Mirror(
         uuid=row.uuid,
         name=row.name,
         select_all=row.select_all,
-        select_src_port=_uuids(row.select_src_port),
-        select_dst_port=_uuids(row.select_dst_port),
+        select_src_port=_uuids(row, "select_src_port"),
+        select_dst_port=_uuids(row, "select_dst_port"),
         select_vlan=tuple(sorted(row.select_vlan)),
-        output_port=output.uuid if output is not None else None,
+        output_port=_first(_uuids(row, "output_port")),
         output_vlan=_first(row.output_vlan),
         snaplen=_first(row.snaplen),
         filter=_first(row.filter) if "filter" in columns else None,

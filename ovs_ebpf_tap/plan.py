@@ -16,7 +16,7 @@ from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.filter import parse
 from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MODES, Judge, mode_of
 from ovs_ebpf_tap.links import Device
-from ovs_ebpf_tap.model import Bridge, Database, Mirror
+from ovs_ebpf_tap.model import Bridge, Database, Mirror, Port
 from ovs_ebpf_tap.openflow import PortFlags
 from ovs_ebpf_tap.rules import make_rules
 from ovs_ebpf_tap.text import printable
@@ -130,6 +130,10 @@ class _BridgePlanner:
     def __init__(self) -> None:
         self._looked: tuple[object, ...] = ()
         self._seen: dict[UUID, SeenPort] = {}
+        self._access = False
+        """Whether some port is an access port."""
+        self._tunnels: list[Port] = []
+        self._protected: list[Port] = []
         self._common: Common | None = None
         self._parts: dict[UUID, _PartPlanner] = {}
 
@@ -139,7 +143,7 @@ class _BridgePlanner:
         rows = given.db.mirrors
         mirrors = [rows[u].uncounted for u in sorted(given.bridge.mirrors) if u in rows]
         layout = Layout(self._seen, mirrors)
-        common = _common(given, layout)
+        common = self._make_common(given, layout)
         if common != self._common:
             self._common, self._parts = common, {}
         known = self._parts
@@ -157,7 +161,7 @@ class _BridgePlanner:
     def _look(self, given: _Given) -> None:
         """Takes in the ports; those that are as they were stay the same objects."""
         db, devices = given.db, given.devices
-        looked = (given.bridge.ports, db.ports, db.interfaces, db.flipped, devices)
+        looked = (given.bridge.ports, db.ports, db.interfaces, db.flips, devices)
         if looked == self._looked:
             return
         self._looked = looked
@@ -170,24 +174,26 @@ class _BridgePlanner:
                 before = self._seen.get(uuid)
                 seen[uuid] = before if before == found else found
         self._seen = seen
+        self._access = any(each.vlans.mode == ACCESS for each in seen.values())
+        self._tunnels = [each.port for each in seen.values() if each.vlans.mode == TUNNEL]
+        self._protected = [each.port for each in seen.values() if each.port.protected]
 
-
-def _common(given: _Given, layout: Layout) -> Common:
-    others = [each for uuid, each in layout.seen.items() if uuid not in layout.reserved]
-    outputs = (output for mirror in layout.mirrors for output in layout.outputs(mirror))
-    return Common(
-        db=given.db.settings,
-        bridge=given.bridge.settings,
-        attach=given.attach,
-        refused=given.refused,
-        traits=given.openflow.traits.get(given.bridge.name),
-        flags=given.openflow.port_flags.get(given.bridge.name, PortFlags()),
-        twice=given.twice,
-        crowded=len(layout.mirrors) > MAX_NATIVE_MIRRORS,
-        strips=any(layout.vlans(output).mode == ACCESS for output in outputs),
-        tunnels=tuple(each.port for each in others if each.vlans.mode == TUNNEL),
-        protected=next((each.port.name for each in others if each.port.protected), None),
-    )
+    def _make_common(self, given: _Given, layout: Layout) -> Common:
+        outputs = (output for mirror in layout.mirrors for output in layout.outputs(mirror))
+        inner = [port for port in self._protected if port.uuid not in layout.reserved]
+        return Common(
+            db=given.db.settings,
+            bridge=given.bridge.settings,
+            attach=given.attach,
+            refused=given.refused,
+            traits=given.openflow.traits.get(given.bridge.name),
+            flags=given.openflow.port_flags.get(given.bridge.name, PortFlags()),
+            twice=given.twice,
+            crowded=len(layout.mirrors) > MAX_NATIVE_MIRRORS,
+            strips=self._access and any(layout.vlans(each).mode == ACCESS for each in outputs),
+            tunnels=tuple(port for port in self._tunnels if port.uuid not in layout.reserved),
+            protected=inner[0].name if inner else None,
+        )
 
 
 class _PartPlanner:

@@ -91,6 +91,7 @@ class Sidecar:
         self._parked_from: float | None = None
         self._done: tuple[object, ...] = ()
         """What the last pass saw, if it left nothing to be done."""
+        self._counted: Mapping[UUID, dp.Counters] = {}
         self.restoring = False
         """Give every mirror back, whatever its mode."""
         self.on_first_pass: Callable[[], None] = lambda: None
@@ -142,8 +143,9 @@ class Sidecar:
         self._flow_tables.close()
 
     def wake(self) -> None:
-        """Has the next `step` make a pass."""
+        """Has the next `step` make a whole pass."""
         self._dirty = True
+        self._done = ()
 
     def pause(self) -> float:
         """After a failure: tries again with a full pass, in as many seconds as it returns."""
@@ -164,15 +166,14 @@ class Sidecar:
             self._datapath.read()
             self._stale = False
             self._done = ()
-        counters = self._datapath.counters()
-        seen = (db, self._netlink.devices, self._openflow, counters, self.restoring)
-        if list(map(id, seen)) == list(map(id, self._done)):
+        seen = (db, self._netlink.devices, self._openflow)
+        if list(map(id, seen)) == list(map(id, self._done)) and self._is_counted():
             return
         if self.restoring:
             db = _all_native(db)
         self._note_flips(db)
-        self._flow_tables.watch(bridges_with_work(db))
         plan = self._apply(db, now)
+        self._flow_tables.watch(bridges_with_work(db))
         counters = self._datapath.counters()
         edits = handover.next_edits(db, plan.verdicts, counters, self._taken_in(db), self._flipped)
         said = self._report(db, plan, now)
@@ -185,10 +186,14 @@ class Sidecar:
         elif edits:
             self._next_statistics = min(self._next_statistics, self._last_write + _EDIT_GAP)
         if not edits and said and not self._settling and not self._refused:
-            self._done = (*seen[:3], counters, self.restoring)
+            self._done, self._counted = seen, counters
         if not self._passed:
             self._passed = True
             self.on_first_pass()
+
+    def _is_counted(self) -> bool:
+        """Whether the rows have what is counted."""
+        return self._datapath.counters() is self._counted
 
     def _too_early(self, db: Database, plan: Plan, now: float) -> bool:
         """Whether mirrors are to be parked, but not yet."""
@@ -219,7 +224,7 @@ class Sidecar:
 
     def _note_flips(self, db: Database) -> None:
         """Keeps the flips that the rows told of, until the ports are as they were."""
-        flips = {*self._flipped, *handover.pending_flips(db)}
+        flips = {*self._flipped, *db.flips}
         ports = {flip: db.ports.get(flip.port) for flip in flips}
         self._flipped = {
             flip for flip, port in ports.items() if port and port.protected != flip.protected

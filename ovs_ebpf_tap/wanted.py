@@ -75,7 +75,7 @@ class Rule:
         """Whether the edit is made before the copy is: its output's hook can't."""
         return self.to_ingress or self.edit.plain
 
-    @property
+    @cached_property
     def finishing_hook(self) -> Hook | None:
         """The hook of the output device that makes the edit."""
         return None if self.edit_here else Hook(self.output, EGRESS)
