@@ -146,6 +146,7 @@ class Bench:
                 change()
                 commit = self._log.wait_row(_MIRROR, asked, committed).told
                 self._log.wait_row(_MIRROR, asked, lambda row: row.offloaded and row.settled)
+                wait_for(self._count_copies, 30, "copies by our hooks")
             copies.wait_quiet()
             first = stream.sent - self._count_copies()
             for record in copies.records():

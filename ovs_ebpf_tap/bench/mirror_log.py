@@ -105,6 +105,8 @@ class MirrorLog:
         decoder = json.JSONDecoder()
         utf8 = codecs.getincrementaldecoder("utf-8")()
         text = ""
+        # What counts is when the database told of it, not when this thread came to run.
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         try:
             while data := self._socket.recv(1 << 20):
                 now = time.time()
