@@ -32,6 +32,7 @@ _TYPE_MASK = 0x3FFF
 _ADDRESS = 1
 _NAME = 3
 _MTU = 4
+_WANTED = (_ADDRESS, _NAME, _MTU)
 _EXT_MASK = 29
 _SKIP_STATISTICS = 1 << 3
 
@@ -78,7 +79,12 @@ def device(body: bytes) -> Device | None:
     family, kind, index, flags, _ = _LINK.unpack_from(body)
     if family != socket.AF_UNSPEC:
         return None
-    found = dict(_attributes(body, _LINK.size))
+    found: dict[int, bytes] = {}
+    for attribute, value in _attributes(body, _LINK.size):
+        if attribute in _WANTED:
+            found[attribute] = value
+            if len(found) == len(_WANTED):
+                break  # The kernel sends some 40 of them.
     return Device(
         ifindex=index,
         name=found.get(_NAME, b"").rstrip(b"\0").decode(errors="surrogateescape"),

@@ -83,9 +83,9 @@ class Sidecar:
         self._returning: dict[UUID, Revalidation] = {}
         self._settling = False
         self._flipped: set[Flip] = set()
-        self._stale = True
+        self._stale = False
         self._dirty = True
-        self._next_resync = 0.0
+        self._next_resync = time.monotonic() + RESYNC
         self._next_statistics = 0.0
         self._last_write = 0.0
         self._parked_from: float | None = None

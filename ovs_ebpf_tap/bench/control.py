@@ -49,6 +49,9 @@ IDLE = {WORST: 0.2}
 RATE = 2_000
 """Frames a second: enough to see a copy within half a millisecond, and little work for OVS."""
 
+_SETTLED = 2.0
+"""Seconds after a start or a move in which its last work is done."""
+
 _BATCH = 100
 _MIRROR = "measured"
 
@@ -196,6 +199,7 @@ class Bench:
 
     def idle(self, seconds: float) -> float:
         """Percent of a core that the sidecar takes in that time, without traffic."""
+        time.sleep(_SETTLED)
         started, before = time.monotonic(), self._cpu_time()
         time.sleep(seconds)
         return (self._cpu_time() - before) / (time.monotonic() - started) * 100
