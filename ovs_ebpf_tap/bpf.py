@@ -40,6 +40,7 @@ _PROG_QUERY = 16
 _MAP_LOOKUP_BATCH = 24
 _LINK_CREATE = 28
 _LINK_UPDATE = 29
+_LINK_DETACH = 34
 
 # enum bpf_attach_type
 TCX_INGRESS = 46
@@ -134,6 +135,11 @@ def create_tcx_link(program_fd: int, ifindex: int, attach_type: int) -> int:
 def update_link(link_fd: int, program_fd: int) -> None:
     """Puts another program in the place of a link's, without a gap."""
     _bpf(_LINK_UPDATE, struct.pack("=IIII", link_fd, program_fd, 0, 0))
+
+
+def detach_link(link_fd: int) -> None:
+    """Takes a link off its device at once; without it the kernel does that when it comes to it."""
+    _bpf(_LINK_DETACH, struct.pack("=I", link_fd))
 
 
 _MAX_PROGRAMS = 64  # BPF_MPROG_MAX: as many as a TCX hook takes

@@ -207,10 +207,11 @@ class Datapath:
             for hook, rules in goal.items()
             if self._rules.get(hook) is not rules or self._attached.get(hook) != self._attach
         }
-        refused = self._ensure_hooks(different)
         gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
-        for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
-            self._remove(hook)
+        with rcu.expedited() if different or gone else contextlib.nullcontext():
+            refused = self._ensure_hooks(different)
+            for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
+                self._remove(hook)
         self._remove_qdiscs({hook.ifindex for hook in goal})
         self._free_slots(mirrors | held)
         self._encoding.keep(self._rules.values())
@@ -385,6 +386,18 @@ class Datapath:
         finally:
             os.close(fd)
 
+    def _detach_link(self, hook: Hook) -> None:
+        pin = self._pin(hook)
+        try:
+            fd = bpf.get(pin)
+        except FileNotFoundError:
+            return
+        try:
+            bpf.detach_link(fd)
+        finally:
+            os.close(fd)
+        pin.unlink(missing_ok=True)
+
     def _attach_filter(self, hook: Hook) -> None:
         # Noted before it is made, so that a crash in between leaves nothing unknown.
         key = _u32(hook.ifindex)
@@ -397,7 +410,8 @@ class Datapath:
         self._netlink.replace_filter(hook.ifindex, hook.direction, program, self._programs.build)
 
     def _remove(self, hook: Hook) -> None:
-        self._pin(hook).unlink(missing_ok=True)
+        if self._attached.get(hook, "").startswith(TCX):
+            self._detach_link(hook)
         if self._maps["qdiscs"].get(_u32(hook.ifindex)) is not None:
             self._netlink.remove_filter(hook.ifindex, hook.direction)
         self._attached.pop(hook, None)
