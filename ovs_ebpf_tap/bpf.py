@@ -11,7 +11,6 @@ import ctypes
 import os
 import platform
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from errno import EINVAL, ENODEV, ENOENT, ENOSYS
 from pathlib import Path
@@ -26,19 +25,22 @@ _SYSCALLS = {
     "s390x": 351,
 }
 
+_NUMBER = _SYSCALLS.get(platform.machine())
+
 # enum bpf_cmd
 _MAP_LOOKUP_ELEM = 1
 _MAP_UPDATE_ELEM = 2
 _MAP_DELETE_ELEM = 3
-_MAP_GET_NEXT_KEY = 4
 _PROG_LOAD = 5
 _OBJ_PIN = 6
 _OBJ_GET = 7
 _PROG_TEST_RUN = 10
 _OBJ_GET_INFO_BY_FD = 15
 _PROG_QUERY = 16
+_MAP_LOOKUP_BATCH = 24
 _LINK_CREATE = 28
 _LINK_UPDATE = 29
+_LINK_DETACH = 34
 
 # enum bpf_attach_type
 TCX_INGRESS = 46
@@ -47,23 +49,30 @@ TCX_EGRESS = 47
 _LINK_TYPE_TCX = 11
 _PROG_TYPE_SCHED_CLS = 3
 
+# `batch` in the union: where to start and to go on, keys, values, how many, map, and two flags.
+_BATCH = struct.Struct("=QQQQIIQQ")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
 def _bpf(command: int, attr: bytes, *, size: int = 0) -> tuple[int, bytes]:
     """Makes the call; returns its result and the attributes as the kernel left them."""
-    number = _SYSCALLS.get(platform.machine())
-    if number is None:
-        raise OSError(ENOSYS, f"bpf(2)'s number on {platform.machine()} is not known")
     buffer = ctypes.create_string_buffer(attr, max(size, len(attr)))
+    return _call(command, buffer), buffer.raw
+
+
+def _call(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
+    """Makes the call, which leaves what it has to say in the attributes, failing or not."""
+    if _NUMBER is None:
+        raise OSError(ENOSYS, f"bpf(2)'s number on {platform.machine()} is not known")
     result = _libc.syscall(
-        ctypes.c_long(number), ctypes.c_int(command), buffer, ctypes.c_uint(len(buffer))
+        ctypes.c_long(_NUMBER), ctypes.c_int(command), attr, ctypes.c_uint(len(attr))
     )
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
-    return int(result), buffer.raw
+    return int(result)
 
 
 def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
@@ -126,6 +135,11 @@ def create_tcx_link(program_fd: int, ifindex: int, attach_type: int) -> int:
 def update_link(link_fd: int, program_fd: int) -> None:
     """Puts another program in the place of a link's, without a gap."""
     _bpf(_LINK_UPDATE, struct.pack("=IIII", link_fd, program_fd, 0, 0))
+
+
+def detach_link(link_fd: int) -> None:
+    """Takes a link off its device at once; without it the kernel does that when it comes to it."""
+    _bpf(_LINK_DETACH, struct.pack("=I", link_fd))
 
 
 _MAX_PROGRAMS = 64  # BPF_MPROG_MAX: as many as a TCX hook takes
@@ -242,26 +256,33 @@ class Map:
             if error.errno != ENOENT:
                 raise
 
-    def _keys(self) -> Iterator[bytes]:
-        following = ctypes.create_string_buffer(self.key_size)
-        key: ctypes.Array[ctypes.c_char] | None = None
-        while True:
-            address = _address(key) if key is not None else 0
-            attr = struct.pack("=IxxxxQQ", self.fd, address, _address(following))
-            try:
-                _bpf(_MAP_GET_NEXT_KEY, attr)
-            except OSError as error:
-                if error.errno == ENOENT:
-                    return
-                raise
-            key = ctypes.create_string_buffer(following.raw, self.key_size)
-            yield following.raw
-
     def items(self) -> dict[bytes, bytes]:
-        """All keys with their values."""
-        found = {}
-        for key in list(self._keys()):
-            value = self.get(key)
-            if value is not None:
-                found[key] = value
-        return found
+        """All keys of a hash map with their values."""
+        keys, values = self._batch(self.max_entries)
+        return dict(zip(keys, values, strict=True))
+
+    def first(self, count: int) -> list[bytes]:
+        """The values at the first places of an array map, as `get` has them."""
+        return self._batch(count)[1] if count else []
+
+    def _batch(self, count: int) -> tuple[list[bytes], list[bytes]]:
+        """As many keys and values as there are, `count` at most."""
+        keys = ctypes.create_string_buffer(count * self.key_size)
+        values = ctypes.create_string_buffer(count * self._read_size)
+        following = ctypes.create_string_buffer(max(4, self.key_size))
+        addresses = (0, _address(following), _address(keys), _address(values))
+        buffer = ctypes.create_string_buffer(_BATCH.pack(*addresses, count, self.fd, 0, 0))
+        try:
+            _call(_MAP_LOOKUP_BATCH, buffer)
+        except OSError as error:
+            if error.errno != ENOENT:  # It says that these are the last ones.
+                raise
+        found = _BATCH.unpack(buffer.raw[: _BATCH.size])[4]
+        return (
+            _cut(keys.raw, self.key_size, found),
+            _cut(values.raw, self._read_size, found),
+        )
+
+
+def _cut(data: bytes, size: int, count: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, count * size, size)]

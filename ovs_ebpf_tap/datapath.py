@@ -17,11 +17,11 @@ from errno import ENODEV, ENOENT, EOPNOTSUPP
 from pathlib import Path
 from uuid import UUID
 
-from ovs_ebpf_tap import abi, bpf, programs
+from ovs_ebpf_tap import abi, bpf, programs, rcu
 from ovs_ebpf_tap.encoding import Encoding
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
 from ovs_ebpf_tap.vlan import Edit
-from ovs_ebpf_tap.wanted import AUTO, CLSACT, TCX, Hook, Rule
+from ovs_ebpf_tap.wanted import CLSACT, TCX, Hook, Rule
 
 _MAX_RULES = abi.constant("MAX_RULES")
 _MAX_MIRRORS = abi.constant("MAX_MIRRORS")
@@ -71,6 +71,14 @@ class _Own:
     edit: Edit | None
 
 
+def _total(older: Counters, values: bytes) -> Counters:
+    """The older counts, and those of all CPUs."""
+    each = _COUNTERS.unpack_many(values)
+    return Counters(
+        *(getattr(older, name) + sum(cpu[name] for cpu in each) for name in _COUNTERS.members)
+    )
+
+
 def _u32(number: int) -> bytes:
     return number.to_bytes(4, sys.byteorder)
 
@@ -89,11 +97,17 @@ def _unpack_uuid(key: bytes) -> UUID:
 
 
 def choose_attach(wanted: str) -> str:
-    """TCX, CLSACT, or AUTO where the kernel has both, for `--attach`. Raises ValueError."""
+    """`TCX` or `CLSACT` for `--attach`: TCX where the kernel has it. Raises ValueError.
+
+    A clsact qdisc is faster, but to add or remove one has the kernel drop what is sent to the
+    device for about a millisecond (`dev_deactivate` in its `net/sched/sch_generic.c`).
+    """
     has_tcx = bpf.has_tcx(_LOOPBACK)
     if wanted == TCX and not has_tcx:
         raise ValueError("this kernel has no TCX hooks: Linux 6.6 or later is needed")
-    return CLSACT if wanted == AUTO and not has_tcx else wanted
+    if wanted == "auto":
+        return TCX if has_tcx else CLSACT
+    return wanted
 
 
 class Datapath:
@@ -114,12 +128,16 @@ class Datapath:
         # Those whose program is not the one that their entry tells of.
         self._outdated: set[Hook] = set()
         self._qdiscs: dict[int, bool] = {}
-        self._foreign: set[int] = set()
-        self._tcx_only: frozenset[int] = frozenset()
         self._no_action = False
         self._rules: dict[Hook, tuple[Rule, ...]] = {}
         self._slots: dict[UUID, int] = {}
+        self._older: dict[UUID, Counters] = {}
+        """What each mirror's copies came to before its slot."""
         self._ranges: dict[Hook, tuple[int, int]] = {}
+        self._synced: tuple[Rules, set[UUID], object] | None = None
+        """What `sync` was last asked for, and on which devices, if all of that is in place."""
+        self._counted: dict[UUID, tuple[Counters, bytes]] = {}
+        self._counters: dict[UUID, Counters] = {}
         self.read()
 
     @property
@@ -144,8 +162,8 @@ class Datapath:
 
     def read(self) -> None:
         """Reads hooks, rules and slots back from the kernel."""
+        self._synced = None
         own = self._read_maps()
-        self._foreign.clear()
         self._outdated.clear()
         self._attached = {}
         self._read_filters(own)
@@ -153,30 +171,42 @@ class Datapath:
 
     def _read_maps(self) -> dict[Hook, _Own]:
         """Returns what the entries say of hooks' own programs."""
-        self._slots = {
-            _unpack_uuid(key): _MIRROR.unpack(value)["slot"]
+        rows = {
+            _unpack_uuid(key): _MIRROR.unpack(value)
             for key, value in self._maps["mirrors"].items().items()
+        }
+        self._slots = {uuid: row["slot"] for uuid, row in rows.items()}
+        self._older = {
+            uuid: Counters(*(row[name] for name in _COUNTERS.members)) for uuid, row in rows.items()
         }
         mirrors = {slot: uuid for uuid, slot in self._slots.items()}
         self._qdiscs = {
             _number(key): bool(_number(value))
             for key, value in self._maps["qdiscs"].items().items()
         }
-        self._ranges, self._rules = {}, {}
-        own: dict[Hook, _Own] = {}
-        for direction in (INGRESS, EGRESS):
-            for key, value in self._maps[direction].items().items():
-                hook = Hook(_number(key), direction)
-                entry = _HOOK.unpack(value)
-                first, n = entry["first"], self._encoding.length(entry["shape"])
-                self._ranges[hook] = (first, n)
-                if entry["program"]:
-                    edit = None if n else self._encoding.edit_at(first)
-                    own[hook] = _Own(entry["program"], edit)
-                read = (self._maps["rules"].get(_u32(first + i)) for i in range(n))
-                rules = self._encoding.unpack(entry["shape"], filter(None, read), mirrors)
-                self._rules[hook] = tuple(rules)
-        return own
+        entries = {
+            Hook(_number(key), direction): _HOOK.unpack(value)
+            for direction in (INGRESS, EGRESS)
+            for key, value in self._maps[direction].items().items()
+        }
+        self._ranges = {
+            hook: (entry["first"] if n else 0, n)
+            for hook, entry in entries.items()
+            for n in [self._encoding.length(entry["shape"])]
+        }
+        data = self._maps["rules"].first(max(map(sum, self._ranges.values()), default=0))
+        self._rules = {}
+        for hook, (first, n) in self._ranges.items():
+            read = data[first : first + n]
+            self._rules[hook] = tuple(self._encoding.unpack(entries[hook]["shape"], read, mirrors))
+        return {
+            hook: _Own(
+                entry["program"],
+                None if self._rules[hook] else self._encoding.edit_at(entry["first"]),
+            )
+            for hook, entry in entries.items()
+            if entry["program"]
+        }
 
     def _note_attached(self, hook: Hook, form: _Form, *, current: bool) -> None:
         self._attached[hook] = form
@@ -219,53 +249,69 @@ class Datapath:
 
     # What is wanted.
 
-    def sync(
-        self, wanted: Rules, held: set[UUID], tcx_only: frozenset[int] = frozenset()
-    ) -> dict[int, str]:
+    def sync(self, wanted: Rules, held: set[UUID]) -> dict[int, str]:
         """Makes hooks and rules those wanted, besides those that mirrors in `held` still have.
 
-        Devices in `tcx_only` get no clsact hooks where there is TCX. Returns why the kernel refused
-        a hook, by ifindex: the rules of other hooks are then in place, but no mirror with such a
-        hook is to be moved to them.
+        Returns why the kernel refused a hook, by ifindex: the rules of other hooks are then in
+        place, but no mirror with such a hook is to be moved to them. Asked for the same again, it
+        does nothing until `read` was called.
         """
+        devices = self._netlink.devices
+        if self._synced is not None:
+            rules, mirrors, known = self._synced
+            if rules is wanted and mirrors == held and known is devices:
+                return {}
         while self._dead_pins:
             # Once only: a new hook's pin may have its name next.
             self._dead_pins.pop().unlink(missing_ok=True)
         goal = self._with_held(wanted, held)
-        self._tcx_only = tcx_only
         receiving = _receiving(goal)
-        self._ensure_slots({rule.mirror for rules in goal.values() for rule in rules})
+        mirrors = {rule.mirror for rules in goal.values() for rule in rules}
+        self._ensure_slots(mirrors)
+        gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
+        with rcu.expedited(self._programs.directory, self._maps["qdiscs"].fd):
+            refused = self._ensure_hooks(goal, receiving)
+            for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
+                self._remove(hook)
+        self._remove_qdiscs()
+        self._free_slots(mirrors | held)
+        self._encoding.keep(self._rules.values())
+        whole = not refused and goal.keys() <= self._attached.keys()
+        self._synced = (wanted, set(held), devices) if whole else None
+        return refused
+
+    def _ensure_hooks(self, goal: Rules, receiving: Mapping[Hook, set[Edit]]) -> dict[int, str]:
+        """Writes the rules and attaches the hooks; returns what was refused as `sync` does."""
         refused: dict[int, str] = {}
         # Copies need the hooks that finish them. Rules that are there may have to mind new ones.
         for hook in sorted(
-            goal, key=lambda hook: (hook not in receiving, hook not in self._attached)
+            goal, key=lambda each: (each not in receiving, each not in self._attached)
         ):
             try:
                 self._ensure(hook, goal[hook], receiving.get(hook))
             except OSError as error:
                 if error.errno != ENODEV:
                     refused[hook.ifindex] = f"hook refused: {error.strerror}"
-        gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
-        for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
-            self._remove(hook)
-        self._remove_qdiscs()
-        self._free_slots({rule.mirror for rules in goal.values() for rule in rules} | held)
-        self._encoding.keep(self._rules.values())
         return refused
 
     def _with_held(self, wanted: Rules, held: set[UUID]) -> Rules:
         """What is wanted, with the rules of mirrors held, and the hooks that finish copies."""
-        goal = {hook: list(rules) for hook, rules in wanted.items()}
-        for hook, rules in self.rules.items():
+        goal = dict(wanted)
+        for hook, rules in self.rules.items() if held else ():
             groups = {rule.group for rule in goal.get(hook, ())}
             gates = {rule.gate for rule in goal.get(hook, ())}
-            for rule in rules:
-                if rule.mirror in held and rule.group not in groups and gates <= {rule.gate}:
-                    goal.setdefault(hook, []).append(rule)
-        for rule in [rule for rules in goal.values() for rule in rules]:
-            if rule.finishing_hook is not None:
-                goal.setdefault(rule.finishing_hook, [])
-        return {hook: tuple(rules) for hook, rules in goal.items()}
+            kept = tuple(
+                rule
+                for rule in rules
+                if rule.mirror in held and rule.group not in groups and gates <= {rule.gate}
+            )
+            if kept:
+                goal[hook] = goal.get(hook, ()) + kept
+        finishing = [rule.finishing_hook for rules in goal.values() for rule in rules]
+        for each in finishing:
+            if each is not None:
+                goal.setdefault(each, ())
+        return goal
 
     # Rules.
 
@@ -276,25 +322,16 @@ class Datapath:
         """
         form = self._form(hook, rules, edits)
         there = None if hook in self._outdated else self._attached.get(hook)
-        if self._rules.get(hook) == rules and there == form:
+        if there == form and self._rules.get(hook) == rules:
+            self._rules[hook] = rules
             return
         try:
             self._replace(hook, rules, form)
         except OSError as error:
-            other = self._fall_back(hook, form, error)
-            if other is None:
+            if not form.action or error.errno not in (ENOENT, EOPNOTSUPP):
                 raise
-            self._replace(hook, rules, other)
-
-    def _fall_back(self, hook: Hook, form: _Form, error: OSError) -> _Form | None:
-        """The next best form where the kernel has refused one."""
-        if form.action and error.errno in (ENOENT, EOPNOTSUPP):
-            self._no_action = True  # No act_mirred.
-            return replace(form, action=0, marks=False)
-        if self._attach == AUTO and form.kind == CLSACT and error.errno != ENODEV:
-            self._foreign.add(hook.ifindex)
-            return replace(form, kind=TCX, action=0, marks=False)
-        return None
+            self._no_action = True  # The kernel has no act_mirred.
+            self._replace(hook, rules, replace(form, action=0, marks=False))
 
     def _replace(self, hook: Hook, rules: tuple[Rule, ...], form: _Form) -> None:
         """Has another program, or other rules, in a hook's place, with no packet in between.
@@ -346,32 +383,21 @@ class Datapath:
     def _form(self, hook: Hook, rules: tuple[Rule, ...], edits: set[Edit] | None) -> _Form:
         """The fastest that there is for a hook.
 
-        An action clones without touching the original's head, which `bpf_clone_redirect` copies;
-        but there is one action a hook, and what is delivered to a device's ingress is not the same.
+        A clsact filter's action clones without touching the original's head, which
+        `bpf_clone_redirect` copies; but there is one action a hook, and what is delivered to a
+        device's ingress is not the same.
         """
         own = len(rules) == 1 and rules[0].match is None
         edit = None
         if not rules and edits and len(edits) == 1:
             own, (edit,) = True, edits
+        if self._attach == TCX:
+            return _Form(TCX, own, edit)
         action = 0
         if rules and own and edits is None and not rules[0].to_ingress and not self._no_action:
             action = rules[0].output if self._netlink.is_up(rules[0].output) else 0
-        by_action = self._attach == CLSACT or (
-            self._attach == AUTO and bool(action) and not self._shuns_clsact(hook.ifindex)
-        )
-        if not by_action:
-            return _Form(TCX, own, edit)
         marks = bool(action) and _receiving_hook(rules[0]) is not None
         return _Form(CLSACT, own, edit, action, marks)
-
-    def _shuns_clsact(self, ifindex: int) -> bool:
-        if ifindex in self._tcx_only or ifindex in self._foreign:
-            return True
-        if self._qdiscs.get(ifindex):
-            return False
-        if self._netlink.ingress_qdisc(ifindex) is not None:
-            self._foreign.add(ifindex)
-        return ifindex in self._foreign
 
     def _find_room(self, n: int) -> int:
         """The first place of `n` free ones; raises OSError if the map is full."""
@@ -396,28 +422,36 @@ class Datapath:
     # Mirrors and their counters.
 
     def _ensure_slots(self, mirrors: Iterable[UUID]) -> None:
-        free = iter(sorted(set(range(_MAX_MIRRORS)) - set(self._slots.values())))
-        for uuid in sorted(set(mirrors) - self._slots.keys()):
-            slot = next(free)
+        new = sorted(set(mirrors) - self._slots.keys())
+        taken = set(self._slots.values())
+        free = (slot for slot in range(_MAX_MIRRORS) if slot not in taken)
+        for uuid, slot in zip(new, free, strict=False):
             self._maps["counters"].clear(_u32(slot))
             self._maps["mirrors"].set(_pack_uuid(uuid), _MIRROR.pack(slot=slot))
             self._slots[uuid] = slot
+            self._older[uuid] = Counters()
 
     def _free_slots(self, used: set[UUID]) -> None:
         for uuid in self._slots.keys() - used:
             self._maps["mirrors"].delete(_pack_uuid(uuid))
-            del self._slots[uuid]
+            del self._slots[uuid], self._older[uuid]
 
-    def counters(self) -> dict[UUID, Counters]:
-        """The counters of each mirror that has hooks, or had them a moment ago."""
-        return {uuid: self._count(uuid, slot) for uuid, slot in self._slots.items()}
+    def counters(self) -> Mapping[UUID, Counters]:
+        """The counters of each mirror that has hooks, or had them a moment ago.
 
-    def _count(self, uuid: UUID, slot: int) -> Counters:
-        older = _MIRROR.unpack(self._maps["mirrors"].get(_pack_uuid(uuid)) or _MIRROR.pack())
-        each = _COUNTERS.unpack_many(self._maps["counters"].get(_u32(slot)) or b"")
-        return Counters(
-            *(older[name] + sum(cpu[name] for cpu in each) for name in _COUNTERS.members)
-        )
+        The object that it returned before if none has changed.
+        """
+        values = self._maps["counters"].first(max(self._slots.values(), default=-1) + 1)
+        counted = {uuid: (self._older[uuid], values[slot]) for uuid, slot in self._slots.items()}
+        if counted != self._counted:
+            self._counters = {
+                uuid: self._counters[uuid]
+                if uuid in self._counted and self._counted[uuid] == each
+                else _total(*each)
+                for uuid, each in counted.items()
+            }
+            self._counted = counted
+        return self._counters
 
     # Upgrades: the maps of a build are its own.
 
@@ -475,6 +509,18 @@ class Datapath:
         finally:
             os.close(fd)
 
+    def _detach_link(self, hook: Hook) -> None:
+        pin = self._pin(hook)
+        try:
+            fd = bpf.get(pin)
+        except FileNotFoundError:
+            return
+        try:
+            bpf.detach_link(fd)
+        finally:
+            os.close(fd)
+        pin.unlink(missing_ok=True)
+
     def _attach_filter(self, hook: Hook, form: _Form, program: int, number: int) -> None:
         if hook.ifindex not in self._qdiscs:
             # Noted before it is made, so that a crash in between leaves nothing unknown.
@@ -489,7 +535,9 @@ class Datapath:
             self._netlink.remove_unmark(hook.ifindex, hook.direction)
 
     def _remove(self, hook: Hook) -> None:
-        self._pin(hook).unlink(missing_ok=True)
+        there = self._attached.get(hook)
+        if there is not None and there.kind == TCX:
+            self._detach_link(hook)
         if hook.ifindex in self._qdiscs:
             self._netlink.remove_filter(hook.ifindex, hook.direction)
         self._attached.pop(hook, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from uuid import UUID
 
 from ovs_ebpf_tap import abi, bpf
@@ -213,6 +214,7 @@ def _unpack_vlans(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
+@lru_cache
 def _pack_edit(edit: Edit) -> bytes:
     return _EDIT.pack(
         in_mode=edit.in_mode,

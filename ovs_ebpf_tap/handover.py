@@ -65,14 +65,8 @@ def next_edits(
     return Edits(tuple(mirrors), tuple(ports), reconfigure)
 
 
-def pending_flips(db: Database) -> list[Flip]:
-    """The ports whose `protected` is still to be put back, as the rows say."""
-    flips = (parse_flip(mirror) for mirror in db.mirrors.values())
-    return [flip for flip in flips if flip is not None]
-
-
 def _forgotten_ports(db: Database, flipped: Collection[Flip]) -> Iterator[PortEdit]:
-    kept = {flip.port for flip in pending_flips(db)}
+    kept = {flip.port for flip in db.flips}
     for flip in flipped:
         port = db.ports.get(flip.port)
         if port is not None and flip.port not in kept and port.protected != flip.protected:
@@ -191,8 +185,12 @@ class _BridgeStep:
 
 
 def _statistics(mirror: Mirror, count: Counters | None) -> dict[str, int] | None:
-    """The row's statistics if they are not those counted."""
-    if count is None:
+    """The row's statistics if they are not those counted.
+
+    Before anything is, none will do: ovs-vswitchd removes them every 5 s from mirrors that it has
+    no room for.
+    """
+    if count is None or (not mirror.statistics and not count.packets):
         return None
     statistics = {"tx_packets": count.packets, "tx_bytes": count.bytes}
     return None if dict(mirror.statistics) == statistics else statistics

@@ -6,8 +6,6 @@ What OVS refuses is in `vswitchd/bridge.c` (`mirror_configure`), what it would c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.filter import InvalidFilterError, UnsupportedFilterError, parse
 from ovs_ebpf_tap.model import MODE_KEY, Bridge, Database, Interface, Mirror, Port
@@ -40,16 +38,11 @@ def mode_of(db: Database, bridge: Bridge, mirror: Mirror) -> str:
 
 
 class Judge:
-    """Judges the mirrors of a bridge, each by itself.
+    """Judges the mirrors of a part of a bridge, each by itself."""
 
-    `attach` is how hooks would be attached, `refused` why the kernel takes none, by ifindex.
-    """
-
-    def __init__(self, topology: Topology, attach: str, refused: Mapping[int, str]) -> None:
+    def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        self._db = topology.db
-        self._attach = attach
-        self._refused = refused
+        self._common = topology.common
 
     def verdict(self, mirror: Mirror) -> Verdict:
         """Whether the mirror can be offloaded; the first reason found why not."""
@@ -75,11 +68,10 @@ class Judge:
         It keeps statistics of those that it has taken (`mirror_refresh_stats`), and which they
         are depends on what came first.
         """
-        crowded = len(self._topology.mirrors) > MAX_NATIVE_MIRRORS
-        return crowded and not mirror.parked and not mirror.statistics
+        return self._common.crowded and not mirror.parked and not mirror.statistics
 
     def _check_bridges(self, mirror: Mirror) -> None:
-        if sum(mirror.uuid in bridge.mirrors for bridge in self._db.bridges.values()) > 1:
+        if mirror.uuid in self._common.twice:
             raise NotOffloadedError("it is on more than one bridge")
 
     def _check_row(self, mirror: Mirror) -> None:
@@ -97,19 +89,19 @@ class Judge:
             return  # Not for Open vSwitch.
 
     def _check_mode(self, mirror: Mirror) -> None:
-        mode = mode_of(self._db, self._topology.bridge, mirror)
+        mode = mode_of(self._common.db, self._common.bridge, mirror)
         if mode == "native":
             raise NotOffloadedError(f"{MODE_KEY} is native")
         if mode not in MODES:
             raise NotOffloadedError(f"{MODE_KEY} is neither offload nor native: {mode!r}")
 
     def _check_bridge(self) -> None:
-        bridge = self._topology.bridge
+        bridge = self._common.bridge
         if bridge.spanning_tree:
             raise NotOffloadedError("the bridge runs STP or RSTP, whose port states only OVS knows")
         if bridge.datapath_type not in ("", "system", "netdev"):
             raise NotOffloadedError(f"datapath type {bridge.datapath_type} is not known")
-        if self._db.hw_offload and self._attach == CLSACT:
+        if self._common.db.hw_offload and self._common.attach == CLSACT:
             raise NotOffloadedError(
                 "hw-offload flushes clsact filters; TCX needs Linux 6.6 or later"
             )
@@ -132,6 +124,8 @@ class Judge:
             self._check_output(output, where, named=mirror.output_port is not None)
             self._check_protected(mirror, output, where)
             self._check_cut(mirror, output, where)
+            if output.uuid in mirror.select_dst_port and not mirror.select_all:
+                self._check_hooks(output, where)
 
     def _check_output(self, output: Port, where: str, *, named: bool) -> None:
         interfaces = self._topology.interfaces(output)
@@ -142,21 +136,19 @@ class Judge:
         sending = self._topology.sending(output)
         if sending is None:
             raise NotOffloadedError(f"{where} is a bond, whose choice of member only OVS knows")
-        if sending.name in self._topology.flags.no_forward:
+        if sending.name in self._common.flags.no_forward:
             raise NotOffloadedError(f"{where} has the OpenFlow flag no-forward")
         if named and self._topology.device(sending) is None:
             raise NotOffloadedError(f"{where} has no network device {sending.name}")
 
     def _check_protected(self, mirror: Mirror, output: Port, where: str) -> None:
         """OVS copies nothing from a protected port to a protected one."""
-        if not self._db.intended_protected(output) or not self._topology.destinations(mirror):
-            return
-        for port in self._topology.ports.values():
-            if port.uuid not in self._topology.reserved and self._db.intended_protected(port):
-                raise NotOffloadedError(
-                    f"{where} is protected, and so is {port.name}: at destination ports only "
-                    "Open vSwitch knows where a packet came from"
-                )
+        other = self._common.protected
+        if output.protected and other is not None and self._topology.destinations(mirror):
+            raise NotOffloadedError(
+                f"{where} is protected, and so is {other}: at destination ports only "
+                "Open vSwitch knows where a packet came from"
+            )
 
     def _check_cut(self, mirror: Mirror, output: Port, where: str) -> None:
         cut = mirror.snaplen is not None and mirror.snaplen < _UNTRUNCATED
@@ -169,8 +161,12 @@ class Judge:
         where = f"port {port.name}"
         for interface in self._topology.interfaces(port):
             self._check_type(interface, where)
-            if interface.name in self._topology.flags.no_receive_stp:
+            if interface.name in self._common.flags.no_receive_stp:
                 raise NotOffloadedError(f"{where} has the OpenFlow flag no-receive-stp")
+        self._check_hooks(port, where)
+
+    def _check_hooks(self, port: Port, where: str) -> None:
+        for interface in self._topology.interfaces(port):
             device = self._topology.device(interface)
             if device is not None:
                 self.check_hook(device.ifindex, interface, where)
@@ -184,17 +180,17 @@ class Judge:
 
     def check_hook(self, ifindex: int, interface: Interface, where: str) -> None:
         """Raises NotOffloadedError if the interface's device takes no hook."""
-        if self._attach == CLSACT and interface.policed:
+        if self._common.attach == CLSACT and interface.policed:
             raise NotOffloadedError(
                 f"{where} has ingress_policing, which excludes clsact; TCX needs Linux 6.6 or later"
             )
-        if ifindex in self._refused:
-            raise NotOffloadedError(f"{where}: {self._refused[ifindex]}")
+        if ifindex in self._common.refused:
+            raise NotOffloadedError(f"{where}: {self._common.refused[ifindex]}")
 
     def _check_destinations(self, mirror: Mirror) -> None:
         """A packet sent to a device that is down counts as leaving, and passes no hook."""
         topology = self._topology
-        if set(topology.source_uuids(mirror)) >= topology.ports.keys():
+        if topology.whole and set(topology.source_uuids(mirror)) >= topology.seen.keys():
             return  # It was copied when it arrived.
         for port in topology.destinations(mirror):
             if port.is_bond:
@@ -210,23 +206,17 @@ class Judge:
         dot1q-tunnel may have put one on, and Open vSwitch then minds the second, too.
         """
         topology = self._topology
-        inner = self._db.vlan_limit > 1
+        inner = self._common.db.vlan_limit > 1
         destinations = topology.destinations(mirror)
-        tunnels = [
-            port
-            for uuid, port in topology.ports.items()
-            if topology.vlans[uuid].mode == TUNNEL and uuid not in topology.reserved
-        ]
+        strips, tunnels = self._common.strips, self._common.tunnels
         for port in tunnels if destinations else ():
-            if not topology.vlans[port.uuid].tag:
+            if not port.tag:
                 raise NotOffloadedError(
                     f"port {port.name} is a dot1q-tunnel without a tag: what it puts on frames is "
                     "taken off with other tags when they leave"
                 )
-        outputs = (port for each in topology.mirrors for port in topology.outputs(each))
-        strips = any(topology.vlans[port.uuid].mode == ACCESS for port in outputs)
         for port in destinations:
-            vlans = topology.vlans[port.uuid]
+            vlans = topology.vlans(port)
             if vlans.mode == TUNNEL and not inner and (strips or vlans.trunks != ALL):
                 raise NotOffloadedError(
                     f"port {port.name} is a dot1q-tunnel: whether Open vSwitch has looked at the "
@@ -256,11 +246,11 @@ class Judge:
         topology = self._topology
         if not topology.destinations(mirror):
             return
-        version = self._db.ovs_version
-        vlans = any(not topology.vlans[port.uuid].plain for port in topology.selected(mirror))
+        version = self._common.db.ovs_version
+        vlans = any(not topology.vlans(port).plain for port in topology.selected(mirror))
         modified = mirrors_modified_packets(version) is not True
         metadata = mirrors_after_metadata(version) is not False
-        traits = topology.traits
+        traits = self._common.traits
         if traits is None:
             if mirror.parked:
                 return  # What they were when it was offloaded, until they are known again.

@@ -6,7 +6,8 @@ Rows refer to each other by UUID, so that rings and dangling references do no ha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from uuid import UUID
 
 from ovs_ebpf_tap import abi
@@ -22,7 +23,10 @@ OWN_KEYS = (STATE_KEY, REASON_KEY, PROTECTED_KEY, SELECT_VLAN_KEY)
 
 PARKED_VLANS = (abi.constant("PARKED_VLAN"),)
 
-_EMPTY: Mapping[str, str] = {}
+
+def _mode(external_ids: Mapping[str, str]) -> dict[str, str]:
+    """The mode that is set, without other people's keys."""
+    return {key: value for key, value in external_ids.items() if key == MODE_KEY}
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,15 @@ class Mirror:
             return parse_vlans(self.external_ids.get(SELECT_VLAN_KEY, ""))
         return self.select_vlan
 
+    @cached_property
+    def uncounted(self) -> Mirror:
+        """The row without what its statistics count: it stays the same while packets are copied.
+
+        What is left tells whether OVS counts, of a mirror that is OVS's.
+        """
+        statistics = {} if self.parked else dict.fromkeys(self.statistics, 0)
+        return self if statistics == self.statistics else replace(self, statistics=statistics)
+
 
 @dataclass(frozen=True)
 class Bridge:
@@ -103,6 +116,11 @@ class Bridge:
     mirrors: tuple[UUID, ...] = ()
     spanning_tree: bool = False
     external_ids: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Bridge:
+        """What is set for all its mirrors, without its ports and mirrors."""
+        return replace(self, ports=(), mirrors=(), external_ids=_mode(self.external_ids))
 
 
 @dataclass(frozen=True)
@@ -121,13 +139,27 @@ class Database:
     cur_cfg: int = 0
     ovs_version: str | None = None
 
-    def intended_protected(self, port: Port) -> bool:
-        """The `protected` that the user wants: a hand-over flips it for a moment."""
-        for mirror in self.mirrors.values():
-            flip = parse_flip(mirror)
-            if flip is not None and flip.port == port.uuid:
-                return flip.protected
-        return port.protected
+    @cached_property
+    def flips(self) -> tuple[Flip, ...]:
+        """The ports whose `protected` is still to be put back, as the rows say."""
+        flips = (parse_flip(mirror) for mirror in self.mirrors.values())
+        return tuple(flip for flip in flips if flip is not None)
+
+    def as_intended(self, port: Port) -> Port:
+        """The port with the `protected` that the user wants."""
+        kept = (flip.protected for flip in self.flips if flip.port == port.uuid)
+        protected = next(kept, port.protected)
+        return port if protected == port.protected else replace(port, protected=protected)
+
+    @property
+    def settings(self) -> Database:
+        """What is set for mirrors of all bridges, without the rows."""
+        return Database(
+            external_ids=_mode(self.external_ids),
+            hw_offload=self.hw_offload,
+            vlan_limit=self.vlan_limit,
+            ovs_version=self.ovs_version,
+        )
 
 
 @dataclass(frozen=True)

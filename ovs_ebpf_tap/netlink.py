@@ -1,13 +1,14 @@
 """rtnetlink: devices as they come and go, and the clsact qdiscs and filters on them.
 
-The only module that talks netlink. Devices are followed by notifications on a socket of our
-own, whose descriptor a poll loop can wait for; requests go through pyroute2's IPRoute.
+With `links`, the only module that talks netlink. Devices are followed by notifications on a socket
+of our own, whose descriptor a poll loop can wait for; requests go through pyroute2's IPRoute.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from errno import EEXIST, EINVAL, ENOBUFS, ENODEV, ENOENT
 from socket import htons
@@ -17,16 +18,12 @@ import tenacity
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REQUEST, NLMSG_ERROR
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
-from pyroute2.netlink.rtnl import (
-    RTM_DELLINK,
-    RTM_DELQDISC,
-    RTM_DELTFILTER,
-    RTM_GETQDISC,
-    RTM_NEWLINK,
-    RTM_NEWTFILTER,
-)
+from pyroute2.netlink.rtnl import RTM_GETQDISC, RTM_NEWTFILTER
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
+
+from ovs_ebpf_tap import links
+from ovs_ebpf_tap.links import Device
 
 INGRESS = "ingress"
 EGRESS = "egress"
@@ -45,10 +42,6 @@ _SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
 _RECEIVE_BUFFER = 4 << 20
 _ANSWER = 1 << 16
 
-_IFF_UP = 0x1
-_IFF_LOWER_UP = 0x10000
-_ARPHRD_ETHER = 1
-
 # TC_H_CLSACT with TC_H_MIN_INGRESS and TC_H_MIN_EGRESS: include/uapi/linux/pkt_sched.h
 _PARENT = {INGRESS: 0xFFFFFFF2, EGRESS: 0xFFFFFFF3}
 _CLSACT_PARENT = 0xFFFFFFF1
@@ -60,23 +53,10 @@ _EGRESS_MIRROR = 2  # TCA_EGRESS_MIRROR
 _CONTINUE = -1  # TC_ACT_UNSPEC: the filters behind see the packet, too
 
 _retry_dump = tenacity.retry(
-    retry=tenacity.retry_if_exception_type(NetlinkDumpInterrupted),
+    retry=tenacity.retry_if_exception_type((NetlinkDumpInterrupted, links.InterruptedDumpError)),
     stop=tenacity.stop_after_attempt(5),
     reraise=True,
 )
-
-
-@dataclass(frozen=True)
-class Device:
-    """A network device of our network namespace."""
-
-    ifindex: int
-    name: str
-    mtu: int
-    up: bool
-    running: bool
-    ethernet: bool = True
-    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,19 +114,6 @@ def _mirror_to(ifindex: int) -> dict[str, Any]:
     return {"attrs": [["TCA_ACT_PRIO_1", action]]}
 
 
-def _device(message: Any) -> Device:
-    flags = message["flags"]
-    return Device(
-        ifindex=message["index"],
-        name=message.get_attr("IFLA_IFNAME") or "",
-        mtu=message.get_attr("IFLA_MTU") or 0,
-        up=bool(flags & _IFF_UP),
-        running=bool(flags & _IFF_UP and flags & _IFF_LOWER_UP),
-        ethernet=message["ifi_type"] == _ARPHRD_ETHER,
-        address=message.get_attr("IFLA_ADDRESS") or "",
-    )
-
-
 def _statistics(message: Any) -> Statistics:
     counted = message.get_attr("IFLA_STATS64")
     info = message.get_attr("IFLA_LINKINFO")
@@ -182,6 +149,8 @@ class Netlink:
         self._marshal = MarshalRtnl()
         self._route = IPRoute()
         self._by_index: dict[int, Device] = {}
+        self.devices: Mapping[str, Device] = {}
+        """The devices by name, as of the last `run` or `refresh`; another mapping when changed."""
         self.refresh()
 
     def close(self) -> None:
@@ -194,22 +163,21 @@ class Netlink:
         """The descriptor that turns readable when `run` has something to do."""
         return self._events.fileno()
 
-    @property
-    def devices(self) -> dict[str, Device]:
-        """The devices by name, as of the last `run` or `refresh`."""
-        return {device.name: device for device in self._by_index.values()}
-
     @_retry_dump
     def refresh(self) -> None:
         """Reads all devices anew."""
-        self._by_index = {
-            device.ifindex: device for device in map(_device, self._route.get_links())
-        }
+        self._by_index = {device.ifindex: device for device in links.list_devices()}
+        self._note_devices()
+
+    def _note_devices(self) -> None:
+        devices = {device.name: device for device in self._by_index.values()}
+        if devices != self.devices:
+            self.devices = devices
 
     def run(self) -> tuple[bool, bool]:
         """Takes in what was notified; says whether devices, and whether TC hooks, changed."""
-        before = dict(self._by_index)
-        hooks = False
+        before = self.devices
+        told = hooks = False
         while True:
             try:
                 data = self._events.recv(1 << 16)
@@ -221,20 +189,21 @@ class Netlink:
                 self.refresh()
                 hooks = True
                 continue
-            for message in self._marshal.parse(data):
-                hooks |= self._take(message)
-        return before != self._by_index, hooks
+            for kind, _, body in links.messages(data):
+                hooks |= self._take(kind, body)
+            told = True
+        if told:
+            self._note_devices()
+        return before is not self.devices, hooks
 
-    def _take(self, message: Any) -> bool:
+    def _take(self, kind: int, body: bytes) -> bool:
         """Takes in one notification; returns whether a TC hook was removed."""
-        kind = message["header"]["type"]
-        if kind == RTM_NEWLINK:
-            # Bridges notify of their ports' state in messages of their own family.
-            if message["family"] == socket.AF_UNSPEC:
-                self._by_index[message["index"]] = _device(message)
-        elif kind == RTM_DELLINK and message["family"] == socket.AF_UNSPEC:
-            self._by_index.pop(message["index"], None)
-        return kind in (RTM_DELQDISC, RTM_DELTFILTER)
+        device = links.device(body) if kind in (links.NEWLINK, links.DELLINK) else None
+        if device is not None and kind == links.NEWLINK:
+            self._by_index[device.ifindex] = device
+        elif device is not None:
+            self._by_index.pop(device.ifindex, None)
+        return kind in (links.DELQDISC, links.DELTFILTER)
 
     def is_up(self, ifindex: int) -> bool:
         """Whether there is such a device, and it is up."""

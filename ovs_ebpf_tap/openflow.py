@@ -421,6 +421,8 @@ class _Ports(_Channel):
         self._next_poll = 0.0
         self._xid = 0
         self._content = b""
+        self._last = b""
+        self._pause = _POLL
 
     @property
     def _serves(self) -> bool:
@@ -456,10 +458,12 @@ class _Ports(_Channel):
             raise ValueError("an answer about ports has no end")
         if more:
             return
-        ports = dict(ofp.ports(self._version, self._content))
-        self.flags = _port_flags(ports)
-        self._content = b""
-        self._next_poll = time.monotonic() + max(_POLL, _POLL_PER_PORT * len(ports))
+        if self.flags is None or self._content != self._last:
+            ports = dict(ofp.ports(self._version, self._content))
+            self.flags = _port_flags(ports)
+            self._pause = max(_POLL, _POLL_PER_PORT * len(ports))
+        self._content, self._last = b"", self._content
+        self._next_poll = time.monotonic() + self._pause
         self._asked = False
         self._answer_by = None
 

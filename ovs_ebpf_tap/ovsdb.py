@@ -1,18 +1,19 @@
 """The OVSDB client: reads the rows that matter, writes the edits asked for.
 
 The only module that talks to the database. python-ovs's IDL keeps a replica; `snapshot` turns
-it into the plain rows of `model`, reading again only rows that changed. After a reconnect the
-replica is rebuilt, without a word on rows that went away meanwhile, so rows are matched with
-the replica every time.
+it into the plain rows of `model`, reading again only rows that changed: what is as it was stays
+the same object. After a reconnect the replica is rebuilt, without a word on rows that went away
+meanwhile, so then all rows are read again.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import EAGAIN
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -210,7 +211,10 @@ class Ovsdb:
             self._columns[table] = present
             helper.register_columns(table, present)
         self._idl = _Idl(remote, helper)
+        self._replicas: dict[str, Any] = {}
         self._rows: dict[str, dict[UUID, Any]] = {table: {} for table in _READERS}
+        self._seqno: int | None = None
+        self._database = Database()
         self._txn: Any = None
         self._reconfigure = False
         self.last_reconfigure = 0
@@ -245,15 +249,41 @@ class Ovsdb:
     # Reading.
 
     def snapshot(self) -> Database:
-        """The rows as they are in the replica."""
-        changed, self._idl.changed = self._idl.changed, set()
-        for table, reader in _READERS.items():
-            rows = self._idl.tables[table].rows
-            cache = self._rows[table]
-            for uuid in cache.keys() - rows.keys():
-                del cache[uuid]
-            for uuid in [uuid for uuid in rows if uuid not in cache or (table, uuid) in changed]:
-                cache[uuid] = reader(rows[uuid], self._columns[table])
+        """The rows as they are in the replica; the same object while these are the same."""
+        if self._seqno != self._idl.change_seqno:
+            self._seqno = self._idl.change_seqno
+            changed, self._idl.changed = self._idl.changed, set()
+            for table in _READERS:
+                self._read(table, {uuid for name, uuid in changed if name == table})
+            database = self._make_database()
+            if database != self._database:
+                self._database = database
+        return self._database
+
+    def _read(self, table: str, changed: set[UUID]) -> None:
+        """Reads rows that changed, and those that the IDL said nothing of."""
+        replica = self._idl.tables[table].rows
+        if replica is not self._replicas.get(table):
+            # The IDL has begun anew: another object says so.
+            self._replicas[table] = replica
+            changed = {*self._rows[table], *replica}
+        if not changed and len(self._rows[table]) == len(replica):
+            return
+        rows = dict(self._rows[table])
+        for uuid in changed:
+            if uuid not in replica:
+                rows.pop(uuid, None)
+                continue
+            row = _READERS[table](replica[uuid], self._columns[table])
+            if rows.get(uuid) != row:
+                rows[uuid] = row
+        # It says nothing of new rows with no value but default ones.
+        for uuid in replica.keys() - rows.keys() if len(rows) < len(replica) else ():
+            rows[uuid] = _READERS[table](replica[uuid], self._columns[table])
+        if rows != self._rows[table]:
+            self._rows[table] = rows
+
+    def _make_database(self) -> Database:
         top = next(iter(self._idl.tables["Open_vSwitch"].rows.values()), None)
         if top is None:
             return Database()
@@ -261,9 +291,9 @@ class Ovsdb:
         wanted = [row.uuid for row in top.bridges if row.uuid in bridges]
         return Database(
             bridges={uuid: bridges[uuid] for uuid in wanted},
-            ports=dict(self._rows["Port"]),
-            interfaces=dict(self._rows["Interface"]),
-            mirrors=dict(self._rows["Mirror"]),
+            ports=self._rows["Port"],
+            interfaces=self._rows["Interface"],
+            mirrors=self._rows["Mirror"],
             external_ids=dict(top.external_ids),
             hw_offload=top.other_config.get("hw-offload") == "true",
             vlan_limit=_vlan_limit(top.other_config.get("vlan-limit", "")),
@@ -329,11 +359,13 @@ def _edit_mirror(row: Any, edit: MirrorEdit) -> None:
 # From the IDL's rows to the model's.
 
 
-def _uuids(rows: Iterable[Any]) -> tuple[UUID, ...]:
-    return tuple(sorted(row.uuid for row in rows if row is not None))
+def _uuids(row: Any, column: str) -> tuple[UUID, ...]:
+    """The rows that a column refers to, from its datum: the IDL would make a Row of each."""
+    atoms = row._data[column].values
+    return tuple(sorted((atom.value for atom in atoms), key=attrgetter("int")))
 
 
-def _first(values: list[Any]) -> Any:
+def _first(values: Sequence[Any]) -> Any:
     return values[0] if values else None
 
 
@@ -350,8 +382,8 @@ def _bridge(row: Any, columns: list[str]) -> Bridge:
         uuid=row.uuid,
         name=row.name,
         datapath_type=row.datapath_type,
-        ports=_uuids(row.ports),
-        mirrors=_uuids(row.mirrors),
+        ports=_uuids(row, "ports"),
+        mirrors=_uuids(row, "mirrors"),
         spanning_tree=row.stp_enable or row.rstp_enable,
         external_ids=dict(row.external_ids),
     )
@@ -361,7 +393,7 @@ def _port(row: Any, columns: list[str]) -> Port:
     return Port(
         uuid=row.uuid,
         name=row.name,
-        interfaces=_uuids(row.interfaces),
+        interfaces=_uuids(row, "interfaces"),
         tag=_first(row.tag),
         trunks=tuple(sorted(row.trunks)),
         cvlans=tuple(sorted(row.cvlans)) if "cvlans" in columns else (),
@@ -382,15 +414,14 @@ def _interface(row: Any, columns: list[str]) -> Interface:
 
 
 def _mirror(row: Any, columns: list[str]) -> Mirror:
-    output = _first(row.output_port)
     return Mirror(
         uuid=row.uuid,
         name=row.name,
         select_all=row.select_all,
-        select_src_port=_uuids(row.select_src_port),
-        select_dst_port=_uuids(row.select_dst_port),
+        select_src_port=_uuids(row, "select_src_port"),
+        select_dst_port=_uuids(row, "select_dst_port"),
         select_vlan=tuple(sorted(row.select_vlan)),
-        output_port=output.uuid if output is not None else None,
+        output_port=_first(_uuids(row, "output_port")),
         output_vlan=_first(row.output_vlan),
         snaplen=_first(row.snaplen),
         filter=_first(row.filter) if "filter" in columns else None,

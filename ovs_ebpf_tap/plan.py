@@ -6,19 +6,21 @@ Pure functions from the database and the devices to a `Plan`: a mirror is judged
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from uuid import UUID
 
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.filter import parse
 from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MODES, Judge, mode_of
-from ovs_ebpf_tap.model import Bridge, Database, Mirror
-from ovs_ebpf_tap.netlink import Device
+from ovs_ebpf_tap.links import Device
+from ovs_ebpf_tap.model import Bridge, Database, Mirror, Port
+from ovs_ebpf_tap.openflow import PortFlags
 from ovs_ebpf_tap.rules import make_rules
 from ovs_ebpf_tap.text import printable
-from ovs_ebpf_tap.topology import OpenFlow, Topology
+from ovs_ebpf_tap.topology import Common, Layout, OpenFlow, Part, SeenPort, Topology
 from ovs_ebpf_tap.vlan import ACCESS, KEEP, PRIORITY_NEVER, TUNNEL
 from ovs_ebpf_tap.vlan import NATIVE as NATIVE_VLAN
 from ovs_ebpf_tap.wanted import (
@@ -45,38 +47,58 @@ def make_plan(
     refused: Mapping[int, str] = MappingProxyType({}),
     openflow: OpenFlow = NO_OPENFLOW,
 ) -> Plan:
-    """The plan for all bridges, with hooks attached as `attach` (TCX, CLSACT or AUTO) says.
+    """The plan for all bridges, with hooks attached as `attach` (`TCX` or `CLSACT`) says.
 
     `refused` says why the kernel takes no hook on a device, by ifindex; `openflow` is what is
     known of the bridges' flow tables and ports.
     """
-    verdicts: dict[UUID, Verdict] = {}
-    hooks: dict[Hook, list[Rule]] = defaultdict(list)
-    room = MAX_MIRRORS
-    for bridge in sorted(db.bridges.values(), key=lambda bridge: bridge.name):
-        planner = _BridgePlanner(db, bridge, devices, attach, refused, openflow)
-        for hook, rules in planner.rules(room).items():
-            hooks[hook].extend(rules)
-        verdicts.update(planner.verdicts)
-        room -= len(planner.offloaded)
-    return Plan(
-        verdicts,
-        {hook: tuple(rules) for hook, rules in hooks.items()},
-        frozenset(_tcx_only(db, devices)),
-    )
+    return Planner(attach).plan(db, devices, refused, openflow)
 
 
-def _tcx_only(db: Database, devices: Mapping[str, Device]) -> Iterator[int]:
-    """Devices that OVS polices, for which it adds a qdisc that excludes clsact.
+class Planner:
+    """Makes one plan after the other.
 
-    And all of them where it offloads to hardware, and flushes clsact's filters when it starts:
-    `netdev_linux_set_policing` in `lib/netdev-linux.c`, `netdev_tc_init_flow_api`.
+    A part of a bridge is planned anew only if what its plan was made of is another now.
     """
-    if db.hw_offload:
-        yield from (device.ifindex for device in devices.values())
-    for interface in db.interfaces.values():
-        if interface.policed and interface.name in devices:
-            yield devices[interface.name].ifindex
+
+    def __init__(self, attach: str) -> None:
+        self._attach = attach
+        self._bridges: dict[UUID, _BridgePlanner] = {}
+        self._parts: list[Plan] = []
+        self._plan = Plan()
+
+    def plan(
+        self,
+        db: Database,
+        devices: Mapping[str, Device],
+        refused: Mapping[int, str] = MappingProxyType({}),
+        openflow: OpenFlow = NO_OPENFLOW,
+    ) -> Plan:
+        """As `make_plan`; the object that it returned before if that is still the plan."""
+        known = self._bridges
+        self._bridges = {uuid: known.get(uuid) or _BridgePlanner() for uuid in db.bridges}
+        on_bridges = Counter(uuid for bridge in db.bridges.values() for uuid in bridge.mirrors)
+        twice = frozenset(uuid for uuid, count in on_bridges.items() if count > 1)
+        room = MAX_MIRRORS
+        parts: list[Plan] = []
+        for bridge in sorted(db.bridges.values(), key=lambda bridge: bridge.name):
+            given = _Given(db, bridge, devices, self._attach, refused, openflow, twice)
+            for part in self._bridges[bridge.uuid].plan(given, room):
+                parts.append(part)
+                room -= part.offloaded
+        if list(map(id, parts)) != list(map(id, self._parts)):
+            self._parts, self._plan = parts, _joined(parts)
+        return self._plan
+
+
+def _joined(parts: Iterable[Plan]) -> Plan:
+    verdicts: dict[UUID, Verdict] = {}
+    hooks: dict[Hook, tuple[Rule, ...]] = {}
+    for part in parts:
+        verdicts.update(part.verdicts)
+        for hook, rules in part.hooks.items():
+            hooks[hook] = hooks[hook] + rules if hook in hooks else rules
+    return Plan(verdicts, hooks)
 
 
 def bridges_with_work(db: Database) -> set[str]:
@@ -89,41 +111,144 @@ def bridges_with_work(db: Database) -> set[str]:
     }
 
 
-class _BridgePlanner:
-    """Plans one bridge: judges its mirrors beside each other."""
+@dataclass(frozen=True)
+class _Given:
+    """What a bridge is planned by."""
 
-    def __init__(
-        self,
-        db: Database,
-        bridge: Bridge,
-        devices: Mapping[str, Device],
-        attach: str,
-        refused: Mapping[int, str],
-        openflow: OpenFlow,
-    ) -> None:
-        self._topology = Topology(db, bridge, devices, openflow)
-        self._judge = Judge(self._topology, attach, refused)
-        self._mirrors = self._topology.mirrors
+    db: Database
+    bridge: Bridge
+    devices: Mapping[str, Device]
+    attach: str
+    refused: Mapping[int, str]
+    openflow: OpenFlow
+    twice: frozenset[UUID]
+
+
+class _BridgePlanner:
+    """Plans one bridge, part by part."""
+
+    def __init__(self) -> None:
+        self._looked: tuple[object, ...] = ()
+        self._seen: dict[UUID, SeenPort] = {}
+        self._access = False
+        """Whether some port is an access port."""
+        self._tunnels: list[Port] = []
+        self._protected: list[Port] = []
+        self._common: Common | None = None
+        self._parts: dict[UUID, _PartPlanner] = {}
+
+    def plan(self, given: _Given, room: int) -> list[Plan]:
+        """The plans of its parts, with `room` mirrors offloaded at most."""
+        self._look(given)
+        rows = given.db.mirrors
+        mirrors = [rows[u].uncounted for u in sorted(given.bridge.mirrors) if u in rows]
+        layout = Layout(self._seen, mirrors)
+        common = self._make_common(given, layout)
+        if common != self._common:
+            self._common, self._parts = common, {}
+        known = self._parts
+        self._parts = {}
+        for part in layout.split():
+            first = part.mirrors[0].uuid
+            planner = known.get(first)
+            if planner is None or planner.part != part:
+                planner = _PartPlanner(part, self._common)
+            self._parts[first] = planner
+        candidates = [uuid for planner in self._parts.values() for uuid in planner.offloadable]
+        left_out = frozenset(sorted(candidates)[max(room, 0) :] if len(candidates) > room else ())
+        return [planner.plan(left_out) for planner in self._parts.values()]
+
+    def _look(self, given: _Given) -> None:
+        """Takes in the ports; those that are as they were stay the same objects."""
+        db, devices = given.db, given.devices
+        looked = (given.bridge.ports, db.ports, db.interfaces, db.flips, devices)
+        if looked == self._looked:
+            return
+        self._looked = looked
+        seen = {}
+        for uuid in given.bridge.ports:
+            if uuid in db.ports:
+                found = SeenPort.of(db.as_intended(db.ports[uuid]), db, devices)
+                before = self._seen.get(uuid)
+                seen[uuid] = before if before == found else found
+        self._seen = seen
+        self._access = any(each.vlans.mode == ACCESS for each in seen.values())
+        self._tunnels = [each.port for each in seen.values() if each.vlans.mode == TUNNEL]
+        self._protected = [each.port for each in seen.values() if each.port.protected]
+
+    def _make_common(self, given: _Given, layout: Layout) -> Common:
+        outputs = (output for mirror in layout.mirrors for output in layout.outputs(mirror))
+        inner = [port for port in self._protected if port.uuid not in layout.reserved]
+        return Common(
+            db=given.db.settings,
+            bridge=given.bridge.settings,
+            attach=given.attach,
+            refused=given.refused,
+            traits=given.openflow.traits.get(given.bridge.name),
+            flags=given.openflow.port_flags.get(given.bridge.name, PortFlags()),
+            twice=given.twice,
+            crowded=len(layout.mirrors) > MAX_NATIVE_MIRRORS,
+            strips=self._access and any(layout.vlans(each).mode == ACCESS for each in outputs),
+            tunnels=tuple(port for port in self._tunnels if port.uuid not in layout.reserved),
+            protected=inner[0].name if inner else None,
+        )
+
+
+class _PartPlanner:
+    """Plans a part of a bridge: judges its mirrors beside each other."""
+
+    def __init__(self, part: Part, common: Common) -> None:
+        self.part = part
+        self._topology = Topology(part, common)
+        self._judge = Judge(self._topology)
+        self._mirrors = part.mirrors
+        self._snaplens = {mirror.snaplen for mirror in part.mirrors}
+        self._copying_to: dict[UUID, list[int]] = defaultdict(list)
+        """The places, in `_mirrors`, of those with an output port, by that."""
+        for place, mirror in enumerate(part.mirrors):
+            for output in self._topology.outputs(mirror):
+                self._copying_to[output.uuid].append(place)
         self.verdicts: dict[UUID, Verdict] = {}
         for mirror in self._mirrors:
             self._settle(mirror, self._judge.verdict(mirror))
+        self._judged = dict(self.verdicts)
+        self._left_out: frozenset[UUID] | None = None
+        self._plan = Plan()
 
     @property
-    def offloaded(self) -> list[Mirror]:
-        """The mirrors that are offloaded, in the order of their UUIDs."""
+    def offloadable(self) -> list[UUID]:
+        """The mirrors that can be offloaded, each by itself."""
+        return [uuid for uuid, verdict in self._judged.items() if verdict.state == OFFLOADED]
+
+    def plan(self, left_out: frozenset[UUID]) -> Plan:
+        """The plan; there is no room for the mirrors in `left_out`."""
+        here = left_out.intersection(self._judged)
+        if here != self._left_out:
+            self._left_out = here
+            self.verdicts = dict(self._judged)
+            for mirror in self._mirrors:
+                if mirror.uuid in here:
+                    self._leave(
+                        mirror, f"more than {MAX_MIRRORS} mirrors are offloaded on this host"
+                    )
+            rules = self._rules()
+            hooks = {hook: tuple(each) for hook, each in rules.items()}
+            self._plan = Plan(self.verdicts, hooks)
+        return self._plan
+
+    @property
+    def _offloaded(self) -> list[Mirror]:
         return [m for m in self._mirrors if self.verdicts[m.uuid].state == OFFLOADED]
 
-    def rules(self, room: int) -> dict[Hook, list[Rule]]:
-        """The rules, for `room` mirrors at most; settles the verdicts."""
-        for mirror in self.offloaded[max(room, 0) :]:
-            self._leave(mirror, f"more than {MAX_MIRRORS} mirrors are offloaded on this host")
+    def _rules(self) -> dict[Hook, list[Rule]]:
+        """The rules; settles the verdicts."""
         while True:
             self._spread()
-            rules = make_rules(self._topology, {mirror.uuid for mirror in self.offloaded})
+            rules = make_rules(self._topology, {mirror.uuid for mirror in self._offloaded})
             reasons = dict(self._obstacles(rules))
             if not reasons:
                 return rules
-            for mirror in self.offloaded:
+            for mirror in self._offloaded:
                 if mirror.uuid in reasons:
                     self._leave(mirror, reasons[mirror.uuid])
 
@@ -144,7 +269,7 @@ class _BridgePlanner:
         while changed:
             changed = False
             native = [m for m in self._mirrors if self.verdicts[m.uuid].state == NATIVE]
-            for mirror in self.offloaded:
+            for mirror in self._offloaded:
                 reason = self._tie(mirror, native)
                 if reason is not None:
                     self._leave(mirror, reason)
@@ -157,7 +282,7 @@ class _BridgePlanner:
                 return f"it shares its output with mirror {other.name}, which is native"
             if outputs & set(self._topology.destination_uuids(other)):
                 return f"mirror {other.name}, which is native, selects its output port"
-        for other in self.offloaded:
+        for other in self._offloaded if len(self._snaplens) > 1 else ():
             if (
                 mirror.snaplen != other.snaplen
                 and self._same_output(mirror, other)
@@ -180,7 +305,8 @@ class _BridgePlanner:
     def _lost_behind(self, mirror: Mirror) -> str | None:
         """Why copies that the mirror selects can't be followed to it."""
         selected = set(self._topology.destination_uuids(mirror))
-        for other in self._mirrors:
+        places = {place for uuid in selected for place in self._copying_to.get(uuid, ())}
+        for other in (self._mirrors[place] for place in sorted(places)):
             state = self.verdicts[other.uuid].state
             if other is mirror or state == INVALID:
                 continue
@@ -189,7 +315,7 @@ class _BridgePlanner:
                     return f"it selects copies of mirror {other.name}, native and changed"
                 continue
             for output in self._topology.outputs(other):
-                vlans = self._topology.vlans[output.uuid]
+                vlans = self._topology.vlans(output)
                 followed = vlans.mode in (KEEP, ACCESS) and vlans.priority == PRIORITY_NEVER
                 if output.uuid not in selected:
                     continue
@@ -211,14 +337,17 @@ class _BridgePlanner:
         """Outputs where OVS's copies leave otherwise than the packets did."""
         cut = mirror.snaplen is not None
         for output in self._topology.outputs(mirror):
-            if cut or mirror.output_port is None or not self._topology.vlans[output.uuid].plain:
+            if cut or mirror.output_port is None or not self._topology.vlans(output).plain:
                 yield output.uuid
 
     def _minds_lost_tags(self, mirror: Mirror) -> bool:
         """Whether a tag or priority that a port has taken off makes a difference to its outputs."""
         for output in self._topology.outputs(mirror):
-            vlans = self._topology.vlans[output.uuid]
-            inner = self._topology.db.vlan_limit > 1 and vlans.out_mode in (NATIVE_VLAN, TUNNEL)
+            vlans = self._topology.vlans(output)
+            inner = self._topology.common.db.vlan_limit > 1 and vlans.out_mode in (
+                NATIVE_VLAN,
+                TUNNEL,
+            )
             if inner or vlans.priority != PRIORITY_NEVER:
                 return True
         return False
@@ -244,7 +373,7 @@ class _BridgePlanner:
         for rule in (rule for each in rules.values() for rule in each):
             if rule.finishing_hook is not None:
                 finished[rule.output].add(rule.mirror)
-        for port in self._topology.ports.values():
+        for port in self._topology.ports if finished else ():
             for interface in self._topology.interfaces(port):
                 device = self._topology.device(interface)
                 if device is None or device.ifindex not in finished:

@@ -94,6 +94,7 @@ class Programs:
 
     def __init__(self, directory: Path) -> None:
         self.build = directory.name
+        self.directory = directory
         self._fds = {name: bpf.get(directory / name) for name in PROGRAMS}
         self.maps = {name: bpf.Map(bpf.get(directory / name)) for name in MAPS}
         self._templates: dict[str, bytes] = {}

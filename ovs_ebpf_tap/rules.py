@@ -14,8 +14,8 @@ from uuid import UUID
 from zlib import crc32
 
 from ovs_ebpf_tap.filter import Match, parse
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Interface, Mirror, Port
-from ovs_ebpf_tap.netlink import Device
 from ovs_ebpf_tap.topology import Topology, hook_of, to_ingress
 from ovs_ebpf_tap.vlan import Path, vlan_set
 from ovs_ebpf_tap.wanted import VLAN_GROUP, Gate, Hook, Rule
@@ -27,7 +27,7 @@ _ANY_LENGTH = 0xFFFFFFFF
 def make_rules(topology: Topology, offloaded: Collection[UUID]) -> dict[Hook, list[Rule]]:
     """The rules of each hook; those of a group are next to each other."""
     wanted: dict[Hook, list[Rule]] = defaultdict(list)
-    for port in sorted(topology.ports.values(), key=lambda port: port.uuid):
+    for port in topology.all_selected:
         for arrival in (True, False):
             walk = _Walk(topology, offloaded, port, arrival)
             for interface in topology.interfaces(port):
@@ -53,7 +53,7 @@ class _Walk:
         )
         self._found: dict[int, list[Rule]] = defaultdict(list)
         self._runs = 0
-        vlans = topology.vlans[port.uuid] if arrival else topology.vlans[port.uuid].leaving
+        vlans = topology.vlans(port) if arrival else topology.vlans(port).leaving
         self._gate = None if vlans.plain else Gate(vlans.mode, vlans.tag, vlans.admitted)
         self._all = Path.of(vlans)
         # OVS reads the packets of taps with their tags in them.
@@ -103,16 +103,16 @@ class _Walk:
         for output in outputs:
             self._found[group] += self._rules(mirror, group, path, output)
         for output in outputs:
-            behind = path.through(self._topology.vlans[output.uuid])
+            behind = path.through(self._topology.vlans(output))
             if behind is not None and behind.selected:
                 for other in self._selecting(output, arrival=False):
                     self._visit(other, behind)
 
     def _group(self, mirror: Mirror) -> int:
         if mirror.output_port is None:
-            name = f"{self._topology.bridge.uuid} {mirror.output_vlan}"
+            name = f"{self._topology.common.bridge.uuid} {mirror.output_vlan}"
             return VLAN_GROUP | crc32(name.encode())
-        interface = self._topology.sending(self._topology.ports[mirror.output_port])
+        interface = self._topology.sending(self._topology.seen[mirror.output_port].port)
         device = self._topology.device(interface) if interface is not None else None
         return device.ifindex if device is not None else 0
 
@@ -133,7 +133,7 @@ class _Walk:
         device = topology.device(interface) if interface is not None else None
         if interface is None or device is None or not (device.up or mirror.output_port):
             return
-        if topology.db.intended_protected(output) and topology.db.intended_protected(self._port):
+        if output.protected and self._port.protected:
             return
         inward = to_ingress(interface)
         yield Rule(
@@ -143,8 +143,8 @@ class _Walk:
             run=self._runs,
             arrival=self._arrival,
             edit=path.edit(
-                topology.vlans[output.uuid],
-                limit=topology.db.vlan_limit,
+                topology.vlans(output),
+                limit=topology.common.db.vlan_limit,
                 snaplen=mirror.snaplen,
                 max_len=self._max_len(interface, device),
                 netdev=topology.netdev,

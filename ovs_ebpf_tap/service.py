@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from types import FrameType
@@ -61,6 +62,7 @@ def run(options: Options) -> None:
 
 def _serve(options: Options, signals: _Signals) -> bool:
     """Runs the loop; returns whether it ended because all was released."""
+    gc.disable()
     check_kernel(options)
     schema = _await_schema(options.ovsdb, signals)
     programs.ensure_bpffs(options.pin_dir)
@@ -70,7 +72,7 @@ def _serve(options: Options, signals: _Signals) -> bool:
         server.register("status", lambda: status.as_table(parts.status()))
         server.register("exit", requests.ask_stop)
         server.register("release", requests.ask_release)
-        parts.sidecar.on_first_pass = lambda: log.info("ready", attach=parts.attach)
+        parts.sidecar.on_first_pass = lambda: _tell_ready(parts.attach)
         try:
             _loop(parts, server, requests, signals)
             if requests.release or options.restore_on_exit:
@@ -83,6 +85,13 @@ def _serve(options: Options, signals: _Signals) -> bool:
         else:
             log.info("stopped")
         return requests.release
+
+
+def _tell_ready(attach: str) -> None:
+    """Says so; what is there by now stays, and later passes shall not wait for its collection."""
+    log.info("ready", attach=attach)
+    gc.freeze()
+    gc.enable()
 
 
 class _Requests:

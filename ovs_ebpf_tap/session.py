@@ -12,7 +12,7 @@ from pathlib import Path
 import ovs.poller
 import structlog
 
-from ovs_ebpf_tap import control, programs, status
+from ovs_ebpf_tap import control, programs, rcu, status
 from ovs_ebpf_tap.datapath import Datapath, choose_attach, older_builds
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.handover import forget_edits
@@ -65,6 +65,7 @@ class Parts:
         self.attach = choose_attach(options.attach)
         self.netlink = Netlink()
         self.programs = programs.ensure_programs(options.pin_dir)
+        rcu.restore(self.programs.directory)
         self.datapath = Datapath(options.pin_dir, self.netlink, self.programs, self.attach)
         self._adopt()
         self.ovsdb = Ovsdb(options.ovsdb, schema)

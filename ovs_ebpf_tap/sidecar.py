@@ -1,7 +1,8 @@
 """The loop: observe, decide, apply, on every event and every few seconds.
 
 Events give speed; a full pass every `RESYNC` seconds gives truth. A pass changes the kernel at
-once and starts at most one transaction; the next pass follows when that has ended.
+once and starts at most one transaction; the next pass follows when that has ended. What is seen
+comes as the same objects while it is the same, so that a pass that finds nothing new costs little.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from ovs_ebpf_tap.model import MODE_KEY, SELECT_VLAN_KEY, Database, Flip
 from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.openflow import FlowTables
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
-from ovs_ebpf_tap.plan import bridges_with_work, make_plan
+from ovs_ebpf_tap.plan import Planner, bridges_with_work
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.vswitchd import Revalidation
 from ovs_ebpf_tap.wanted import OFFLOADED, Plan, Verdict
 
-RESYNC = 10.0
+RESYNC = 60.0
 """Seconds between full passes, which read everything back from the kernel."""
 
-STATISTICS = 0.5
-"""Seconds between looks at the counters."""
+STATISTICS = 1.0
+"""Seconds between looks at the counters; ovs-vswitchd writes its own every 5."""
 
 _REFUSAL = 5.0
 """Seconds after which a hook that the kernel refused is tried again."""
@@ -72,21 +73,25 @@ class Sidecar:
         self._ovsdb = ovsdb
         self._netlink = netlink
         self._datapath = datapath
-        self._attach = attach
+        self._planner = Planner(attach)
         self._ovs_run_dir = ovs_run_dir
         self._flow_tables = FlowTables(ovs_run_dir)
+        self._openflow = OpenFlow()
         self._refused: dict[int, _Refusal] = {}
         self._states: dict[UUID, Verdict] = {}
         self._unknown: dict[UUID, float] = {}
         self._returning: dict[UUID, Revalidation] = {}
         self._settling = False
         self._flipped: set[Flip] = set()
-        self._stale = True
+        self._stale = False
         self._dirty = True
-        self._next_resync = 0.0
+        self._next_resync = time.monotonic() + RESYNC
         self._next_statistics = 0.0
         self._last_write = 0.0
         self._parked_from: float | None = None
+        self._done: tuple[object, ...] = ()
+        """What the last pass saw, if it left nothing to be done."""
+        self._counted: Mapping[UUID, dp.Counters] = {}
         self.restoring = False
         """Give every mirror back, whatever its mode."""
         self.on_first_pass: Callable[[], None] = lambda: None
@@ -95,7 +100,9 @@ class Sidecar:
     def step(self) -> None:
         """Takes in what happened and does what there is to do; never blocks."""
         self._dirty |= self._ovsdb.run()
-        self._dirty |= self._flow_tables.run()
+        if self._flow_tables.run():
+            self._openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
+            self._dirty = True
         devices, hooks = self._netlink.run()
         self._dirty |= devices or hooks
         self._stale |= hooks
@@ -136,8 +143,9 @@ class Sidecar:
         self._flow_tables.close()
 
     def wake(self) -> None:
-        """Has the next `step` make a pass."""
+        """Has the next `step` make a whole pass."""
         self._dirty = True
+        self._done = ()
 
     def pause(self) -> float:
         """After a failure: tries again with a full pass, in as many seconds as it returns."""
@@ -154,18 +162,21 @@ class Sidecar:
 
     def _pass(self, now: float) -> None:
         db = self._ovsdb.snapshot()
-        if self.restoring:
-            db = _all_native(db)
         if self._stale:
             self._datapath.read()
             self._stale = False
+            self._done = ()
+        seen = (db, self._netlink.devices, self._openflow)
+        if list(map(id, seen)) == list(map(id, self._done)) and self._is_counted():
+            return
+        if self.restoring:
+            db = _all_native(db)
         self._note_flips(db)
-        self._flow_tables.watch(bridges_with_work(db))
         plan = self._apply(db, now)
-        edits = handover.next_edits(
-            db, plan.verdicts, self._datapath.counters(), self._taken_in(db), self._flipped
-        )
-        self._report(db, plan, now)
+        self._flow_tables.watch(bridges_with_work(db))
+        counters = self._datapath.counters()
+        edits = handover.next_edits(db, plan.verdicts, counters, self._taken_in(db), self._flipped)
+        said = self._report(db, plan, now)
         if self._too_early(db, plan, now):
             return
         if edits and (edits.reconfigure or now >= self._last_write + _EDIT_GAP or _has_ids(edits)):
@@ -174,9 +185,15 @@ class Sidecar:
             self._ovsdb.commit(edits)
         elif edits:
             self._next_statistics = min(self._next_statistics, self._last_write + _EDIT_GAP)
+        if not edits and said and not self._settling and not self._refused:
+            self._done, self._counted = seen, counters
         if not self._passed:
             self._passed = True
             self.on_first_pass()
+
+    def _is_counted(self) -> bool:
+        """Whether the rows have what is counted."""
+        return self._datapath.counters() is self._counted
 
     def _too_early(self, db: Database, plan: Plan, now: float) -> bool:
         """Whether mirrors are to be parked, but not yet."""
@@ -196,10 +213,9 @@ class Sidecar:
         self._refused = {i: r for i, r in self._refused.items() if r.until > now}
         while True:
             reasons = {ifindex: refusal.reason for ifindex, refusal in self._refused.items()}
-            openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
-            plan = make_plan(db, self._netlink.devices, self._attach, reasons, openflow)
+            plan = self._planner.plan(db, self._netlink.devices, reasons, self._openflow)
             held = self._held(db, plan.verdicts)
-            refused = self._datapath.sync(dict(plan.hooks), held, plan.tcx_only)
+            refused = self._datapath.sync(plan.hooks, held)
             new = refused.keys() - self._refused.keys()
             for ifindex in new:
                 self._refused[ifindex] = _Refusal(refused[ifindex], now + _REFUSAL)
@@ -208,7 +224,7 @@ class Sidecar:
 
     def _note_flips(self, db: Database) -> None:
         """Keeps the flips that the rows told of, until the ports are as they were."""
-        flips = {*self._flipped, *handover.pending_flips(db)}
+        flips = {*self._flipped, *db.flips}
         ports = {flip: db.ports.get(flip.port) for flip in flips}
         self._flipped = {
             flip for flip, port in ports.items() if port and port.protected != flip.protected
@@ -243,8 +259,8 @@ class Sidecar:
         self._settling = bool(held or self._flipped)
         return held
 
-    def _report(self, db: Database, plan: Plan, now: float) -> None:
-        """Logs what changed of each mirror's state."""
+    def _report(self, db: Database, plan: Plan, now: float) -> bool:
+        """Logs what changed of each mirror's state; returns whether all is said."""
         unknown = {u for u, verdict in plan.verdicts.items() if verdict.reason == FLOWS_UNKNOWN}
         self._unknown = {uuid: self._unknown.get(uuid, now) for uuid in unknown}
         states = {}
@@ -259,6 +275,7 @@ class Sidecar:
                 else:
                     log.warning("mirror not offloaded", mirror=name, reason=verdict.reason)
         self._states = states
+        return len(states) == len(plan.verdicts)
 
 
 def _all_native(db: Database) -> Database:

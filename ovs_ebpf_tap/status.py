@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from uuid import UUID
 
 from ovs_ebpf_tap.datapath import Counters, Datapath
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import REASON_KEY, STATE_KEY, Bridge, Database, Mirror
-from ovs_ebpf_tap.netlink import Device
 from ovs_ebpf_tap.text import printable
 from ovs_ebpf_tap.wanted import NATIVE
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
 from uuid import UUID
 
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
-from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Device
+from ovs_ebpf_tap.netlink import EGRESS, INGRESS
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
 from ovs_ebpf_tap.vlan import PortVlans
 from ovs_ebpf_tap.wanted import Hook
@@ -39,62 +42,100 @@ class OpenFlow:
     port_flags: Mapping[str, PortFlags] = field(default_factory=dict)
 
 
-class Topology:
-    """One bridge: mirrors of different bridges do not see each other's packets."""
+@dataclass(frozen=True)
+class SeenPort:
+    """A port, those of its interfaces that there are rows of, and their devices."""
 
-    def __init__(
-        self, db: Database, bridge: Bridge, devices: Mapping[str, Device], openflow: OpenFlow
-    ) -> None:
-        self.db = db
-        self.bridge = bridge
-        self._devices = devices
-        self.traits = openflow.traits.get(bridge.name)
-        """What the flow tables do; None while that is not known."""
-        self.flags = openflow.port_flags.get(bridge.name, PortFlags())
-        self.ports = {uuid: db.ports[uuid] for uuid in bridge.ports if uuid in db.ports}
-        self.mirrors = [db.mirrors[uuid] for uuid in sorted(bridge.mirrors) if uuid in db.mirrors]
-        self.vlans = {uuid: PortVlans.of(port) for uuid, port in self.ports.items()}
-        outputs = (self.output_port(mirror) for mirror in self.mirrors)
-        self.reserved = {output.uuid for output in outputs if output is not None}
+    port: Port
+    """With the `protected` that the user wants."""
+    interfaces: tuple[Interface, ...]
+    devices: tuple[Device | None, ...]
+    """One for each interface; None where there is none."""
+
+    @classmethod
+    def of(cls, port: Port, db: Database, devices: Mapping[str, Device]) -> Self:
+        """A port with what it refers to."""
+        interfaces = tuple(db.interfaces[i] for i in port.interfaces if i in db.interfaces)
+        return cls(port, interfaces, tuple(devices.get(i.name) for i in interfaces))
+
+    @cached_property
+    def vlans(self) -> PortVlans:
+        """The port's VLAN settings as OVS takes them."""
+        return PortVlans.of(self.port)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Mirrors of a bridge that share ports, directly or through others, and these ports."""
+
+    ports: tuple[SeenPort, ...]
+    mirrors: tuple[Mirror, ...]
+    """In the order of their UUIDs."""
+    whole: bool
+    """Whether the ports are all ports of the bridge."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What the mirrors of all parts of a bridge have in common."""
+
+    db: Database
+    """Its settings alone."""
+    bridge: Bridge
+    """Its settings alone."""
+    attach: str
+    """How hooks would be attached."""
+    refused: Mapping[int, str]
+    """Why the kernel takes no hook on a device, by ifindex."""
+    traits: FlowTraits | None
+    """What the flow tables do; None while that is not known."""
+    flags: PortFlags
+    twice: frozenset[UUID]
+    """The mirrors that are on more than one bridge."""
+    crowded: bool
+    """Whether there are more mirrors than OVS takes."""
+    strips: bool
+    """Whether an output takes tags off of copies."""
+    tunnels: tuple[Port, ...]
+    """The dot1q-tunnels that are no output ports."""
+    protected: str | None
+    """The name of a protected port that is no output port."""
+
+
+class Layout:
+    """Mirrors of a bridge, and the ports that they may refer to."""
+
+    def __init__(self, seen: Mapping[UUID, SeenPort], mirrors: Sequence[Mirror]) -> None:
+        """`mirrors` are in the order of their UUIDs."""
+        self.seen = seen
+        self.mirrors = mirrors
+        outputs = (mirror.output_port for mirror in mirrors)
+        self.reserved = {uuid for uuid in outputs if uuid is not None and uuid in seen}
         """Output ports: OVS drops what arrives on them, uncopied."""
-        self._sources = _by_port(self.mirrors, self.source_uuids)
-        self._destinations = _by_port(self.mirrors, self.destination_uuids)
 
-    @property
-    def netdev(self) -> bool:
-        """Whether it is the userspace datapath that forwards."""
-        return self.bridge.datapath_type == "netdev"
+    def vlans(self, port: Port) -> PortVlans:
+        """The VLAN settings of a port that is here."""
+        return self.seen[port.uuid].vlans
 
     # Ports of a mirror: OVS passes over those that are not on the bridge.
 
-    def source_uuids(self, mirror: Mirror) -> Iterable[UUID]:
+    def source_uuids(self, mirror: Mirror) -> Collection[UUID]:
         """The ports whose arriving packets it selects."""
         return self._pick(mirror, mirror.select_src_port)
 
-    def destination_uuids(self, mirror: Mirror) -> Iterable[UUID]:
+    def destination_uuids(self, mirror: Mirror) -> Collection[UUID]:
         """The ports whose leaving packets it selects."""
         return self._pick(mirror, mirror.select_dst_port)
 
-    def _pick(self, mirror: Mirror, chosen: tuple[UUID, ...]) -> Iterable[UUID]:
-        return self.ports if mirror.select_all else [uuid for uuid in chosen if uuid in self.ports]
-
-    def destinations(self, mirror: Mirror) -> list[Port]:
-        """The ports of `destination_uuids`."""
-        return [self.ports[uuid] for uuid in self.destination_uuids(mirror)]
-
-    def selected(self, mirror: Mirror) -> list[Port]:
-        """Sources and destinations, in the order of their names; not the output port."""
-        chosen = {*self.source_uuids(mirror), *self.destination_uuids(mirror)}
-        ports = [self.ports[uuid] for uuid in chosen if uuid != mirror.output_port]
-        return sorted(ports, key=lambda port: (port.name, port.uuid))
-
-    def selecting(self, port: Port, *, arrival: bool) -> list[Mirror]:
-        """The mirrors that select packets arriving on the port, or leaving through it."""
-        return (self._sources if arrival else self._destinations).get(port.uuid, [])
+    def _pick(self, mirror: Mirror, chosen: tuple[UUID, ...]) -> Collection[UUID]:
+        if mirror.select_all:
+            return self.seen.keys()
+        return [uuid for uuid in chosen if uuid in self.seen]
 
     def output_port(self, mirror: Mirror) -> Port | None:
         """The output port, if it is on the bridge."""
-        return self.ports.get(mirror.output_port) if mirror.output_port is not None else None
+        found = self.seen.get(mirror.output_port) if mirror.output_port is not None else None
+        return found.port if found is not None else None
 
     def outputs(self, mirror: Mirror) -> list[Port]:
         """The ports that copies leave through: `mirror_packet`, and `xbundle_includes_vlan`."""
@@ -104,18 +145,118 @@ class Topology:
         if mirror.output_vlan is None:
             return []
         carrying = (
-            port
-            for uuid, port in self.ports.items()
-            if uuid not in self.reserved and self.vlans[uuid].carries(mirror.output_vlan)
+            each.port
+            for uuid, each in self.seen.items()
+            if uuid not in self.reserved and each.vlans.carries(mirror.output_vlan)
         )
         return sorted(carrying, key=lambda port: port.uuid)
 
+    # Parts.
+
+    def split(self) -> list[Part]:
+        """The parts: what is copied in one of them is of no consequence in another."""
+        if any(map(self._may_see_all, self.mirrors)):
+            return [Part(tuple(self.seen.values()), tuple(self.mirrors), whole=True)]
+        groups: dict[UUID, _Group] = {}
+        lonely = []
+        for place, mirror in enumerate(self.mirrors):
+            group = _Group()
+            for uuid in self._ports_of(mirror):
+                group = group.joined(uuid, groups)
+            group.mirrors.append((place, mirror))
+            if not group.ports:
+                lonely.append(group)
+        found = {id(group): group for group in groups.values()}
+        return [group.part(self.seen) for group in (*found.values(), *lonely)]
+
+    def _may_see_all(self, mirror: Mirror) -> bool:
+        to_vlan = mirror.output_port is None and mirror.output_vlan is not None
+        return mirror.select_all or to_vlan or len(mirror.select_src_port) >= len(self.seen)
+
+    def _ports_of(self, mirror: Mirror) -> Iterator[UUID]:
+        yield from self.source_uuids(mirror)
+        yield from self.destination_uuids(mirror)
+        if mirror.output_port is not None and mirror.output_port in self.seen:
+            yield mirror.output_port
+
+
+class _Group:
+    """A part while it grows."""
+
+    def __init__(self) -> None:
+        self.ports: list[UUID] = []
+        self.mirrors: list[tuple[int, Mirror]] = []
+
+    def joined(self, port: UUID, groups: dict[UUID, _Group]) -> _Group:
+        """This group with a port, and with the group that the port was in."""
+        other = groups.get(port)
+        if other is self:
+            return self
+        if other is None:
+            groups[port] = self
+            self.ports.append(port)
+            return self
+        small, large = sorted((self, other), key=lambda group: len(group.ports))
+        large.mirrors += small.mirrors
+        large.ports += small.ports
+        groups.update(dict.fromkeys(small.ports, large))
+        return large
+
+    def part(self, seen: Mapping[UUID, SeenPort]) -> Part:
+        ports = tuple(seen[uuid] for uuid in self.ports)
+        mirrors = tuple(mirror for _, mirror in sorted(self.mirrors, key=lambda each: each[0]))
+        return Part(ports, mirrors, whole=len(ports) == len(seen))
+
+
+class Topology(Layout):
+    """A part of a bridge: mirrors of others, and of other bridges, do not see its packets."""
+
+    def __init__(self, part: Part, common: Common) -> None:
+        super().__init__({each.port.uuid: each for each in part.ports}, part.mirrors)
+        self.common = common
+        self.whole = part.whole
+        self._sources = _by_port(self.mirrors, self.source_uuids)
+        self._destinations = _by_port(self.mirrors, self.destination_uuids)
+        self._devices = {
+            interface.name: device
+            for each in part.ports
+            for interface, device in zip(each.interfaces, each.devices, strict=True)
+        }
+
+    @property
+    def netdev(self) -> bool:
+        """Whether it is the userspace datapath that forwards."""
+        return self.common.bridge.datapath_type == "netdev"
+
+    @property
+    def ports(self) -> list[Port]:
+        """The ports."""
+        return [each.port for each in self.seen.values()]
+
+    def destinations(self, mirror: Mirror) -> list[Port]:
+        """The ports of `destination_uuids`."""
+        return [self.seen[uuid].port for uuid in self.destination_uuids(mirror)]
+
+    def selected(self, mirror: Mirror) -> list[Port]:
+        """Sources and destinations, in the order of their names; not the output port."""
+        chosen = {*self.source_uuids(mirror), *self.destination_uuids(mirror)}
+        ports = [self.seen[uuid].port for uuid in chosen if uuid != mirror.output_port]
+        return sorted(ports, key=lambda port: (port.name, port.uuid))
+
+    @property
+    def all_selected(self) -> list[Port]:
+        """The ports that some mirror selects, in the order of their UUIDs."""
+        return [self.seen[uuid].port for uuid in sorted({*self._sources, *self._destinations})]
+
+    def selecting(self, port: Port, *, arrival: bool) -> list[Mirror]:
+        """The mirrors that select packets arriving on the port, or leaving through it."""
+        return (self._sources if arrival else self._destinations).get(port.uuid, [])
+
     # Devices.
 
-    def interfaces(self, port: Port) -> list[Interface]:
+    def interfaces(self, port: Port) -> tuple[Interface, ...]:
         """The port's interfaces that there are rows of."""
-        rows = self.db.interfaces
-        return [rows[uuid] for uuid in port.interfaces if uuid in rows]
+        return self.seen[port.uuid].interfaces
 
     def device(self, interface: Interface) -> Device | None:
         """The network device of an interface, if there is one."""
@@ -124,12 +265,11 @@ class Topology:
     def drops_arrivals(self, port: Port) -> bool:
         """Whether OVS drops what arrives on the port, uncopied: `may_receive`."""
         names = {interface.name for interface in self.interfaces(port)}
-        return bool(names & self.flags.no_receive)
+        return bool(names & self.common.flags.no_receive)
 
     def devices(self, port: Port) -> list[Device]:
         """The network devices of a port."""
-        found = (self.device(interface) for interface in self.interfaces(port))
-        return [device for device in found if device is not None]
+        return [device for device in self.seen[port.uuid].devices if device is not None]
 
     def sending(self, port: Port) -> Interface | None:
         """The interface that copies leave through; None if there is none, or OVS alone knows.
@@ -149,7 +289,7 @@ class Topology:
 
 
 def _by_port(
-    mirrors: list[Mirror], ports: Callable[[Mirror], Iterable[UUID]]
+    mirrors: Iterable[Mirror], ports: Callable[[Mirror], Iterable[UUID]]
 ) -> dict[UUID, list[Mirror]]:
     found: dict[UUID, list[Mirror]] = defaultdict(list)
     for mirror in mirrors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from uuid import UUID
 
 from ovs_ebpf_tap.filter import Match
@@ -20,8 +21,6 @@ VLAN_GROUP = 1 << 31
 
 TCX = "tcx"
 CLSACT = "clsact"
-AUTO = "auto"
-"""Where there is TCX: clsact for hooks whose copies its action can make, TCX for the others."""
 
 
 @dataclass(frozen=True, order=True)
@@ -76,7 +75,7 @@ class Rule:
         """Whether the edit is made before the copy is: its output's hook can't."""
         return self.to_ingress or self.edit.plain
 
-    @property
+    @cached_property
     def finishing_hook(self) -> Hook | None:
         """The hook of the output device that makes the edit."""
         return None if self.edit_here else Hook(self.output, EGRESS)
@@ -96,8 +95,11 @@ class Plan:
 
     verdicts: Mapping[UUID, Verdict] = field(default_factory=dict)
     hooks: Mapping[Hook, tuple[Rule, ...]] = field(default_factory=dict)
-    tcx_only: frozenset[int] = frozenset()
-    """Devices where clsact is in Open vSwitch's way, or it in that of clsact, by ifindex."""
+
+    @cached_property
+    def offloaded(self) -> int:
+        """How many mirrors are offloaded."""
+        return sum(verdict.state == OFFLOADED for verdict in self.verdicts.values())
 
 
 OFFLOAD = Verdict(OFFLOADED)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Mirror, Port
-from ovs_ebpf_tap.netlink import Device
-from ovs_ebpf_tap.topology import OpenFlow, Topology, to_ingress
+from ovs_ebpf_tap.topology import Layout, SeenPort, to_ingress
 
 RX = "rx"
 TX = "tx"
@@ -55,14 +55,15 @@ def find_places(
     db: Database, bridge: Bridge, mirror: Mirror, devices: Mapping[str, Device]
 ) -> Places:
     """The counters of the mirror, which is on the bridge."""
-    topology = Topology(db, bridge, devices, OpenFlow())
-    finder = _Finder(topology, mirror)
+    layout = _layout(db, bridge, devices)
+    finder = _Finder(layout, mirror)
     due: tuple[Meter, ...] | None
     try:
         due, doubt = finder.due()
     except _NotKnownError as why:
         due, doubt = None, str(why)
-    output = topology.output_port(mirror)
+    output = layout.output_port(mirror)
+    interfaces = layout.seen[output.uuid].interfaces if output is not None else ()
     return Places(
         sources=finder.meters(finder.sources, arrival=True),
         destinations=finder.meters(finder.destinations, arrival=False),
@@ -70,25 +71,31 @@ def find_places(
         switch=_arrivals(db, devices),
         due=due,
         doubt=doubt,
-        internal_output=output is not None and any(map(to_ingress, topology.interfaces(output))),
+        internal_output=any(map(to_ingress, interfaces)),
     )
+
+
+def _layout(db: Database, bridge: Bridge, devices: Mapping[str, Device]) -> Layout:
+    ports = (db.ports[uuid] for uuid in bridge.ports if uuid in db.ports)
+    mirrors = [db.mirrors[uuid] for uuid in sorted(bridge.mirrors) if uuid in db.mirrors]
+    return Layout({port.uuid: SeenPort.of(port, db, devices) for port in ports}, mirrors)
 
 
 def _arrivals(db: Database, devices: Mapping[str, Device]) -> tuple[Meter, ...]:
     found: list[Meter] = []
     for bridge in db.bridges.values():
-        topology = Topology(db, bridge, devices, OpenFlow())
-        ports = (port for uuid, port in topology.ports.items() if uuid not in topology.reserved)
-        found += _meters(topology, ports, arrival=True)
+        layout = _layout(db, bridge, devices)
+        ports = (each.port for uuid, each in layout.seen.items() if uuid not in layout.reserved)
+        found += _meters(layout, ports, arrival=True)
     return tuple(found)
 
 
-def _meters(topology: Topology, ports: Iterable[Port], *, arrival: bool) -> tuple[Meter, ...]:
+def _meters(layout: Layout, ports: Iterable[Port], *, arrival: bool) -> tuple[Meter, ...]:
     """The counters of what arrives in the switch on the ports, or leaves through them."""
     found = []
     for port in sorted(ports, key=lambda port: port.name):
-        for interface in topology.interfaces(port):
-            device = topology.device(interface)
+        seen = layout.seen[port.uuid]
+        for interface, device in zip(seen.interfaces, seen.devices, strict=True):
             if device is not None:
                 # Seen from the host, an internal port is the other way round.
                 inward = to_ingress(interface) != arrival
@@ -99,19 +106,19 @@ def _meters(topology: Topology, ports: Iterable[Port], *, arrival: bool) -> tupl
 class _Finder:
     """Looks at one mirror."""
 
-    def __init__(self, topology: Topology, mirror: Mirror) -> None:
-        self._topology = topology
+    def __init__(self, layout: Layout, mirror: Mirror) -> None:
+        self._layout = layout
         self._mirror = mirror
         # What arrives on output ports is dropped, uncopied.
-        self.sources = self._ports(set(topology.source_uuids(mirror)) - topology.reserved)
-        self.destinations = self._ports(topology.destination_uuids(mirror))
+        self.sources = self._ports(set(layout.source_uuids(mirror)) - layout.reserved)
+        self.destinations = self._ports(layout.destination_uuids(mirror))
 
     def _ports(self, uuids: Iterable[UUID]) -> list[Port]:
-        ports = [self._topology.ports[uuid] for uuid in uuids]
+        ports = [self._layout.seen[uuid].port for uuid in uuids]
         return [port for port in ports if port.uuid != self._mirror.output_port]
 
     def meters(self, ports: Iterable[Port], *, arrival: bool) -> tuple[Meter, ...]:
-        return _meters(self._topology, ports, arrival=arrival)
+        return _meters(self._layout, ports, arrival=arrival)
 
     def due(self) -> tuple[tuple[Meter, ...], str | None]:
         """The counters that add up to the copies due, and why they may not quite."""
@@ -136,21 +143,21 @@ class _Finder:
         return both, "a packet that goes back out of the port that it came from is copied once"
 
     def _check_output(self) -> None:
-        mirror, topology = self._mirror, self._topology
-        if topology.output_port(mirror) is None:
+        mirror, layout = self._mirror, self._layout
+        if layout.output_port(mirror) is None:
             raise _NotKnownError("copies leave with other packets of the output_vlan")
-        for other in topology.mirrors:
+        for other in layout.mirrors:
             if other.uuid != mirror.uuid and other.output_port == mirror.output_port:
                 raise _NotKnownError(f"mirror {other.name} copies to the same port")
 
     def _check_devices(self) -> None:
         for port in {*self.sources, *self.destinations}:
-            interfaces = self._topology.interfaces(port)
-            if not interfaces or not all(map(self._topology.device, interfaces)):
+            devices = self._layout.seen[port.uuid].devices
+            if not devices or None in devices:
                 raise _NotKnownError(f"port {port.name} has no network device to count")
 
     def _not_admitted(self) -> str | None:
         for port in self.sources:
-            if not self._topology.vlans[port.uuid].plain:
+            if not self._layout.vlans(port).plain:
                 return f"port {port.name} does not admit packets of every VLAN"
         return None

@@ -17,7 +17,8 @@ from ovs_ebpf_tap.compare.counting import Account, Edge, account
 from ovs_ebpf_tap.compare.places import RX, Meter, Places
 from ovs_ebpf_tap.datapath import Counters, Datapath
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.netlink import Device, Netlink, Statistics
+from ovs_ebpf_tap.links import Device
+from ovs_ebpf_tap.netlink import Netlink, Statistics
 
 _UNDER_WAY = 0.05
 """Seconds in which a packet that has arrived is copied, in either way."""
@@ -146,7 +147,7 @@ class Kernel:
         self._programs.close()
 
     @property
-    def devices(self) -> dict[str, Device]:
+    def devices(self) -> Mapping[str, Device]:
         """The devices there are."""
         self._netlink.refresh()
         return self._netlink.devices

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from ovs_ebpf_tap import bpf
-from ovs_ebpf_tap.wanted import AUTO, CLSACT, TCX
+from ovs_ebpf_tap.wanted import CLSACT, TCX
 
 _LOOPBACK = 1
 
@@ -20,13 +20,5 @@ def has_tcx() -> bool:
 
 
 def attachments() -> tuple[str, ...]:
-    """The ways to attach that tests of hooks are for, the usual one first.
-
-    AUTO makes use of TCX and of clsact.
-    """
-    return (AUTO, CLSACT) if has_tcx() else (CLSACT,)
-
-
-def every_attachment() -> tuple[str, ...]:
-    """All that `--attach` may ask for on this kernel."""
-    return (AUTO, TCX, CLSACT) if has_tcx() else (CLSACT,)
+    """The kinds of hooks that the kernel has: every test of hooks is for all of them."""
+    return (TCX, CLSACT) if has_tcx() else (CLSACT,)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_ebpf_tap.lab.kernel import attachments, every_attachment
+from ovs_ebpf_tap.lab.kernel import attachments
 from parity.case import Case
 from parity.runner import check
 from parity.world import Bench, datapath_type
@@ -22,7 +22,7 @@ def _parameters() -> Sequence[object]:
         for case in cases:
             if datapath_type() not in case.datapaths:
                 continue
-            for attach in every_attachment() if case.all_hooks else attachments()[:1]:
+            for attach in attachments() if case.all_hooks else attachments()[:1]:
                 name = f"{path.stem.removeprefix('cases_')}-{case.name}-{attach}"
                 found.append(pytest.param(attach, case, id=name))
     return found

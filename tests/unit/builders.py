@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
-from ovs_ebpf_tap.netlink import Device
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
 from ovs_ebpf_tap.plan import make_plan
-from ovs_ebpf_tap.topology import OpenFlow, Topology
+from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.wanted import TCX, Hook, Plan, Rule, Verdict
 
 
@@ -152,9 +152,6 @@ class World:
         traits = {name: self.traits.get(name, FlowTraits()) for name in self.bridges}
         known = {name: each for name, each in traits.items() if each is not None}
         return OpenFlow(known, self.port_flags)
-
-    def topology(self, bridge: str = "br0") -> Topology:
-        return Topology(self.db, self.bridges[bridge], self.devices, self.openflow)
 
     def plan(self) -> Plan:
         refused = {

@@ -21,7 +21,8 @@ from ovs_ebpf_tap.compare.readers import (
 )
 from ovs_ebpf_tap.datapath import Counters
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.netlink import Device, Statistics
+from ovs_ebpf_tap.links import Device
+from ovs_ebpf_tap.netlink import Statistics
 
 A = Meter("a", 1, RX)
 B = Meter("b", 2, TX)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ovs_ebpf_tap.datapath import Counters
-from ovs_ebpf_tap.handover import flip_pending, forget_edits, next_edits, pending_flips
+from ovs_ebpf_tap.handover import flip_pending, forget_edits, next_edits
 from ovs_ebpf_tap.model import (
     MODE_KEY,
     OWN_KEYS,
@@ -160,9 +160,9 @@ def test_a_flip_is_put_back_when_its_mirror_is_gone() -> None:
     sim = simulation()
     sim.want(OFFLOAD)
     sim.step()
-    flips = pending_flips(sim.db)
+    flips = sim.db.flips
     rows = replace(sim.db, mirrors={})
-    assert pending_flips(rows) == []
+    assert rows.flips == ()
     (edit,) = next_edits(rows, {}, {}, taken_in=True, flipped=flips).ports
     assert edit == PortEdit(sim.world.ports["out"].uuid, False)
 
@@ -544,7 +544,7 @@ class AnyOrder(RuleBasedStateMachine):
         if not self.vlans:
             return
         for name, port in self.before.items():
-            assert self.sim.db.intended_protected(self.sim.world.ports[name]) is port.protected
+            assert self.sim.db.as_intended(self.sim.world.ports[name]).protected is port.protected
 
     def teardown(self) -> None:
         if self.vlans:

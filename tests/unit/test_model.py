@@ -96,8 +96,8 @@ def test_a_flipped_port_is_as_protected_as_its_mirror_says(
     row = mirror(output_port=port.uuid, external_ids=ids)
     db = Database(ports={port.uuid: port, other.uuid: other}, mirrors={row.uuid: row})
 
-    assert db.intended_protected(port) is (protected if kept is None else kept == "true")
-    assert db.intended_protected(other) is protected
+    assert db.as_intended(port).protected is (protected if kept is None else kept == "true")
+    assert db.as_intended(other).protected is protected
 
 
 @pytest.mark.parametrize(("members", "is_bond"), [(0, False), (1, False), (2, True)])

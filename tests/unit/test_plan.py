@@ -55,6 +55,10 @@ def no_device(name: str) -> Callable[[World], None]:
     return change
 
 
+def select_output(world: World) -> None:
+    world.remake_mirror("m", dst="out", out="out")
+
+
 def both(*changes: Callable[[World], None]) -> Callable[[World], None]:
     def change(world: World) -> None:
         for each in changes:
@@ -305,6 +309,12 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         both(clsact, new_port("b", policed=True)),
         NATIVE,
         "port b has ingress_policing, which excludes clsact; TCX needs Linux 6.6 or later",
+    ),
+    (
+        "output policed, which is a destination itself",
+        both(clsact, new_port("out", policed=True), select_output),
+        NATIVE,
+        "output port out has ingress_policing, which excludes clsact; TCX needs Linux 6.6 or later",
     ),
     ("refused", refuse("b"), NATIVE, "port b: hook refused: Operation not supported"),
     # Leaving packets.

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap.filter import InvalidFilterError, UnsupportedFilterError, parse
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import (
     MODE_KEY,
     PROTECTED_KEY,
@@ -25,9 +26,9 @@ from ovs_ebpf_tap.model import (
     Mirror,
     Port,
 )
-from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Device
+from ovs_ebpf_tap.netlink import EGRESS, INGRESS
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
-from ovs_ebpf_tap.plan import MAX_RULES_PER_HOOK, make_plan
+from ovs_ebpf_tap.plan import MAX_RULES_PER_HOOK, Planner, make_plan
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.vlan import ALL, PortVlans, vlan_set
 from ovs_ebpf_tap.wanted import CLSACT, INVALID, NATIVE, OFFLOADED, TCX, Hook, Plan, Rule
@@ -240,6 +241,47 @@ def test_the_order_of_rows_does_not_matter(case: Case, rng: random.Random) -> No
     assert other.plan() == case.plan()
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(cases(), min_size=1, max_size=2), st.randoms(use_true_random=False))
+def test_a_plan_does_not_depend_on_earlier_ones(some: list[Case], rng: random.Random) -> None:
+    case = some[0]
+    planner = Planner(case.attach)
+    for _ in range(6):
+        plan = planner.plan(case.db, case.devices, case.refused, case.openflow)
+        assert plan == case.plan()
+        again = replace(case.db, next_cfg=case.db.next_cfg + 1)
+        assert planner.plan(again, dict(case.devices), case.refused, case.openflow) is plan
+        case = a_bit_different(case, some[-1], rng)
+
+
+def a_bit_different(case: Case, other: Case, rng: random.Random) -> Case:
+    """Some things of the case as they are in the other one, or gone."""
+
+    def mixed(here: Mapping[Any, T], there: Mapping[Any, T]) -> dict[Any, T]:
+        found = dict(here)
+        for key in rng.sample(sorted(here), min(len(here), rng.randrange(3))):
+            if key in there and rng.random() < 0.7:
+                found[key] = there[key]
+            elif rng.random() < 0.3:
+                del found[key]
+        return found
+
+    db = replace(
+        case.db,
+        bridges=mixed(case.db.bridges, other.db.bridges) if rng.random() < 0.1 else case.db.bridges,
+        ports=mixed(case.db.ports, other.db.ports),
+        interfaces=mixed(case.db.interfaces, other.db.interfaces),
+        mirrors=mixed(case.db.mirrors, other.db.mirrors),
+        vlan_limit=rng.choice([case.db.vlan_limit] * 9 + [other.db.vlan_limit]),
+    )
+    openflow = OpenFlow(
+        mixed(case.openflow.traits, other.openflow.traits),
+        mixed(case.openflow.port_flags, other.openflow.port_flags),
+    )
+    devices = mixed(case.devices, other.devices)
+    return replace(case, db=db, devices=devices, openflow=openflow)
+
+
 def homes(case: Case) -> Iterator[tuple[Bridge, Mirror]]:
     """Every mirror that a bridge refers to, with that bridge."""
     for bridge in case.db.bridges.values():
@@ -335,8 +377,8 @@ def check_hook(case: Case, hook: Hook, rules: tuple[Rule, ...]) -> None:
     for _, same in groupby(rules, key=lambda rule: rule.group):
         check_group(list(same))
     for rule in rules:
-        protected = case.db.intended_protected(port)
-        assert not (protected and case.db.intended_protected(output_port(case, rule)))
+        protected = case.db.as_intended(port).protected
+        assert not (protected and case.db.as_intended(output_port(case, rule)).protected)
 
 
 def check_gate(port: Port, rule: Rule) -> None:
@@ -442,7 +484,7 @@ def check_port_is_complete(
         inward = (interface.type in ("internal", "tap")) != arrival
         hook = Hook(case.devices[interface.name].ifindex, INGRESS if inward else EGRESS)
         for output in outputs_of(case, mirror):
-            if case.db.intended_protected(port) and case.db.intended_protected(output):
+            if case.db.as_intended(port).protected and case.db.as_intended(output).protected:
                 continue
             for _, device in output_devices(case, output):
                 if mirror.output_port is None and not device.up:

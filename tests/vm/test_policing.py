@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.kernel import every_attachment
+from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
@@ -55,7 +55,7 @@ def expect_policed(switch: Switch, tap: Tap, attach: str) -> None:
         assert "ingress_policing" in (tap.reason("m1") or "")
 
 
-@pytest.mark.parametrize("attach", every_attachment())
+@pytest.mark.parametrize("attach", attachments())
 def test_policed_before(
     switch: Switch, trio: tuple[Host, Host, Host], attach: str, figure: Callable[[str], None]
 ) -> None:
@@ -74,7 +74,7 @@ def test_policed_before(
     assert after > LIMIT / 4
 
 
-@pytest.mark.parametrize("attach", every_attachment())
+@pytest.mark.parametrize("attach", attachments())
 def test_policed_later(
     switch: Switch, trio: tuple[Host, Host, Host], attach: str, figure: Callable[[str], None]
 ) -> None:

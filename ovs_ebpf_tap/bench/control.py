@@ -1,0 +1,318 @@
+"""How fast mirrors move to the hooks, and what the sidecar takes.
+
+    python -m ovs_ebpf_tap.bench.control [--json] [--rounds N] ...
+
+On a real switch, with the sidecar as a process of its own: first alone with one mirror, then
+with many ports and mirrors. A commit is when the database tells of it. Which copy is the first of
+our hooks is known by counting: they copy everything from then on, and the sidecar tells how many
+that were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from ovs_ebpf_tap import control
+from ovs_ebpf_tap.bench.figures import MEDIAN, P99, WORST, Figure, as_json, as_table
+from ovs_ebpf_tap.bench.mirror_log import MirrorLog, Row
+from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError
+from ovs_ebpf_tap.lab.frames import parse_seq
+from ovs_ebpf_tap.lab.netns import CommandError, Netns, reap
+from ovs_ebpf_tap.lab.sidecar import Tap, reap_pins
+from ovs_ebpf_tap.lab.switch import Switch
+from ovs_ebpf_tap.lab.traffic import Stream
+from ovs_ebpf_tap.lab.waiting import patience, wait_for
+from ovs_ebpf_tap.model import MODE_KEY
+
+FIRST_COPY = {MEDIAN: 10.0, P99: 40.0}
+"""Milliseconds from the commit to the first copy."""
+COLD_START = {WORST: 3.0}
+"""Seconds from the start of the process until all mirrors are offloaded, programs at hand."""
+RESTART = {WORST: 1.0}
+"""Seconds from the start of the process to `ready`, over mirrors that are offloaded."""
+MEMORY_ONE = {WORST: 48.0}
+MEMORY_MANY = {WORST: 96.0}
+"""MiB resident."""
+IDLE = {WORST: 0.2}
+"""Percent of a core."""
+
+RATE = 2_000
+"""Frames a second: enough to see a copy within half a millisecond, and little work for OVS."""
+
+_SETTLED = 2.0
+"""Seconds after a start or a move in which its last work is done."""
+
+_BATCH = 100
+_MIRROR = "measured"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: moves of each kind, starts, seconds without traffic."""
+
+    rounds: int
+    starts: int
+    idle: float
+    ports: int
+    mirrors: int
+
+
+class Bench:
+    """A switch where `a` sends to `b`, a mirror's output `monitor`, and the sidecar."""
+
+    def __init__(self, switch: Switch, tap: Tap, log: MirrorLog, far: Netns) -> None:
+        """`far` is where the other ends of further ports are."""
+        self._switch = switch
+        self._far = far
+        self._tap = tap
+        self._log = log
+        self._mirrors = 0
+        # They answer nothing, so that there is no traffic but ours.
+        self._a, self._b, self._monitor = (
+            switch.add_host(name, with_ip=False) for name in ("a", "b", "monitor")
+        )
+        switch.learn(self._a, self._b)
+
+    def add_ports(self, count: int) -> None:
+        """Adds as many ports, each with a silent machine's device at its other end."""
+        names = [f"p{number}" for number in range(count)]
+        peer = f"peer netns {self._far.name} name"
+        pairs = "".join(f"link add {name} type veth {peer} {name}\n" for name in names)
+        ups = "".join(f"link set {name} up\n" for name in names)
+        self._switch.ns.run("ip", "-batch", "-", stdin=pairs + ups)
+        self._far.run("ip", "-batch", "-", stdin=ups)
+        for first in range(0, count, _BATCH):
+            words = (("--", "add-port", "br0", name) for name in names[first : first + _BATCH])
+            self._switch.vsctl(*(word for some in words for word in some))
+
+    def add_mirrors(self, count: int, ports: int) -> None:
+        """Adds mirrors of one port each, both ways; some share an output."""
+        outputs = max(1, ports // 16)
+        self._mirrors = count
+        for first in range(0, count, _BATCH):
+            words: list[str] = []
+            for number in range(first, min(first + _BATCH, count)):
+                selected = f"p{number % (ports - outputs)}"
+                output = f"p{ports - 1 - number % outputs}"
+                words += [
+                    *("--", f"--id=@s{number}", "get", "Port", selected),
+                    *("--", f"--id=@o{number}", "get", "Port", output),
+                    *("--", f"--id=@m{number}", "create", "Mirror", f"name=m{number}"),
+                    f"select_src_port=@s{number}",
+                    f"select_dst_port=@s{number}",
+                    f"output_port=@o{number}",
+                    *("--", "add", "Bridge", "br0", "mirrors", f"@m{number}"),
+                ]
+            self._switch.vsctl(*words)
+
+    # Measurements.
+
+    def create(self) -> float:
+        """Milliseconds from the commit of a new mirror to its first copy."""
+        taken = self._time_copy(self._add_measured, lambda _row: True)
+        self._switch.remove_mirror(_MIRROR)
+        return taken
+
+    def flip(self) -> float:
+        """Milliseconds from the commit of a mirror's mode to its first copy."""
+        self._add_measured("native")
+        self._log.wait_row(_MIRROR, 0, lambda row: row.settled)
+        taken = self._time_copy(
+            lambda: self._set_mode("Mirror", _MIRROR, "offload"),
+            lambda row: row.external_ids[MODE_KEY] == "offload",
+        )
+        self._switch.remove_mirror(_MIRROR)
+        return taken
+
+    def _add_measured(self, mode: str = "offload") -> None:
+        ids = {MODE_KEY: mode}
+        self._switch.mirror(_MIRROR, src=[self._a], output=self._monitor, external_ids=ids)
+
+    def _set_mode(self, table: str, record: str, mode: str) -> None:
+        self._switch.vsctl("--no-wait", "set", table, record, f"external_ids:{MODE_KEY}={mode}")
+
+    def _time_copy(self, change: Callable[[], object], committed: Callable[[Row], bool]) -> float:
+        with Capture.of(self._monitor) as copies:
+            with Stream(self._a, self._b, rate=RATE) as stream:
+                time.sleep(patience(0.05))
+                asked = time.time()
+                change()
+                commit = self._log.wait_row(_MIRROR, asked, committed).told
+                self._log.wait_row(_MIRROR, asked, lambda row: row.offloaded and row.settled)
+                wait_for(self._count_copies, 30, "copies by our hooks")
+            copies.wait_quiet()
+            first = stream.sent - self._count_copies()
+            for record in copies.records():
+                if parse_seq(record.frame) == (stream.stream_id, first):
+                    return (record.time_ns / 1e9 - commit) * 1e3
+        raise RuntimeError(f"frame {first} of {stream.sent} was not copied, as it should have been")
+
+    def _count_copies(self) -> int:
+        """How many copies the hooks have made, as the sidecar says."""
+        head, *rows = (control.call(self._tap.run_dir, "status") or "NAME").splitlines()
+        names = head.split()
+        for row in rows:
+            cells = dict(zip(names, row.split(), strict=False))
+            if cells["NAME"] == _MIRROR:
+                return int(cells["PACKETS"])
+        raise RuntimeError(f"the sidecar knows no mirror {_MIRROR}")
+
+    def cold_start(self) -> float:
+        """Seconds from the start of the sidecar until all mirrors are offloaded."""
+        self._set_mode("Open_vSwitch", ".", "native")
+        self._log.wait_all(self._mirrors, lambda row: row.settled and not row.offloaded)
+        wait_for(lambda: self._no_hooks, 30, "mirrors without hooks")
+        self._tap.stop()
+        self._switch.vsctl("--no-wait", "remove", "Open_vSwitch", ".", "external_ids", MODE_KEY)
+        started = time.time()
+        self._tap.start(ready=False)
+        return self._log.wait_all(self._mirrors, lambda row: row.offloaded) - started
+
+    @property
+    def _no_hooks(self) -> bool:
+        return "tcx" not in (status := control.call(self._tap.run_dir, "status") or "tcx") and (
+            "clsact" not in status
+        )
+
+    def restart(self) -> float:
+        """Seconds from the start of the sidecar until it is ready, over offloaded mirrors."""
+        self._log.wait_all(self._mirrors, lambda row: row.offloaded and row.settled)
+        self._tap.stop()
+        started = time.monotonic()
+        self._tap.start()
+        return time.monotonic() - started
+
+    def memory(self) -> float:
+        """MiB that the sidecar has resident."""
+        (line,) = (line for line in self._proc("status").splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) / 1024
+
+    def idle(self, seconds: float) -> float:
+        """Percent of a core that the sidecar takes in that time, without traffic."""
+        time.sleep(_SETTLED)
+        started, before = time.monotonic(), self._cpu_time()
+        time.sleep(seconds)
+        return (self._cpu_time() - before) / (time.monotonic() - started) * 100
+
+    def _cpu_time(self) -> float:
+        """Seconds that the sidecar, which has one thread, has run."""
+        return int(self._proc("schedstat").split()[0]) / 1e9
+
+    def _proc(self, name: str) -> str:
+        assert self._tap.process is not None
+        return Path(f"/proc/{self._tap.process.pid}/{name}").read_text()
+
+    @contextlib.contextmanager
+    def one_mirror(self) -> Iterator[None]:
+        """The measured mirror, offloaded."""
+        self._add_measured()
+        self._log.wait_row(_MIRROR, 0, lambda row: row.offloaded and row.settled)
+        yield
+        self._switch.remove_mirror(_MIRROR)
+
+
+@contextlib.contextmanager
+def _bench() -> Iterator[Bench]:
+    with Switch("bench") as switch, Netns("far") as far:
+        switch.add_bridge()
+        with Tap(switch) as tap, MirrorLog(switch.db) as log:
+            yield Bench(switch, tap, log, far)
+
+
+def measure(size: Size, say: Callable[[str], None]) -> list[Figure]:
+    """Measures everything. Raises what the lab raises."""
+    return [*_measure_alone(size, say), *_measure_many(size, say)]
+
+
+def _measure_alone(size: Size, say: Callable[[str], None]) -> Iterator[Figure]:
+    with _bench() as bench:
+        yield from _first_copies(bench, size, "alone", say)
+        say("memory and idle CPU with one mirror")
+        with bench.one_mirror():
+            idle = [bench.idle(size.idle)]
+            yield Figure("resident memory, one mirror", "MiB", [bench.memory()], MEMORY_ONE)
+            yield Figure("idle CPU, one mirror", "% of a core", idle, IDLE)
+
+
+def _measure_many(size: Size, say: Callable[[str], None]) -> Iterator[Figure]:
+    where = f"{size.ports} ports, {size.mirrors} mirrors"
+    with _bench() as bench:
+        say(f"making {where}")
+        bench.add_ports(size.ports)
+        bench.add_mirrors(size.mirrors, size.ports)
+        say("starts")
+        cold = [bench.cold_start() for _ in range(size.starts)]
+        yield Figure(f"cold start until {size.mirrors} are offloaded", "s", cold, COLD_START)
+        restarts = [bench.restart() for _ in range(size.starts)]
+        yield Figure(f"restart over {size.mirrors} until ready", "s", restarts, RESTART)
+        say("idle CPU")
+        yield Figure(f"idle CPU, {where}", "% of a core", [bench.idle(size.idle)], IDLE)
+        yield from _first_copies(bench, size, f"beside {where}", say)
+        yield Figure(f"resident memory, {where}", "MiB", [bench.memory()], MEMORY_MANY)
+
+
+def _first_copies(
+    bench: Bench, size: Size, where: str, say: Callable[[str], None]
+) -> Iterator[Figure]:
+    for what, once in (("mirror created", bench.create), ("mode set", bench.flip)):
+        say(f"{what} to first copy, {where}")
+        times = [once() for _ in range(size.rounds)]
+        yield Figure(f"{what} to first copy, {where}", "ms", times, FIRST_COPY)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures and prints; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="bench control", description="Measures the control path.")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--rounds", type=int, default=100, help="moves of each kind")
+    parser.add_argument("--starts", type=int, default=5, help="starts of each kind")
+    parser.add_argument("--idle", type=float, default=60.0, help="seconds without traffic")
+    parser.add_argument("--ports", type=int, default=1000)
+    parser.add_argument("--mirrors", type=int, default=256)
+    arguments = parser.parse_args(argv)
+    if os.geteuid() != 0:
+        print("bench: root is needed", file=sys.stderr)
+        return 1
+    _end_in_order_on_signals()
+    reap()
+    reap_pins()
+    size = Size(
+        *(getattr(arguments, name) for name in ("rounds", "starts", "idle", "ports", "mirrors"))
+    )
+    try:
+        figures = measure(size, lambda text: print(f"bench: {text}", file=sys.stderr, flush=True))
+    except (
+        CommandError,
+        CaptureLossError,
+        OSError,
+        RuntimeError,
+        subprocess.TimeoutExpired,
+    ) as error:
+        print(f"bench: failed: {error}", file=sys.stderr)
+        return 1
+    print(as_json(figures) if arguments.json else as_table(figures))
+    return 0
+
+
+def _end_in_order_on_signals() -> None:
+    """Turns the usual signals into an exit that cleans up."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, end)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""How long attaching to a TCX hook takes: it waits for a grace period of RCU.
+
+The wait is in the kernel (`tcx_entry_sync` in its `include/net/tcx.h`), holds back everybody who
+configures devices meanwhile, and takes some ticks of the clock, 8 to 16 ms where a tick is 4 ms:
+512 hooks take 8 s. Expedited grace periods take 20 us, and cost a short interrupt on each CPU that
+is busy. Where these must not be, `rcu_normal` is set, which outweighs what is done here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ovs_ebpf_tap import bpf
+
+_EXPEDITED = Path("/sys/kernel/rcu_expedited")
+
+
+_NOTE = "expedited"
+
+
+@contextlib.contextmanager
+def expedited(directory: Path, fd: int) -> Iterator[None]:
+    """Has the kernel expedite grace periods meanwhile, if it lets us.
+
+    The descriptor is pinned in the directory, on a bpffs, meanwhile: so `restore` knows of a
+    process that was killed.
+    """
+    try:
+        before = int(_EXPEDITED.read_text())
+    except OSError:  # A kernel without it.
+        before = 1
+    if before:  # Somebody's, or another sidecar's, who puts it back.
+        yield
+        return
+    bpf.pin(fd, directory / _NOTE)
+    try:
+        with contextlib.suppress(OSError):  # A /sys that can't be written.
+            _EXPEDITED.write_text("1")
+        yield
+    finally:
+        restore(directory)
+
+
+def restore(directory: Path) -> None:
+    """Puts the setting back if the directory has the note."""
+    note = directory / _NOTE
+    if note.exists():
+        with contextlib.suppress(OSError):
+            _EXPEDITED.write_text("0")
+        note.unlink()
