@@ -25,7 +25,6 @@ FLOWS_UNKNOWN = (
 )
 
 MIN_SNAPLEN = abi.constant("MIN_SNAPLEN")
-_UNTRUNCATED = 65535
 
 
 def mode_of(db: Database, bridge: Bridge, mirror: Mirror) -> str:
@@ -111,7 +110,7 @@ class Judge:
             parse(mirror.filter or "")
         except UnsupportedFilterError as error:
             raise NotOffloadedError(str(error)) from None
-        if mirror.snaplen is not None and mirror.snaplen < MIN_SNAPLEN:
+        if 0 < mirror.cut < MIN_SNAPLEN:
             raise NotOffloadedError(
                 f"snaplen is less than {MIN_SNAPLEN}, and the kernel does not cut into headers"
             )
@@ -151,8 +150,7 @@ class Judge:
             )
 
     def _check_cut(self, mirror: Mirror, output: Port, where: str) -> None:
-        cut = mirror.snaplen is not None and mirror.snaplen < _UNTRUNCATED
-        if cut and any(map(to_ingress, self._topology.interfaces(output))):
+        if mirror.cut and any(map(to_ingress, self._topology.interfaces(output))):
             raise NotOffloadedError(f"{where} is internal, and the mirror has a snaplen")
 
     # Ports.

@@ -63,6 +63,9 @@ class Port:
         return len(self.interfaces) > 1
 
 
+_UNTRUNCATED = 65535
+
+
 @dataclass(frozen=True)
 class Mirror:
     """A row of the Mirror table, as it is: parked or not."""
@@ -87,6 +90,11 @@ class Mirror:
         `select_vlan` alone says so: somebody may have replaced `external_ids` as a whole.
         """
         return self.select_vlan == PARKED_VLANS
+
+    @property
+    def cut(self) -> int:
+        """The longest copy; 0 if copies are whole, as a snaplen of 65535 has them, too."""
+        return self.snaplen if self.snaplen and self.snaplen < _UNTRUNCATED else 0
 
     @property
     def wanted_vlans(self) -> tuple[int, ...]:

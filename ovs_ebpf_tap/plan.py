@@ -202,7 +202,7 @@ class _PartPlanner:
         self._topology = Topology(part, common)
         self._judge = Judge(self._topology)
         self._mirrors = part.mirrors
-        self._snaplens = {mirror.snaplen for mirror in part.mirrors}
+        self._snaplens = {mirror.cut for mirror in part.mirrors}
         self._copying_to: dict[UUID, list[int]] = defaultdict(list)
         """The places, in `_mirrors`, of those with an output port, by that."""
         for place, mirror in enumerate(part.mirrors):
@@ -284,7 +284,7 @@ class _PartPlanner:
                 return f"mirror {other.name}, which is native, selects its output port"
         for other in self._offloaded if len(self._snaplens) > 1 else ():
             if (
-                mirror.snaplen != other.snaplen
+                mirror.cut != other.cut
                 and self._same_output(mirror, other)
                 and self._meet(mirror, other)
             ):
@@ -335,7 +335,7 @@ class _PartPlanner:
 
     def _changed_outputs(self, mirror: Mirror) -> Iterator[UUID]:
         """Outputs where OVS's copies leave otherwise than the packets did."""
-        cut = mirror.snaplen is not None
+        cut = bool(mirror.cut)
         for output in self._topology.outputs(mirror):
             if cut or mirror.output_port is None or not self._topology.vlans(output).plain:
                 yield output.uuid

@@ -145,7 +145,7 @@ class _Walk:
             edit=path.edit(
                 topology.vlans(output),
                 limit=topology.common.db.vlan_limit,
-                snaplen=mirror.snaplen,
+                snaplen=mirror.cut,
                 max_len=self._max_len(interface, device),
                 netdev=topology.netdev,
                 no_dei=self._no_dei,

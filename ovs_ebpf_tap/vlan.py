@@ -36,7 +36,6 @@ _PRIORITIES = {
 }
 _TPID_8021Q = 0x8100
 _TPID_8021AD = 0x88A8
-_UNTRUNCATED = 65535
 
 
 def vlan_set(vlans: Iterable[int]) -> int:
@@ -226,7 +225,7 @@ class Path:
         output: PortVlans,
         *,
         limit: int,
-        snaplen: int | None,
+        snaplen: int,
         max_len: int,
         netdev: bool,
         no_dei: bool = False,
@@ -243,7 +242,7 @@ class Path:
             out_tag=output.tag,
             priority=output.priority,
             limit=0 if payload else limit,
-            snaplen=snaplen if snaplen and snaplen < _UNTRUNCATED else 0,
+            snaplen=snaplen,
             max_len=max_len,
             netdev=netdev,
             no_dei=no_dei,

@@ -104,3 +104,10 @@ def test_a_flipped_port_is_as_protected_as_its_mirror_says(
 def test_a_bond_has_several_interfaces(members: int, is_bond: bool) -> None:
     interfaces = tuple(UUID(int=n) for n in range(members))
     assert Port(UUID(int=9), "p", interfaces=interfaces).is_bond is is_bond
+
+
+@pytest.mark.parametrize(
+    ("snaplen", "cut"), [(None, 0), (0, 0), (14, 14), (65534, 65534), (65535, 0)]
+)
+def test_the_longest_snaplen_cuts_nothing(snaplen: int | None, cut: int) -> None:
+    assert Mirror(UUID(int=1), "m", snaplen=snaplen).cut == cut

@@ -504,6 +504,8 @@ def test_reasons(change: Callable[[World], None], state: str, reason: str) -> No
         mirror(external_ids={MODE_KEY: "offload"}),
         mirror(output_vlan=7),
         mirror(snaplen=65535),
+        both(mirror(snaplen=65535), beside(src="a", out="out")),
+        both(mirror(snaplen=65535), beside(dst="out", out="b")),
         mirror(snaplen=MIN_SNAPLEN),
         mirror(filter=""),
         mirror(filter="tcp"),

@@ -339,10 +339,6 @@ def output_devices(case: Case, port: Port) -> list[tuple[Interface, Device]]:
     return [(i, device) for i, device in found if device.address == port.bond_active_member]
 
 
-def snaplen_of(mirror: Mirror) -> int:
-    return mirror.snaplen if mirror.snaplen is not None and mirror.snaplen < 65535 else 0
-
-
 def check_verdicts(case: Case, plan: Plan) -> None:
     assert set(plan.verdicts) == {mirror.uuid for _, mirror in homes(case)}
     for verdict in plan.verdicts.values():
@@ -442,7 +438,7 @@ def check_rule(case: Case, plan: Plan, rule: Rule) -> None:
         assert device.up
     if mirror.filter:
         assert rule.match is not None
-    assert rule.edit.snaplen == snaplen_of(mirror)
+    assert rule.edit.snaplen == mirror.cut
     assert rule.edit.netdev is (home_of(case, mirror).datapath_type == "netdev")
     if rule.to_ingress:
         assert not rule.edit.snaplen
