@@ -59,7 +59,7 @@ static __always_inline bool tap_leave(struct __sk_buff *skb, const struct tap_ru
 	u32 len = skb->len + (skb->vlan_present ? TAP_TAG_LEN : 0);
 	bool fits = edit || tap_fits(skb, rule->max_len, rule->flags);
 
-	tap_account(rule->slot, len, fits);
+	tap_account(rule, len, fits);
 	if (edit || rule->flags & TAP_RULE_TO_HOOK)
 		skb->tc_index = TAP_COPY | edit;
 	return fits;

@@ -145,10 +145,14 @@ static __always_inline bool tap_is_reserved(struct __sk_buff *skb)
 	       address == 0x01000ccdcdcdULL;
 }
 
-static __always_inline void tap_account(u32 slot, u32 len, bool delivered)
+static __always_inline void tap_account(const struct tap_rule *rule, u32 len, bool delivered)
 {
-	struct tap_counters *c = counters.lookup(&slot);
+	u32 slot = rule->slot;
+	struct tap_counters *c;
 
+	if (delivered && rule->flags & TAP_RULE_UNCOUNTED)
+		return;
+	c = counters.lookup(&slot);
 	if (!c)
 		return;
 	if (delivered) {
@@ -231,14 +235,14 @@ static __always_inline void tap_copy(struct __sk_buff *skb, const struct tap_rul
 	u32 len = skb->len + (skb->vlan_present ? TAP_TAG_LEN : 0);
 	bool fits = edit || tap_fits(skb, rule->max_len, rule->flags);
 
-	tap_account(rule->slot, len, fits && !tap_clone(skb, rule, edit));
+	tap_account(rule, len, fits && !tap_clone(skb, rule, edit));
 }
 
 static __always_inline void tap_copy_here(struct __sk_buff *skb, const struct tap_rule *rule)
 {
 	u32 len = skb->len + (skb->vlan_present ? TAP_TAG_LEN : 0);
 
-	tap_account(rule->slot, len, tap_copy_edited(skb, rule));
+	tap_account(rule, len, tap_copy_edited(skb, rule));
 }
 
 /* Cuts a copy, and drops one that its output does not take. */

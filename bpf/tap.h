@@ -94,6 +94,8 @@
 #define TAP_RULE_NETDEV 256
 /* As there, the DEI bit of the outermost tag is lost where a packet arrives. */
 #define TAP_RULE_NO_DEI 512
+/* Another rule of the run counts the packet, which has several outputs. */
+#define TAP_RULE_UNCOUNTED 1024
 
 /*
  * One copy to make. Rules of one group are next to each other, and in a group

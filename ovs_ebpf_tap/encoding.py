@@ -23,6 +23,7 @@ _EDIT_BARE = abi.constant("RULE_EDIT_BARE")
 _NO_RESERVED = abi.constant("RULE_NO_RESERVED")
 _NETDEV = abi.constant("RULE_NETDEV")
 _NO_DEI = abi.constant("RULE_NO_DEI")
+_UNCOUNTED = abi.constant("RULE_UNCOUNTED")
 
 _SHAPE_RULES = abi.constant("SHAPE_RULES")
 _SHAPE_ACTION = abi.constant("SHAPE_ACTION")
@@ -105,6 +106,7 @@ class Encoding:
             | _NO_RESERVED * rule.unreserved
             | _NETDEV * edit.netdev
             | _NO_DEI * edit.no_dei
+            | _UNCOUNTED * (not rule.counted)
         )
         return _RULE.pack(
             hook=hook.ifindex,
@@ -132,6 +134,7 @@ class Encoding:
             to_ingress=bool(flags & _TO_INGRESS),
             once=bool(flags & _ONCE),
             to_hook=bool(flags & _TO_HOOK),
+            counted=not flags & _UNCOUNTED,
             unreserved=bool(flags & _NO_RESERVED),
             vlans=_unpack_vlans(self._vlans.read(vlans)) if vlans else None,
             match=Match.unpack(self._matches.read(match)) if match else None,

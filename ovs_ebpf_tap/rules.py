@@ -100,8 +100,9 @@ class _Walk:
             return
         outputs = self._topology.outputs(mirror)
         self._runs += 1
-        for output in outputs:
-            self._found[group] += self._rules(mirror, group, path, output)
+        copies = [rule for each in outputs for rule in self._rules(mirror, group, path, each)]
+        for number, rule in enumerate(copies):
+            self._found[group].append(replace(rule, counted=number == 0))
         for output in outputs:
             behind = path.through(self._topology.vlans(output))
             if behind is not None and behind.selected:

@@ -56,6 +56,8 @@ class Rule:
     once: bool = False
     to_hook: bool = False
     """The output device has a hook too, which passes this copy over."""
+    counted: bool = True
+    """Whether it counts the packet for its mirror; of several outputs, one does."""
     unreserved: bool = False
     """What is sent to the addresses of link protocols is left out."""
     vlans: int | None = None

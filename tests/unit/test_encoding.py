@@ -67,6 +67,7 @@ def rules(gate: Gate | None, limit: int) -> st.SearchStrategy[Rule]:
         to_ingress=st.booleans(),
         once=st.booleans(),
         to_hook=st.booleans(),
+        counted=st.booleans(),
         unreserved=st.booleans(),
         vlans=st.none() | VLANS,
         match=st.none() | st.sampled_from(["tcp", "dl_vlan=5", "tcp,tp_dst=53", "arp"]).map(parse),

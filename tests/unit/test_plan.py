@@ -963,3 +963,10 @@ def test_dangling_references_do_no_harm() -> None:
     home = world.bridges["br0"]
     world.set_bridge("br0", ports=(*home.ports, NOWHERE), mirrors=(*home.mirrors, NOWHERE))
     assert set(world.plan().verdicts) == {world.mirrors["m"].uuid}
+
+
+def test_a_packet_copied_into_a_vlan_is_counted_once() -> None:
+    world = switch("a b c").add_mirror(src="a", output_vlan=7)
+    counted = {name: rule.counted for name, rule in world.rules()["a:ingress"].items()}
+    assert sorted(counted) == ["a", "b", "c"]
+    assert sorted(counted.values()) == [False, False, True]
