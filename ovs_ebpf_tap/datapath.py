@@ -8,10 +8,12 @@ and hooks go before their rules do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from errno import ENODEV, ENOENT, EOPNOTSUPP
 from pathlib import Path
@@ -268,9 +270,13 @@ class Datapath:
         receiving = _receiving(goal)
         mirrors = {rule.mirror for rules in goal.values() for rule in rules}
         self._ensure_slots(mirrors)
+        forms = {hook: self._form(goal[hook], receiving.get(hook)) for hook in goal}
+        different = [hook for hook in goal if not self._is_there(hook, goal[hook], forms[hook])]
+        # Copies need the hooks that finish them. Rules that are there may have to mind new ones.
+        different.sort(key=lambda each: (each not in receiving, each not in self._attached))
         gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
-        with rcu.expedited(self._programs.directory, self._maps["qdiscs"].fd):
-            refused = self._ensure_hooks(goal, receiving)
+        with self._expedited() if different or gone else contextlib.nullcontext():
+            refused = self._ensure({hook: (goal[hook], forms[hook]) for hook in different})
             for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
                 self._remove(hook)
         self._remove_qdiscs()
@@ -280,19 +286,8 @@ class Datapath:
         self._synced = (wanted, set(held), devices) if whole else None
         return refused
 
-    def _ensure_hooks(self, goal: Rules, receiving: Mapping[Hook, set[Edit]]) -> dict[int, str]:
-        """Writes the rules and attaches the hooks; returns what was refused as `sync` does."""
-        refused: dict[int, str] = {}
-        # Copies need the hooks that finish them. Rules that are there may have to mind new ones.
-        for hook in sorted(
-            goal, key=lambda each: (each not in receiving, each not in self._attached)
-        ):
-            try:
-                self._ensure(hook, goal[hook], receiving.get(hook))
-            except OSError as error:
-                if error.errno != ENODEV:
-                    refused[hook.ifindex] = f"hook refused: {error.strerror}"
-        return refused
+    def _expedited(self) -> AbstractContextManager[None]:
+        return rcu.expedited(self._programs.directory, self._maps["qdiscs"].fd)
 
     def _with_held(self, wanted: Rules, held: set[UUID]) -> Rules:
         """What is wanted, with the rules of mirrors held, and the hooks that finish copies."""
@@ -315,16 +310,26 @@ class Datapath:
 
     # Rules.
 
-    def _ensure(self, hook: Hook, rules: tuple[Rule, ...], edits: set[Edit] | None) -> None:
-        """Raises OSError as the kernel says it, or if a map is full.
+    def _is_there(self, hook: Hook, rules: tuple[Rule, ...], form: _Form) -> bool:
+        if hook in self._outdated or self._attached.get(hook) != form:
+            return False
+        if self._rules.get(hook) != rules:
+            return False
+        self._rules[hook] = rules  # The same object is found equal sooner.
+        return True
 
-        `edits` are those of the copies that arrive, None if none do.
-        """
-        form = self._form(hook, rules, edits)
-        there = None if hook in self._outdated else self._attached.get(hook)
-        if there == form and self._rules.get(hook) == rules:
-            self._rules[hook] = rules
-            return
+    def _ensure(self, wanted: Mapping[Hook, tuple[tuple[Rule, ...], _Form]]) -> dict[int, str]:
+        """Has hooks with these rules and forms, in this order; returns what `sync` does."""
+        refused: dict[int, str] = {}
+        for hook, (rules, form) in wanted.items():
+            try:
+                self._replace_or_fall_back(hook, rules, form)
+            except OSError as error:
+                if error.errno != ENODEV:
+                    refused[hook.ifindex] = f"hook refused: {error.strerror}"
+        return refused
+
+    def _replace_or_fall_back(self, hook: Hook, rules: tuple[Rule, ...], form: _Form) -> None:
         try:
             self._replace(hook, rules, form)
         except OSError as error:
@@ -380,7 +385,7 @@ class Datapath:
 
     # Which program, and how it is attached.
 
-    def _form(self, hook: Hook, rules: tuple[Rule, ...], edits: set[Edit] | None) -> _Form:
+    def _form(self, rules: tuple[Rule, ...], edits: set[Edit] | None) -> _Form:
         """The fastest that there is for a hook.
 
         A clsact filter's action clones without touching the original's head, which
@@ -462,10 +467,15 @@ class Datapath:
         self.read()
         self._ensure_slots(older._slots)
         receiving = _receiving(older.rules)
-        for hook, rules in older.rules.items():
-            self._ensure(hook, rules, receiving.get(hook))
+        self._ensure(
+            {
+                hook: (rules, self._form(rules, receiving.get(hook)))
+                for hook, rules in older.rules.items()
+            }
+        )
         for uuid, count in older.counters().items():
             self._add_count(uuid, count)
+        self.read()
 
     def _add_count(self, uuid: UUID, count: Counters) -> None:
         key = _pack_uuid(uuid)

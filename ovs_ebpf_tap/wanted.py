@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 from uuid import UUID
 
 from ovs_ebpf_tap.filter import Match
@@ -23,8 +24,7 @@ TCX = "tcx"
 CLSACT = "clsact"
 
 
-@dataclass(frozen=True, order=True)
-class Hook:
+class Hook(NamedTuple):
     """The ingress or egress TC hook of a device."""
 
     ifindex: int

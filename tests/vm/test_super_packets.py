@@ -1,0 +1,131 @@
+"""What a VM leaves to its device: super-packets, and checksums that are not filled in.
+
+The kernel's datapath forwards them as they are, and so do copies; the userspace datapath does
+not take them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections import Counter
+
+import pytest
+
+from ovs_ebpf_tap.lab.capture import Capture
+from ovs_ebpf_tap.lab.compare import difference
+from ovs_ebpf_tap.lab.frames import ethernet, ipv4, tcp, udp, with_tags
+from ovs_ebpf_tap.lab.kernel import attachments
+from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.switch import Host, Switch
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("OVS_EBPF_TAP_DATAPATH") != "system", reason="for the kernel's datapath"
+)
+
+# Of <linux/if_packet.h> and <linux/virtio_net.h>.
+_SOL_PACKET = 263
+_PACKET_VNET_HDR = 15
+_NEEDS_CSUM = 1
+_GSO_NONE, _GSO_TCPV4 = 0, 1
+_VNET_HEADER = struct.Struct("=BBHHHH")
+
+_IP_TCP, _IP_UDP = 6, 17
+_SEGMENT = 1400
+_TRANSPORT = 34  # where its header begins, behind Ethernet's and IPv4's
+
+
+def pseudo_sum(source: str, destination: str, protocol: int, length: int) -> int:
+    """What a sender leaves in the checksum's place: the sum over the pseudo header."""
+    data = socket.inet_aton(source) + socket.inet_aton(destination)
+    total: int = sum(struct.unpack("!4H", data)) + protocol + length
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+class Sender:
+    """Sends frames of a host as its kernel would, with what is left to the device."""
+
+    def __init__(self, host: Host, to: Host) -> None:
+        self._host, self._to = host, to
+        self._socket = host.ns.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        self._socket.bind((host.device, 0))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _send(self, protocol: int, segment: bytes, at: int, gso: int, tags: list[int]) -> None:
+        """`at` is where in the segment its checksum is."""
+        left = pseudo_sum(self._host.ip, self._to.ip, protocol, len(segment))
+        segment = segment[:at] + struct.pack("!H", left) + segment[at + 2 :]
+        packet = ipv4(self._host.ip, self._to.ip, protocol, segment)
+        frame = with_tags(ethernet(self._to.mac, self._host.mac, 0x0800, packet), tags)
+        start = _TRANSPORT + 4 * len(tags)
+        headers = start + 20 if gso else 0
+        size = _SEGMENT if gso else 0
+        header = _VNET_HEADER.pack(_NEEDS_CSUM, gso, headers, size, start, at)
+        self._socket.send(header + frame)
+
+    def tcp(self, length: int, *tags: int) -> None:
+        """A segment of TCP with `length` bytes, a super-packet if that takes several frames."""
+        segment = tcp(self._host.ip, self._to.ip, 1000, 2000, b"t" * length, seq=length)
+        gso = _GSO_TCPV4 if length > _SEGMENT else _GSO_NONE
+        self._send(_IP_TCP, segment, 16, gso, list(tags))
+
+    def udp(self, length: int, *tags: int) -> None:
+        """A datagram of `length` bytes."""
+        segment = udp(self._host.ip, self._to.ip, 1000, 2000, b"u" * length)
+        self._send(_IP_UDP, segment, 6, _GSO_NONE, list(tags))
+
+
+def play(sender: Sender, where: list[Host]) -> dict[str, Counter[bytes]]:
+    """What arrives at hosts of a frame of each kind."""
+    captures = {host.name: Capture.of(host) for host in where}
+    for capture in captures.values():
+        capture.start()
+    for tags in ((), (5,)):
+        for length in (10, 1000, 3000, 60_000):
+            sender.tcp(length, *tags)
+        sender.udp(500, *tags)
+    for capture in captures.values():
+        capture.wait_quiet(0.3)
+        capture.stop()
+    return {name: capture.multiset() for name, capture in captures.items()}
+
+
+@pytest.fixture
+def trio(switch: Switch) -> tuple[Host, Host, Host]:
+    a, b, m = (switch.add_host(name, with_ip=False, offloads=True) for name in "abm")
+    switch.learn(a, b)
+    return a, b, m
+
+
+# Names of the source and destination ports.
+SELECTIONS = {"source": ("a", ""), "destination": ("", "b"), "both": ("ab", "ab")}
+
+
+@pytest.mark.parametrize("attach", attachments())
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_copies_are_as_native(
+    switch: Switch, trio: tuple[Host, Host, Host], attach: str, selection: str
+) -> None:
+    a, b, m = trio
+    src, dst = ([switch.hosts[name] for name in names] for names in SELECTIONS[selection])
+    switch.mirror("m1", src=src, dst=dst, output=m)
+    sender = Sender(a, b)
+    try:
+        with Tap(switch, "--attach", attach) as tap:
+            found = {}
+            for mode, state in (("native", "native"), ("offload", "offloaded")):
+                tap.set_mode("m1", mode)
+                tap.wait_settled("m1", state)
+                found[state] = play(sender, [b, m])
+    finally:
+        sender.close()
+    for name, expected in found["native"].items():
+        seen = found["offloaded"][name]
+        assert expected.total() == 10, name
+        assert not (what := difference(expected, seen)), f"at {name}: {what}"
