@@ -23,11 +23,12 @@
 
 #define TAP_SETS 8192
 #define TAP_WAYS 4
-#define TAP_FORGET_MS 1000
-/* Longest time by which a departure can outrun the hook of its own arrival. */
-#define TAP_RACE_MS 20
-/* Times are kept in ticks of the kernel's, TAP_HZ a second: no clock is as cheap. */
-#define TAP_TICKS(ms) (((ms) * TAP_HZ + 999) / 1000)
+/* Times are kept in ticks of the kernel's: no clock is as cheap. */
+#define TAP_FORGET	TAP_CONSTANT(TAP_CONSTANT_FORGET)
+#define TAP_RACE	TAP_CONSTANT(TAP_CONSTANT_RACE)
+/* Keeps a sender from choosing frames whose digests collide. */
+#define TAP_SEED	((u64)TAP_CONSTANT(TAP_CONSTANT_SEED_HIGH) << 32 |	\
+			 TAP_CONSTANT(TAP_CONSTANT_SEED_LOW))
 
 #define TAP_DIGEST_LEN 64
 
@@ -232,7 +233,7 @@ static __always_inline u32 tap_age(u32 now, u32 then)
 {
 	u32 age = now - then;
 
-	return age > -TAP_TICKS(TAP_FORGET_MS) ? 0 : age;
+	return age > -TAP_FORGET ? 0 : age;
 }
 
 /*
@@ -274,7 +275,7 @@ static __always_inline bool tap_arrive(struct tap_frame *frame, u32 now)
 		frame->copies = frame->arrived;
 		return true;
 	}
-	if (tap_age(now, frame->raced) <= TAP_TICKS(TAP_RACE_MS))
+	if (tap_age(now, frame->raced) <= TAP_RACE)
 		return false;
 	/* The copies in advance were of other packets, from other ports. */
 	frame->copies++;
@@ -329,11 +330,11 @@ static __always_inline bool tap_once(const struct tap_rule *rule, u64 digest)
 	if (!set)
 		return true;
 	locked = tap_lock(&set->lock);
-	TAP_FIND(set, tag, now, TAP_TICKS(TAP_FORGET_MS), way, live);
+	TAP_FIND(set, tag, now, TAP_FORGET, way, live);
 	if (!live) {
 		way->tag = tag;
 		way->born = now;
-		way->raced = now - TAP_TICKS(TAP_RACE_MS) - 1;
+		way->raced = now - TAP_RACE - 1;
 		way->arrived = 0;
 		way->copies = 0;
 	}

@@ -9,18 +9,6 @@
 #ifndef TAP_ONE_H
 #define TAP_ONE_H
 
-/*
- * A constant that the sidecar fills in. The compiler must not know it: it says so
- * in a load of 64 bits, whose upper half is this and lower half the number.
- */
-#define TAP_CONSTANT(n)							\
-	({								\
-		u64 __value;						\
-		asm volatile("%0 = %1 ll"				\
-			     : "=r"(__value)				\
-			     : "i"((u64)TAP_CONSTANT_MARK << 32 | (n)));	\
-		(u32)__value;						\
-	})
 #define TAP_OF_RULE(member)						\
 	TAP_CONSTANT(TAP_CONSTANT_RULE + __builtin_offsetof(struct tap_rule, member) / 4)
 #define TAP_OF_PORT(member)						\

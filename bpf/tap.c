@@ -23,6 +23,19 @@
 /* What one program does of a hook's rules; the verifier's time grows with it. */
 #define TAP_RULES_AT_ONCE 16
 
+/*
+ * A constant that the sidecar fills in. The compiler must not know it: it says so
+ * in a load of 64 bits, whose upper half is this and lower half the number.
+ */
+#define TAP_CONSTANT(n)							\
+	({								\
+		u64 __value;						\
+		asm volatile("%0 = %1 ll"				\
+			     : "=r"(__value)				\
+			     : "i"((u64)TAP_CONSTANT_MARK << 32 | (n)));	\
+		(u32)__value;						\
+	})
+
 #include "tags.h"
 #include "once.h"
 #include "filter.h"

@@ -48,9 +48,9 @@
 #define TAP_NEXT_FINISH 2
 
 /*
- * What a hook's own program has in the place of constants: loads of 64 bits with
- * this in the upper half, and in the lower half the number of a word of the rule,
- * the port's settings, the edit, or the hook's entry.
+ * What a program has in the place of constants that are only known when it is
+ * loaded: loads of 64 bits with this in the upper half, and in the lower half the
+ * number of a word of the rule, the port's settings, the edit, or the hook's entry.
  */
 #define TAP_CONSTANT_MARK 0x7a90c0de
 #define TAP_CONSTANT_RULE 0
@@ -58,11 +58,21 @@
 #define TAP_CONSTANT_EDIT 32
 #define TAP_CONSTANT_FIRST 48
 #define TAP_CONSTANT_SHAPE 49
+/* And what every program has there: halves of a secret, and spans of time in the kernel's ticks. */
+#define TAP_CONSTANT_SEED_HIGH 56
+#define TAP_CONSTANT_SEED_LOW 57
+#define TAP_CONSTANT_FORGET 58
+#define TAP_CONSTANT_RACE 59
 /* What such programs are made of: tap_one and tap_out, in a map with room for their code. */
 #define TAP_TEMPLATE_ONE 0
 #define TAP_TEMPLATE_OUT 1
 #define TAP_TEMPLATES 2
 #define TAP_TEMPLATE_LEN 32768
+
+/* How long counts of a content are kept after its last frame. */
+#define TAP_FORGET_MS 1000
+/* Longest time by which a departure can outrun the hook of its own arrival. */
+#define TAP_RACE_MS 20
 
 /* Bytes of a set of VLANs: bit v % 8 of byte v / 8 says whether VLAN v is in it. */
 #define TAP_VLAN_SET_LEN 512

@@ -28,6 +28,7 @@ _SYSCALLS = {
 _NUMBER = _SYSCALLS.get(platform.machine())
 
 # enum bpf_cmd
+_MAP_CREATE = 0
 _MAP_LOOKUP_ELEM = 1
 _MAP_UPDATE_ELEM = 2
 _MAP_DELETE_ELEM = 3
@@ -207,6 +208,33 @@ def run_classifier(program_fd: int, frame: bytes) -> int:
     data = ctypes.create_string_buffer(frame, len(frame))
     attr = struct.pack("=IIIIQQII", program_fd, 0, len(frame), 0, _address(data), 0, 1, 0)
     return int(struct.unpack_from("=i", _bpf(_PROG_TEST_RUN, attr, size=80)[1], 4)[0])
+
+
+@dataclass(frozen=True)
+class MapLayout:
+    """What a map is made with: its type and flags as numbers of `include/uapi/linux/bpf.h`."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
+def map_layout(fd: int) -> MapLayout:
+    """What the map was made with."""
+    kind, _, *others = struct.unpack_from("=IIIIII", _info(fd, 80))
+    return MapLayout(kind, *others)
+
+
+def create_map(layout: MapLayout, name: str) -> int:
+    """Makes a map with a name of at most 15 letters; returns its descriptor."""
+    attr = struct.pack(
+        "=IIIIIII16s",
+        *(layout.type, layout.key_size, layout.value_size, layout.max_entries, layout.flags),
+        *(0, 0, name.encode()),
+    )
+    return _bpf(_MAP_CREATE, attr, size=72)[0]
 
 
 class Map:

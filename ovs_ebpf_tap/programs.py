@@ -4,30 +4,39 @@
     PIN_DIR/<build>/ingress, egress, rules, ...  maps
     PIN_DIR/links/<ifindex>-<direction>          TCX links
 
-A build is named by a digest of its sources, so unchanged sources are not compiled again.
+A build is named by a digest of its sources. What the compiler has made of them is kept in CACHE, so
+unchanged sources are not compiled again, not after a reboot either.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
+import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping
 from errno import EACCES, ENOSYS, EPERM
 from functools import cache
 from pathlib import Path
 
 from ovs_ebpf_tap import abi, bpf
-from ovs_ebpf_tap.compile import DRAFT, MAPS, PROGRAMS, TEMPLATES
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS
-from ovs_ebpf_tap.template import fill
+from ovs_ebpf_tap.object import MAPS, NEXT, PROGRAMS, TEMPLATES, Object
+from ovs_ebpf_tap.template import fill, settle
 
 BPFFS = Path("/sys/fs/bpf")
+CACHE = Path("/var/cache/ovs-ebpf-tap/programs")
 LINKS = "links"
+DRAFT = "draft-"
+
+_MONOTONIC_COARSE = 6  # CLOCK_MONOTONIC_COARSE, which goes by the kernel's ticks
 
 _BPFFS_MAGIC = "bpf"
 _COMPILE_TIMEOUT = 300  # seconds: emulated machines are slow
@@ -146,25 +155,57 @@ def open_programs(pin_dir: Path) -> Programs | None:
 
 
 def ensure_programs(pin_dir: Path) -> Programs:
-    """This version's programs, compiled now if they are not pinned. Raises TapError."""
+    """This version's programs, loaded now if they are not pinned. Raises TapError."""
     directory = pin_dir / build_id()
     if not directory.is_dir():
         try:
-            _compile(directory)
-        except TapError:
+            _load_and_pin(_ensure_object(), directory)
+        except (TapError, OSError) as error:
             with contextlib.suppress(OSError):
                 pin_dir.rmdir()
+            if isinstance(error, OSError):
+                raise TapError(f"the kernel does not take the programs: {error}") from None
             raise
     return Programs(directory)
 
 
-def _compile(directory: Path) -> None:
+# From sources to what is kept.
+
+
+def _ensure_object() -> Object:
+    kept = CACHE / f"{build_id()}.json"
+    try:
+        return Object.from_json(kept.read_text())
+    except (OSError, ValueError):
+        text = _compile()
+    try:
+        made = Object.from_json(text)
+    except ValueError as error:
+        raise TapError(f"compiling the programs failed: {error}") from None
+    with contextlib.suppress(OSError):  # Then it is compiled again next time.
+        _keep(kept, text)
+    return made
+
+
+def _keep(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as draft:
+        try:
+            draft.write(text)
+            draft.close()
+            os.replace(draft.name, path)
+        except BaseException:
+            os.unlink(draft.name)
+            raise
+
+
+def _compile() -> str:
     # The child is to be of this very package, whatever lies in the working directory.
     home = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     try:
         child = subprocess.run(
-            [sys.executable, "-P", "-m", "ovs_ebpf_tap.compile", str(directory)],
+            [sys.executable, "-P", "-m", "ovs_ebpf_tap.compile"],
             capture_output=True,
             env={**os.environ, "PYTHONPATH": path},
             text=True,
@@ -177,6 +218,58 @@ def _compile(directory: Path) -> None:
         lines = (child.stderr + child.stdout).strip().splitlines()
         errors = [line for line in lines if "error:" in line] or lines[-1:] or ["killed"]
         raise TapError(f"compiling the programs failed: {errors[0]}")
+    return child.stdout
+
+
+# From what is kept to the kernel.
+
+
+def _load_and_pin(made: Object, directory: Path) -> None:
+    """Leaves programs and maps pinned below the directory, which appears whole or not at all."""
+    with contextlib.ExitStack() as stack:
+
+        def opened(fd: int) -> int:
+            stack.callback(os.close, fd)
+            return fd
+
+        maps = {name: opened(bpf.create_map(layout, name)) for name, layout in made.maps.items()}
+        constants = _kernel_constants()
+        programs = {
+            name: opened(
+                bpf.load_classifier(fill(made.codes[name], constants, list(maps.values())), name)
+            )
+            for name in PROGRAMS
+        }
+        for name, place in NEXT.items():
+            bpf.Map(maps["next"]).set(_u32(place), _u32(programs[name]))
+        templates = bpf.Map(maps["templates"])
+        for name, place in TEMPLATES.items():
+            code = settle(made.codes[name], constants)
+            templates.set(_u32(place), code.ljust(templates.value_size, b"\0"))
+        # A bpffs takes no dots in names.
+        draft = directory.with_name(f"{DRAFT}{directory.name}")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        for name, fd in {**programs, **maps}.items():
+            bpf.pin(fd, draft / name)
+        draft.rename(directory)
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder)
+
+
+def _kernel_constants() -> dict[int, int]:
+    """A seed that no sender knows, and times in the running kernel's ticks."""
+    tick = time.clock_getres(_MONOTONIC_COARSE)
+    return {
+        abi.constant("CONSTANT_SEED_HIGH"): secrets.randbits(32),
+        abi.constant("CONSTANT_SEED_LOW"): secrets.randbits(32),
+        **{
+            abi.constant(f"CONSTANT_{name}"): math.ceil(abi.constant(f"{name}_MS") / 1000 / tick)
+            for name in ("FORGET", "RACE")
+        },
+    }
 
 
 def remove_build(directory: Path) -> None:

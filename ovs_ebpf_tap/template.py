@@ -1,7 +1,7 @@
-"""The program of a hook with one rule: `tap_one`, with the rule in the place of its constants.
+"""Programs' code before it is loaded: constants and maps are put in, by number.
 
-What bcc compiles once is kept as a template, and loaded anew for each such hook: no compiler is
-needed for that. See `bpf/one.h`.
+So what bcc has compiled once serves any kernel, and `tap_one` and `tap_out` (`bpf/one.h`) are
+loaded anew for each hook, with what it does in the place of their constants.
 
 Instructions are those of `struct bpf_insn` in Linux's `include/uapi/linux/bpf.h`.
 """
@@ -21,7 +21,6 @@ _ADD = 0
 _EXCHANGE = 0xE1  # BPF_XCHG, Linux 5.12
 
 _MARK = abi.constant("CONSTANT_MARK")
-_LENGTH = abi.constant("TEMPLATE_LEN")
 
 
 def _loads(code: bytes) -> Iterator[tuple[int, int, int, int]]:
@@ -55,32 +54,37 @@ def with_exchanges(code: bytes) -> bytes:
     return bytes(made)
 
 
-def make_template(code: bytes, map_fds: Sequence[int]) -> bytes:
-    """The template of a program that was compiled with these maps' descriptors.
+def name_maps(code: bytes, map_fds: Sequence[int]) -> bytes:
+    """The code of a program that was compiled with these maps, naming each by its place.
 
-    Raises ValueError if it is too long, or uses another map.
+    Raises ValueError if it uses another map.
     """
     made = bytearray(code)
     for at, registers, low, _ in _loads(code):
         if registers >> 4 == _MAP_FD:
             _set_load(made, at, registers, map_fds.index(low))
-    if len(made) > _LENGTH:
-        raise ValueError(f"a program is longer than {_LENGTH} bytes")
-    return bytes(made).ljust(_LENGTH, b"\0")
+    return bytes(made)
 
 
-def fill(template: bytes, constants: Mapping[int, int], map_fds: Sequence[int]) -> bytes:
-    """The code of a program with these constants, by number; those not named are 0."""
-    made = bytearray(_without_padding(template))
-    for at, registers, low, high in _loads(template):
+def settle(code: bytes, constants: Mapping[int, int]) -> bytes:
+    """The code with these constants, by number; others are left to be put in."""
+    made = bytearray(code)
+    for at, registers, low, high in _loads(code):
+        if high == _MARK and registers >> 4 != _MAP_FD and low in constants:
+            _set_load(made, at, registers, constants[low])
+    return bytes(made)
+
+
+def fill(code: bytes, constants: Mapping[int, int], map_fds: Sequence[int]) -> bytes:
+    """The code of a program with these constants, by number; those not named are 0.
+
+    It may be a template out of a map, with zeroes behind it: a program ends with an exit or a jump.
+    """
+    size = _INSTRUCTION.size
+    made = bytearray(code[: -(-len(code.rstrip(b"\0")) // size) * size])
+    for at, registers, low, high in _loads(bytes(made)):
         if registers >> 4 == _MAP_FD:
             _set_load(made, at, registers, map_fds[low])
         elif high == _MARK:
             _set_load(made, at, registers, constants.get(low, 0))
     return bytes(made)
-
-
-def _without_padding(template: bytes) -> bytes:
-    """What comes before the zeroes: a program ends with an exit or a jump."""
-    size = _INSTRUCTION.size
-    return template[: -(-len(template.rstrip(b"\0")) // size) * size]

@@ -23,6 +23,7 @@ from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
+from ovs_ebpf_tap.object import MAPS, PROGRAMS
 
 ATTACH = attachments()
 
@@ -79,7 +80,7 @@ def test_copies_go_on_without_the_process_and_are_taken_over(
 def test_a_restart_does_not_compile(switch: Switch, trio: tuple[Host, Host, Host]) -> None:
     with Tap(switch) as tap:
         directory = tap.pin_dir / programs.build_id()
-        pins = [directory / name for name in (*programs.PROGRAMS, *programs.MAPS)]
+        pins = [directory / name for name in (*PROGRAMS, *MAPS)]
         before = [path.stat().st_ino for path in pins]
         tap.restart()
         assert [path.stat().st_ino for path in pins] == before

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.compile import MAPS, PROGRAMS, expand, main
+from ovs_ebpf_tap.bpf import MapLayout
+from ovs_ebpf_tap.compile import expand, main
 from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.object import MAPS, PROGRAMS, TEMPLATES, Object
 
 
 def write(directory: Path, files: dict[str, str]) -> Path:
@@ -63,7 +65,7 @@ def test_the_programs_are_one_file_whose_lines_are_those_of_their_sources() -> N
 
 def test_all_that_is_pinned_is_in_the_source() -> None:
     text = expand(abi.source_dir() / "tap.c")
-    for program in PROGRAMS:
+    for program in (*PROGRAMS, *TEMPLATES):
         assert f"int {program}(struct __sk_buff *skb)" in text
     for name in MAPS:
         table = rf'TABLE\("\w+", [\w ]+, [\w ]+, {name}, '
@@ -74,10 +76,25 @@ def test_all_that_is_pinned_is_in_the_source() -> None:
 def test_what_goes_wrong_is_one_line_on_stderr(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(directory: Path) -> None:
+    def fail() -> None:
         raise error
 
-    monkeypatch.setattr("sys.argv", ["compile", "/nowhere"])
-    monkeypatch.setattr("ovs_ebpf_tap.compile.compile_and_pin", fail)
+    monkeypatch.setattr("ovs_ebpf_tap.compile.build", fail)
     assert main() == 1
     assert capsys.readouterr().err == f"{error}\n"
+
+
+MADE = Object(
+    maps={name: MapLayout(2, 4, 8, place, 1) for place, name in enumerate(MAPS)},
+    codes={name: name.encode() for name in (*PROGRAMS, *TEMPLATES)},
+)
+
+
+def test_what_is_kept_is_read() -> None:
+    assert Object.from_json(MADE.to_json()) == MADE
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"maps": {}, "codes": {}}'])
+def test_what_is_not_whole_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"Expecting|lacks"):
+        Object.from_json(text)

@@ -6,7 +6,6 @@ large enough here, and one event is over before the next begins.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -16,17 +15,8 @@ from hypothesis import strategies as st
 
 from ovs_ebpf_tap import abi
 
-_HEADER = (abi.source_dir() / "once.h").read_text()
-
-
-def _constant(name: str) -> int:
-    found = re.search(rf"^#define {name} (\d+)$", _HEADER, re.MULTILINE)
-    assert found is not None
-    return int(found[1])
-
-
-FORGET = _constant("TAP_FORGET_MS")
-RACE = _constant("TAP_RACE_MS")
+FORGET = abi.constant("FORGET_MS")
+RACE = abi.constant("RACE_MS")
 
 # Longest time here that a packet takes through the switch.
 LAG = 100

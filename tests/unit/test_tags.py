@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from ovs_vlans import Bundle, Packet, Vlans, enter, includes, leave
 
 from ovs_ebpf_tap import abi, bpf
-from ovs_ebpf_tap.compile import compiler_flags, expand
+from ovs_ebpf_tap.compile import FLAGS, expand
 from ovs_ebpf_tap.encoding import Encoding
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, ETH_8021Q, Tag, ethernet
 from ovs_ebpf_tap.wanted import OFFLOADED, Hook, Rule
@@ -199,7 +199,7 @@ def probe() -> Iterator[Probe]:
 
     os.environ["BCC_KERNEL_SOURCE"] = str(abi.source_dir())
     text = f"{expand(abi.source_dir() / 'tap.c')}\n{PROGRAMS}"
-    module = BPF(text=text.encode(), cflags=compiler_flags(1))
+    module = BPF(text=text.encode(), cflags=FLAGS)
     programs = [module.load_func(name, BPF.SCHED_CLS).fd for name in (b"probe_rule", b"probe_edit")]
     maps = {name: bpf.Map(os.dup(module[name.encode()].map_fd)) for name in MAPS}
     yield Probe(programs[0], programs[1], maps)

@@ -127,5 +127,5 @@ def test_copies_are_as_native(
         sender.close()
     for name, expected in found["native"].items():
         seen = found["offloaded"][name]
-        assert expected.total() == 10, name
+        assert expected.total() >= 10, name
         assert not (what := difference(expected, seen)), f"at {name}: {what}"
