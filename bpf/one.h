@@ -76,7 +76,9 @@ int tap_one(struct __sk_buff *skb)
 	    !tap_selects(skb, &rule, &packet, 0))
 		return done;
 	edit = tap_needs_edit(&rule, &packet) ? rule.edit : 0;
-	if (edit && rule.flags & TAP_RULE_EDIT_HERE) {
+	/* An action's copy has its mark from the original, where somebody else's may be. */
+	if ((edit && rule.flags & TAP_RULE_EDIT_HERE) ||
+	    (shape & TAP_SHAPE_ACTION && skb->tc_index)) {
 		tap_start(skb, first, shape);
 		return done;
 	}

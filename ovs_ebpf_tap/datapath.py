@@ -273,7 +273,10 @@ class Datapath:
         forms = {hook: self._form(goal[hook], receiving.get(hook)) for hook in goal}
         different = [hook for hook in goal if not self._is_there(hook, goal[hook], forms[hook])]
         # Copies need the hooks that finish them. Rules that are there may have to mind new ones.
-        different.sort(key=lambda each: (each not in receiving, each not in self._attached))
+        before = _receiving(self.rules) if different else {}
+        different.sort(
+            key=lambda each: (each not in receiving, each in before, each not in self._attached)
+        )
         gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
         with self._expedited() if different or gone else contextlib.nullcontext():
             refused = self._ensure({hook: (goal[hook], forms[hook]) for hook in different})
