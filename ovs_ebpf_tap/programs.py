@@ -32,7 +32,8 @@ from ovs_ebpf_tap.object import MAPS, NEXT, PROGRAMS, TEMPLATES, Object
 from ovs_ebpf_tap.template import fill, settle
 
 BPFFS = Path("/sys/fs/bpf")
-CACHE = Path("/var/cache/ovs-ebpf-tap/programs")
+# A supervisor that makes the directory names it so (systemd's CacheDirectory=).
+CACHE = Path(os.environ.get("CACHE_DIRECTORY", "/var/cache/ovs-ebpf-tap")) / "programs"
 LINKS = "links"
 DRAFT = "draft-"
 

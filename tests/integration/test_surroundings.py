@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import ovs_ebpf_tap
-from ovs_ebpf_tap import bpf
+from ovs_ebpf_tap import bpf, programs
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import arp_request, sequenced
 from ovs_ebpf_tap.lab.sidecar import Tap
@@ -383,8 +383,27 @@ def test_bcc_is_missing(switch: Switch, idle: Tap, tmp_path: Path) -> None:
     stub = tmp_path / "bcc"
     stub.mkdir()
     (stub / "__init__.py").write_text("raise ImportError('no bcc here')\n")
-    done = under(switch, (), idle.command("run"), PYTHONPATH=f"{tmp_path}:{PACKAGE}")
+    without = {"PYTHONPATH": f"{tmp_path}:{PACKAGE}", "CACHE_DIRECTORY": str(tmp_path / "cache")}
+    done = under(switch, (), idle.command("run"), **without)
     assert_refused(switch, idle, done, "bcc is missing", "install Debian's python3-bpfcc")
+
+
+@pytest.mark.parametrize("kept", ["", "{", '{"maps": {}, "codes": {}}'])
+def test_what_was_compiled_is_kept_or_made_anew(
+    switch: Switch, idle: Tap, tmp_path: Path, kept: str
+) -> None:
+    """A file that is damaged is of no consequence; with one that is whole, bcc is not needed."""
+    name = f"{programs.build_id()}.json"
+    for place in (tmp_path / "cache" / "programs", tmp_path / "bcc"):
+        place.mkdir(parents=True)
+    (tmp_path / "cache" / "programs" / name).write_text(kept)
+    idle.start(env={"CACHE_DIRECTORY": str(tmp_path / "cache")})
+    idle.stop()
+    idle.release()
+    (tmp_path / "bcc" / "__init__.py").write_text("raise ImportError('no bcc here')\n")
+    without = {"PYTHONPATH": f"{tmp_path}:{PACKAGE}", "CACHE_DIRECTORY": str(tmp_path / "cache")}
+    idle.start(env=without)
+    assert idle.process is not None
 
 
 def test_a_second_sidecar_refuses_and_disturbs_nothing(
