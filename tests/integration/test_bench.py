@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
-
-from ovs_ebpf_tap.bench import control
 
 
 @pytest.mark.openvswitch
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_control(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control() -> None:
     small = ("--rounds=2", "--starts=1", "--idle=0.5", "--ports=6", "--mirrors=3", "--json")
-    assert control.main(small) == 0
-    rows = json.loads(capsys.readouterr().out)
+    command = (sys.executable, "-m", "ovs_ebpf_tap.bench.control", *small)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
     assert [(row["unit"], row["n"]) for row in rows] == [
         ("ms", 2),
         ("ms", 2),
@@ -29,3 +31,15 @@ def test_control(capsys: pytest.CaptureFixture[str]) -> None:
         ("MiB", 1),
     ]
     assert all(row["limits"] and row["worst"] >= 0 for row in rows)
+
+
+@pytest.mark.openvswitch
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_copy() -> None:
+    small = ("--rounds=2", "--batches=1", "--no-others")
+    command = (sys.executable, "-m", "ovs_ebpf_tap.bench.copy", *small)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "64 bytes a frame" in done.stdout
+    assert "1400 bytes a frame" in done.stdout
+    assert "clsact / u32 mirred: " in done.stdout
