@@ -124,7 +124,8 @@ int tap_out(struct __sk_buff *skb)
 /* Runs behind the action: the copy has its mark, and the original keeps none. */
 int tap_unmark(struct __sk_buff *skb)
 {
-	skb->tc_index = 0;
+	if (skb->tc_index & TAP_COPY)
+		skb->tc_index = 0;
 	return TAP_NEXT;
 }
 

@@ -5,8 +5,9 @@
  * tap_ingress and tap_egress are attached to the hooks of a device, the same
  * for TCX and for clsact's direct action. They look what there is to do, and
  * leave it to tap_rules, with tap_key for filters, or to tap_finish where a copy
- * has come to its output device. None changes the packet or its fate: whatever the copies do, the next
- * program goes on as if these were not there.
+ * has come to its output device. Hooks with one thing to do have tap_one or
+ * tap_out instead (one.h). None changes the packet or its fate: whatever the
+ * copies do, the next program goes on as if these were not there.
  */
 #include "tap.h"
 
