@@ -1,7 +1,8 @@
 """What a VM leaves to its device: super-packets, and checksums that are not filled in.
 
 The kernel's datapath forwards them as they are, and so do copies; the userspace datapath does
-not take them.
+not take them. Those of a flow that is not known pass Open vSwitch's process, which has them cut
+into frames and their checksums filled in: so what is compared is what the frames carry.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from collections import Counter
 import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.compare import difference
-from ovs_ebpf_tap.lab.frames import ethernet, ipv4, tcp, udp, with_tags
+from ovs_ebpf_tap.lab.frames import ethernet, ipv4, tcp, udp, vlans, with_tags
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Host, Switch
@@ -33,6 +33,7 @@ _VNET_HEADER = struct.Struct("=BBHHHH")
 
 _IP_TCP, _IP_UDP = 6, 17
 _SEGMENT = 1400
+LENGTHS = (10, 1000, 3000, 60_000)
 _TRANSPORT = 34  # where its header begins, behind Ethernet's and IPv4's
 
 
@@ -81,19 +82,48 @@ class Sender:
         self._send(_IP_UDP, segment, 6, _GSO_NONE, list(tags))
 
 
-def play(sender: Sender, where: list[Host]) -> dict[str, Counter[bytes]]:
+Carried = dict[tuple[tuple[int, ...], int], list[tuple[int, bytes]]]
+"""By VLANs and protocol: where runs of bytes begin, and the bytes."""
+
+
+def carried(frames: Counter[bytes]) -> Carried:
+    """What frames carry; bytes that come twice are no part of a run."""
+    pieces: dict[tuple[tuple[int, ...], int], list[tuple[int, bytes]]] = {}
+    for frame in frames.elements():
+        tags = tuple(vlans(frame))
+        packet = frame[14 + 4 * len(tags) :]
+        segment = packet[20 : int.from_bytes(packet[2:4], "big")]
+        protocol = packet[9]
+        is_tcp = protocol == _IP_TCP
+        start = int.from_bytes(segment[4:8], "big") if is_tcp else 0
+        piece = (start, segment[20 if is_tcp else 8 :])
+        pieces.setdefault((tags, protocol), []).append(piece)
+    return {key: _joined(sorted(each)) for key, each in pieces.items()}
+
+
+def _joined(pieces: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    runs: list[tuple[int, bytes]] = []
+    for start, data in pieces:
+        if runs and runs[-1][0] + len(runs[-1][1]) == start:
+            runs[-1] = (runs[-1][0], runs[-1][1] + data)
+        else:
+            runs.append((start, data))
+    return runs
+
+
+def play(sender: Sender, where: list[Host]) -> dict[str, Carried]:
     """What arrives at hosts of a frame of each kind."""
     captures = {host.name: Capture.of(host) for host in where}
     for capture in captures.values():
         capture.start()
     for tags in ((), (5,)):
-        for length in (10, 1000, 3000, 60_000):
+        for length in LENGTHS:
             sender.tcp(length, *tags)
         sender.udp(500, *tags)
     for capture in captures.values():
         capture.wait_quiet(0.3)
         capture.stop()
-    return {name: capture.multiset() for name, capture in captures.items()}
+    return {name: carried(capture.multiset()) for name, capture in captures.items()}
 
 
 @pytest.fixture
@@ -103,18 +133,10 @@ def trio(switch: Switch) -> tuple[Host, Host, Host]:
     return a, b, m
 
 
-# Names of the source and destination ports.
-SELECTIONS = {"source": ("a", ""), "destination": ("", "b"), "both": ("ab", "ab")}
-
-
 @pytest.mark.parametrize("attach", attachments())
-@pytest.mark.parametrize("selection", SELECTIONS)
-def test_copies_are_as_native(
-    switch: Switch, trio: tuple[Host, Host, Host], attach: str, selection: str
-) -> None:
+def test_copies_are_as_native(switch: Switch, trio: tuple[Host, Host, Host], attach: str) -> None:
     a, b, m = trio
-    src, dst = ([switch.hosts[name] for name in names] for names in SELECTIONS[selection])
-    switch.mirror("m1", src=src, dst=dst, output=m)
+    switch.mirror("m1", src=[a, b], dst=[a, b], output=m)
     sender = Sender(a, b)
     try:
         with Tap(switch, "--attach", attach) as tap:
@@ -125,7 +147,9 @@ def test_copies_are_as_native(
                 found[state] = play(sender, [b, m])
     finally:
         sender.close()
+    sizes = sorted(LENGTHS)
     for name, expected in found["native"].items():
-        seen = found["offloaded"][name]
-        assert expected.total() >= 10, name
-        assert not (what := difference(expected, seen)), f"at {name}: {what}"
+        for tags in ((), (5,)):
+            assert [len(data) for _, data in expected[tags, _IP_TCP]] == sizes, name
+            assert [len(data) for _, data in expected[tags, _IP_UDP]] == [500], name
+        assert found["offloaded"][name] == expected, name
