@@ -273,7 +273,8 @@ def variants(bench: Bench) -> dict[str, Variant]:
     rules = {
         "": bench.rule(),
         ", once: arriving": bench.rule(once=True),
-        ", once: leaving": bench.rule(once=True, arrival=False),
+        # Of another group: what has arrived would count as what has left.
+        ", once: leaving": bench.rule(once=True, arrival=False, group=1),
         ", VLAN": bench.rule(access, gate=Gate(ACCESS, 10, 1)),
         ", not selected": bench.rule(vlans=vlan_set([7])),
     }
