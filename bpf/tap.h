@@ -129,7 +129,7 @@ struct tap_hook {
 	__u32 first;	/* of a hook without rules but with a program: its edit */
 	__u32 shape;	/* TAP_SHAPE_*, and how many rules */
 	__u32 program;	/* id of the hook's own program; 0: it has none */
-	__u32 action;	/* ifindex of the device that its action copies to; 0: none */
+	__u32 pad;
 };
 
 #define TAP_SHAPE_RULES 0x7ff

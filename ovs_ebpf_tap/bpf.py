@@ -11,6 +11,7 @@ import ctypes
 import os
 import platform
 import struct
+import sys
 from dataclasses import dataclass
 from errno import EINVAL, ENODEV, ENOENT, ENOSYS
 from pathlib import Path
@@ -78,6 +79,11 @@ def _call(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
 
 def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
     return ctypes.addressof(buffer)
+
+
+def u32(number: int) -> bytes:
+    """A number as keys and values of maps have it."""
+    return number.to_bytes(4, sys.byteorder)
 
 
 def pin(fd: int, path: Path) -> None:

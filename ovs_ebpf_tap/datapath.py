@@ -81,10 +81,6 @@ def _total(older: Counters, values: bytes) -> Counters:
     )
 
 
-def _u32(number: int) -> bytes:
-    return number.to_bytes(4, sys.byteorder)
-
-
 def _number(key: bytes) -> int:
     return int.from_bytes(key, sys.byteorder)
 
@@ -350,7 +346,7 @@ class Datapath:
         first = self._find_room(len(rules))
         packed = [self._encoding.pack(hook, rule, self._slots[rule.mirror]) for rule in rules]
         for place, data in enumerate(packed, start=first):
-            self._maps["rules"].set(_u32(place), data)
+            self._maps["rules"].set(bpf.u32(place), data)
         shape = self._encoding.shape(rules, by_action=bool(form.action))
         if form.edit is not None:
             constants = self._encoding.edit_constants(form.edit)
@@ -381,10 +377,10 @@ class Datapath:
             self._attach_program(hook, form, program, number)
         finally:
             os.close(program)
-        self._publish(hook, {**entry, "program": number, "action": form.action})
+        self._publish(hook, {**entry, "program": number})
 
     def _publish(self, hook: Hook, entry: Mapping[str, int]) -> None:
-        self._maps[hook.direction].set(_u32(hook.ifindex), _HOOK.pack(**entry))
+        self._maps[hook.direction].set(bpf.u32(hook.ifindex), _HOOK.pack(**entry))
 
     # Which program, and how it is attached.
 
@@ -434,7 +430,7 @@ class Datapath:
         taken = set(self._slots.values())
         free = (slot for slot in range(_MAX_MIRRORS) if slot not in taken)
         for uuid, slot in zip(new, free, strict=False):
-            self._maps["counters"].clear(_u32(slot))
+            self._maps["counters"].clear(bpf.u32(slot))
             self._maps["mirrors"].set(_pack_uuid(uuid), _MIRROR.pack(slot=slot))
             self._slots[uuid] = slot
             self._older[uuid] = Counters()
@@ -555,7 +551,7 @@ class Datapath:
             self._netlink.remove_filter(hook.ifindex, hook.direction)
         self._attached.pop(hook, None)
         self._outdated.discard(hook)
-        self._maps[hook.direction].delete(_u32(hook.ifindex))
+        self._maps[hook.direction].delete(bpf.u32(hook.ifindex))
         self._give_back(hook)
         self._rules.pop(hook, None)
 
@@ -566,10 +562,10 @@ class Datapath:
             if self._qdiscs.pop(ifindex):
                 self._netlink.remove_clsact(ifindex)
                 self._netlink.announce(ifindex)
-            self._maps["qdiscs"].delete(_u32(ifindex))
+            self._maps["qdiscs"].delete(bpf.u32(ifindex))
 
     def _note_qdisc(self, ifindex: int, ours: bool) -> None:
-        self._maps["qdiscs"].set(_u32(ifindex), _u32(ours))
+        self._maps["qdiscs"].set(bpf.u32(ifindex), bpf.u32(ours))
         self._qdiscs[ifindex] = ours
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Collection
 
@@ -25,14 +24,14 @@ class Pool:
     def read(self, place: int) -> bytes:
         """The value at a place that a rule in the kernel refers to."""
         if place not in self._values:
-            self._note(place, self._map.get(place.to_bytes(4, sys.byteorder)) or b"")
+            self._note(place, self._map.get(bpf.u32(place)) or b"")
         return self._values[place]
 
     def place(self, value: bytes) -> int:
         """A place that holds the value. Raises OSError if all are taken."""
         if value not in self._places:
             place = self._find_free()
-            self._map.set(place.to_bytes(4, sys.byteorder), value)
+            self._map.set(bpf.u32(place), value)
             self._note(place, value)
         return self._places[value]
 

@@ -127,7 +127,7 @@ class Programs:
         Raises OSError as the kernel says it.
         """
         if name not in self._templates:
-            place = TEMPLATES[name].to_bytes(4, sys.byteorder)
+            place = bpf.u32(TEMPLATES[name])
             self._templates[name] = self.maps["templates"].get(place) or b""
         fds = [each.fd for each in self.maps.values()]
         return bpf.load_classifier(fill(self._templates[name], constants, fds), name)
@@ -242,11 +242,11 @@ def _load_and_pin(made: Object, directory: Path) -> None:
             for name in PROGRAMS
         }
         for name, place in NEXT.items():
-            bpf.Map(maps["next"]).set(_u32(place), _u32(programs[name]))
+            bpf.Map(maps["next"]).set(bpf.u32(place), bpf.u32(programs[name]))
         templates = bpf.Map(maps["templates"])
         for name, place in TEMPLATES.items():
             code = settle(made.codes[name], constants)
-            templates.set(_u32(place), code.ljust(templates.value_size, b"\0"))
+            templates.set(bpf.u32(place), code.ljust(templates.value_size, b"\0"))
         # A bpffs takes no dots in names.
         draft = directory.with_name(f"{DRAFT}{directory.name}")
         shutil.rmtree(draft, ignore_errors=True)
@@ -254,10 +254,6 @@ def _load_and_pin(made: Object, directory: Path) -> None:
         for name, fd in {**programs, **maps}.items():
             bpf.pin(fd, draft / name)
         draft.rename(directory)
-
-
-def _u32(number: int) -> bytes:
-    return number.to_bytes(4, sys.byteorder)
 
 
 def _kernel_constants() -> dict[int, int]:

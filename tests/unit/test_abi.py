@@ -34,7 +34,7 @@ STRUCTS: dict[str, dict[str, Any]] = {
         "first": ctypes.c_uint32,
         "shape": ctypes.c_uint32,
         "program": ctypes.c_uint32,
-        "action": ctypes.c_uint32,
+        "pad": ctypes.c_uint32,
     },
     "port": {
         "mode": ctypes.c_uint32,
