@@ -16,6 +16,9 @@
 #define TAP_OF_EDIT(member)						\
 	TAP_CONSTANT(TAP_CONSTANT_EDIT + __builtin_offsetof(struct tap_edit, member) / 4)
 
+#define TAP_OF_GLANCE(member)						\
+	TAP_CONSTANT(TAP_CONSTANT_GLANCE + __builtin_offsetof(struct tap_glance, member) / 4)
+
 static __always_inline void tap_fill_rule(struct tap_rule *rule)
 {
 	rule->hook = TAP_OF_RULE(hook);
@@ -26,8 +29,9 @@ static __always_inline void tap_fill_rule(struct tap_rule *rule)
 	rule->slot = TAP_OF_RULE(slot);
 	rule->vlans = TAP_OF_RULE(vlans);
 	rule->edit = TAP_OF_RULE(edit);
-	/* Filters take more than a program of this kind has room for; runs are for several. */
+	/* Not looked up here: see tap_glance_misses(). */
 	rule->match = 0;
+	/* For several rules. */
 	rule->run = 0;
 }
 
@@ -36,6 +40,65 @@ static __always_inline void tap_fill_port(struct tap_port *port)
 	port->mode = TAP_OF_PORT(mode);
 	port->tag = TAP_OF_PORT(tag);
 	port->admitted = TAP_OF_PORT(admitted);
+}
+
+static __always_inline bool tap_has_ports(u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
+
+static __always_inline bool tap_is_ip6_ext(u8 proto)
+{
+	return proto == IPPROTO_HOPOPTS || proto == IPPROTO_ROUTING || proto == IPPROTO_FRAGMENT ||
+	       proto == IPPROTO_AH || proto == IPPROTO_DSTOPTS;
+}
+
+/* Whether an IP protocol or ports, @at bytes into the frame, are none that the match selects. */
+static __always_inline bool tap_transport_misses(const u8 *data, u8 proto, u32 at, bool ports)
+{
+	if (TAP_OF_GLANCE(nw_proto) && proto != TAP_OF_GLANCE(nw_proto))
+		return true;
+	return TAP_OF_GLANCE(tp_mask) && ports && tap_has_ports(proto) &&
+	       (*(u32 *)(data + at) ^ TAP_OF_GLANCE(tp)) & TAP_OF_GLANCE(tp_mask);
+}
+
+static __always_inline bool tap_ip_misses(const u8 *data)
+{
+	return (*(u32 *)(data + 26) ^ TAP_OF_GLANCE(nw_src)) & TAP_OF_GLANCE(nw_src_mask) ||
+	       (*(u32 *)(data + 30) ^ TAP_OF_GLANCE(nw_dst)) & TAP_OF_GLANCE(nw_dst_mask) ||
+	       tap_transport_misses(data, data[23], 34, data[14] == 0x45);
+}
+
+static __always_inline bool tap_dl_misses(const u32 *data)
+{
+	return (data[0] ^ TAP_OF_GLANCE(dl_0)) & TAP_OF_GLANCE(dl_mask_0) ||
+	       (data[1] ^ TAP_OF_GLANCE(dl_1)) & TAP_OF_GLANCE(dl_mask_1) ||
+	       (data[2] ^ TAP_OF_GLANCE(dl_2)) & TAP_OF_GLANCE(dl_mask_2);
+}
+
+/*
+ * Whether a look at where most packets have their headers shows that the match does
+ * not select this one. What is left takes the whole key to tell.
+ */
+static __always_inline bool tap_glance_misses(struct __sk_buff *skb)
+{
+	const u8 *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	u32 type;
+
+	if (data + 38 > end)
+		return false;
+	if (tap_dl_misses((u32 *)data))
+		return true;
+	type = *(u16 *)(data + 12);
+	if (!TAP_OF_GLANCE(dl_type) || tap_is_vlan(bpf_ntohs(type)) ||
+	    bpf_ntohs(type) < ETH_P_802_3_MIN)
+		return false;
+	if (type != TAP_OF_GLANCE(dl_type))
+		return true;
+	if (type == bpf_htons(ETH_P_IP))
+		return tap_ip_misses(data);
+	return type == bpf_htons(ETH_P_IPV6) && data + 58 <= end && !tap_is_ip6_ext(data[20]) &&
+	       tap_transport_misses(data, data[20], 54, true);
 }
 
 /*
@@ -75,6 +138,11 @@ int tap_one(struct __sk_buff *skb)
 	if (!tap_enter(&port, &packet) || packet.vid == TAP_PARKED_VLAN ||
 	    !tap_selects(skb, &rule, &packet, 0))
 		return done;
+	if (TAP_OF_RULE(match)) {
+		if (!tap_glance_misses(skb))
+			tap_start(skb, first, shape);
+		return done;
+	}
 	edit = tap_needs_edit(&rule, &packet) ? rule.edit : 0;
 	/* An action's copy has its mark from the original, where somebody else's may be. */
 	if ((edit && rule.flags & TAP_RULE_EDIT_HERE) ||

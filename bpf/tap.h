@@ -63,6 +63,8 @@
 #define TAP_CONSTANT_SEED_LOW 57
 #define TAP_CONSTANT_FORGET 58
 #define TAP_CONSTANT_RACE 59
+/* And what a rule's match lets one see at a glance. */
+#define TAP_CONSTANT_GLANCE 64
 /* What such programs are made of: tap_one and tap_out, in a map with room for their code. */
 #define TAP_TEMPLATE_ONE 0
 #define TAP_TEMPLATE_OUT 1
@@ -251,6 +253,28 @@ struct tap_key {
 struct tap_match {
 	__u64 mask[TAP_KEY_WORDS];
 	__u64 value[TAP_KEY_WORDS];
+};
+
+/*
+ * What of a match shows where most packets have their headers: masks and values as
+ * in the frame. What is not parsed, of a malformed packet, is 0 in its key; so only
+ * of the addresses may a value be 0, and where a mask is 0, nothing is asked for.
+ */
+struct tap_glance {
+	__u32 dl_mask_0;	/* of dl_dst and dl_src, in 32 bits each */
+	__u32 dl_mask_1;
+	__u32 dl_mask_2;
+	__u32 dl_0;
+	__u32 dl_1;
+	__u32 dl_2;
+	__u32 dl_type;		/* 0: any */
+	__u32 nw_proto;		/* 0: any */
+	__u32 nw_src_mask;	/* of IPv4 */
+	__u32 nw_src;
+	__u32 nw_dst_mask;
+	__u32 nw_dst;
+	__u32 tp_mask;		/* of tp_src and tp_dst */
+	__u32 tp;
 };
 
 #endif /* TAP_H */

@@ -12,12 +12,14 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from errno import ENODEV, ENOENT, EOPNOTSUPP
 from pathlib import Path
 from uuid import UUID
+
+import structlog
 
 from ovs_ebpf_tap import abi, bpf, programs, rcu
 from ovs_ebpf_tap.encoding import Encoding
@@ -29,6 +31,9 @@ _MAX_RULES = abi.constant("MAX_RULES")
 _MAX_MIRRORS = abi.constant("MAX_MIRRORS")
 _QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
 
+_IMPROVING = 0.005
+"""Seconds of one `sync` that hooks are given faster forms in."""
+
 _ATTACH_TYPES = {INGRESS: bpf.TCX_INGRESS, EGRESS: bpf.TCX_EGRESS}
 _LOOPBACK = 1
 
@@ -38,6 +43,8 @@ _MIRROR = abi.layout("mirror")
 _UUID = abi.layout("uuid")
 
 Rules = Mapping[Hook, tuple[Rule, ...]]
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,10 @@ class Datapath:
         self._outdated: set[Hook] = set()
         self._qdiscs: dict[int, bool] = {}
         self._no_action = False
+        self._unimproved: dict[Hook, _Form] = {}
+        """Forms that the kernel refused; it takes the shared programs."""
+        self.unfinished = False
+        """Whether hooks are still to get faster forms: `sync` again."""
         self._rules: dict[Hook, tuple[Rule, ...]] = {}
         self._slots: dict[UUID, int] = {}
         self._older: dict[UUID, Counters] = {}
@@ -268,6 +279,8 @@ class Datapath:
         self._ensure_slots(mirrors)
         forms = {hook: self._form(goal[hook], receiving.get(hook)) for hook in goal}
         different = [hook for hook in goal if not self._is_there(hook, goal[hook], forms[hook])]
+        if self._unimproved.keys() - goal.keys():
+            self._unimproved = {k: form for k, form in self._unimproved.items() if k in goal}
         # Copies need the hooks that finish them. Rules that are there may have to mind new ones.
         before = _receiving(self.rules) if different else {}
         different.sort(
@@ -275,13 +288,14 @@ class Datapath:
         )
         gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
         with self._expedited() if different or gone else contextlib.nullcontext():
-            refused = self._ensure({hook: (goal[hook], forms[hook]) for hook in different})
+            refused = self._ensure({hook: (goal[hook], forms[hook].kind) for hook in different})
             for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
                 self._remove(hook)
+        self.unfinished = not refused and (bool(different) or self._improve(goal, forms))
         self._remove_qdiscs()
         self._free_slots(mirrors | held)
         self._encoding.keep(self._rules.values())
-        whole = not refused and goal.keys() <= self._attached.keys()
+        whole = not refused and not self.unfinished and goal.keys() <= self._attached.keys()
         self._synced = (wanted, set(held), devices) if whole else None
         return refused
 
@@ -310,32 +324,49 @@ class Datapath:
     # Rules.
 
     def _is_there(self, hook: Hook, rules: tuple[Rule, ...], form: _Form) -> bool:
-        if hook in self._outdated or self._attached.get(hook) != form:
+        """Whether the hook does what is wanted, in the wanted form or by the shared program."""
+        if hook in self._outdated or self._rules.get(hook) != rules:
             return False
-        if self._rules.get(hook) != rules:
+        if self._attached.get(hook) not in (form, _Form(form.kind)):
             return False
         self._rules[hook] = rules  # The same object is found equal sooner.
         return True
 
-    def _ensure(self, wanted: Mapping[Hook, tuple[tuple[Rule, ...], _Form]]) -> dict[int, str]:
-        """Has hooks with these rules and forms, in this order; returns what `sync` does."""
+    def _ensure(self, wanted: Mapping[Hook, tuple[tuple[Rule, ...], str]]) -> dict[int, str]:
+        """Has hooks with these rules, attached so, in this order; returns what `sync` does."""
         refused: dict[int, str] = {}
-        for hook, (rules, form) in wanted.items():
+        for hook, (rules, kind) in wanted.items():
+            self._unimproved.pop(hook, None)
             try:
-                self._replace_or_fall_back(hook, rules, form)
+                self._replace(hook, rules, _Form(kind))
             except OSError as error:
                 if error.errno != ENODEV:
                     refused[hook.ifindex] = f"hook refused: {error.strerror}"
         return refused
 
-    def _replace_or_fall_back(self, hook: Hook, rules: tuple[Rule, ...], form: _Form) -> None:
-        try:
-            self._replace(hook, rules, form)
-        except OSError as error:
-            if not form.action or error.errno not in (ENOENT, EOPNOTSUPP):
-                raise
-            self._no_action = True  # The kernel has no act_mirred.
-            self._replace(hook, rules, replace(form, action=0, marks=False))
+    def _improve(self, goal: Rules, forms: Mapping[Hook, _Form]) -> bool:
+        """Has hooks in their fastest forms, for a while; returns whether some are left.
+
+        To load a program takes milliseconds, in which a copy waits for its hook, or a change for
+        its turn.
+        """
+        until = time.monotonic() + _IMPROVING
+        for hook, form in forms.items():
+            there = self._attached.get(hook)
+            if there in (None, form) or self._unimproved.get(hook) == form:
+                continue
+            if time.monotonic() >= until:
+                return True
+            try:
+                self._replace(hook, goal[hook], form)
+            except OSError as error:
+                self._unimproved[hook] = form
+                if form.action and error.errno in (ENOENT, EOPNOTSUPP):
+                    self._no_action = True  # The kernel has no act_mirred.
+                    return True
+                if error.errno != ENODEV:
+                    log.warning("slower hook", ifindex=hook.ifindex, error=error.strerror)
+        return False
 
     def _replace(self, hook: Hook, rules: tuple[Rule, ...], form: _Form) -> None:
         """Has another program, or other rules, in a hook's place, with no packet in between.
@@ -343,25 +374,32 @@ class Datapath:
         The shared program goes by the hook's entry, so that is there first. A program of its own
         does not; an entry that tells of it says that it is attached.
         """
-        first = self._find_room(len(rules))
         packed = [self._encoding.pack(hook, rule, self._slots[rule.mirror]) for rule in rules]
-        for place, data in enumerate(packed, start=first):
-            self._maps["rules"].set(bpf.u32(place), data)
+        written = hook in self._ranges and self._rules.get(hook) == rules
+        first = self._ranges[hook][0] if written else self._write(packed)
         shape = self._encoding.shape(rules, by_action=bool(form.action))
         if form.edit is not None:
             constants = self._encoding.edit_constants(form.edit)
             entry = {"first": self._encoding.edit_place(form.edit), "shape": 0}
             self._attach_own(hook, form, "tap_out", constants, entry)
         elif form.own:
-            constants = self._encoding.rule_constants(packed[0], rules[0].gate, first, shape)
+            constants = self._encoding.rule_constants(rules[0], packed[0], first, shape)
             self._attach_own(hook, form, "tap_one", constants, {"first": first, "shape": shape})
         else:
             self._publish(hook, {"first": first, "shape": shape})
             self._attach_program(hook, form, self._programs.fd(hook.direction), 0)
-        self._give_back(hook)
+        if not written:
+            self._give_back(hook)
         self._ranges[hook] = (first, len(rules))
         self._rules[hook] = rules
         self._note_attached(hook, form, current=True)
+
+    def _write(self, packed: Sequence[bytes]) -> int:
+        """Has rules in free places; returns the first. Raises OSError if there are none."""
+        first = self._find_room(len(packed))
+        for place, data in enumerate(packed, start=first):
+            self._maps["rules"].set(bpf.u32(place), data)
+        return first
 
     def _attach_own(
         self,
@@ -389,17 +427,19 @@ class Datapath:
 
         A clsact filter's action clones without touching the original's head, which
         `bpf_clone_redirect` copies; but there is one action a hook, and what is delivered to a
-        device's ingress is not the same.
+        device's ingress is not the same. What a filter may select is left to the shared programs.
         """
-        own = len(rules) == 1 and rules[0].match is None
+        own = len(rules) == 1
         edit = None
         if not rules and edits and len(edits) == 1:
             own, (edit,) = True, edits
         if self._attach == TCX:
             return _Form(TCX, own, edit)
         action = 0
-        if rules and own and edits is None and not rules[0].to_ingress and not self._no_action:
-            action = rules[0].output if self._netlink.is_up(rules[0].output) else 0
+        if own and rules and edits is None and not self._no_action:
+            (rule,) = rules
+            if rule.match is None and not rule.to_ingress and self._netlink.is_up(rule.output):
+                action = rule.output
         marks = bool(action) and _receiving_hook(rules[0]) is not None
         return _Form(CLSACT, own, edit, action, marks)
 
@@ -465,13 +505,7 @@ class Datapath:
             self._note_qdisc(ifindex, ours)
         self.read()
         self._ensure_slots(older._slots)
-        receiving = _receiving(older.rules)
-        self._ensure(
-            {
-                hook: (rules, self._form(rules, receiving.get(hook)))
-                for hook, rules in older.rules.items()
-            }
-        )
+        self._ensure({hook: (rules, self._attach) for hook, rules in older.rules.items()})
         for uuid, count in older.counters().items():
             self._add_count(uuid, count)
         self.read()

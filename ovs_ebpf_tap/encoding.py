@@ -39,6 +39,7 @@ _CONSTANT_PORT = abi.constant("CONSTANT_PORT")
 _CONSTANT_EDIT = abi.constant("CONSTANT_EDIT")
 _CONSTANT_FIRST = abi.constant("CONSTANT_FIRST")
 _CONSTANT_SHAPE = abi.constant("CONSTANT_SHAPE")
+_CONSTANT_GLANCE = abi.constant("CONSTANT_GLANCE")
 
 _RULE = abi.layout("rule")
 _PORT = abi.layout("port")
@@ -162,14 +163,14 @@ class Encoding:
 
     # Programs of hooks' own.
 
-    def rule_constants(
-        self, packed: bytes, gate: Gate | None, first: int, shape: int
-    ) -> dict[int, int]:
+    def rule_constants(self, rule: Rule, packed: bytes, first: int, shape: int) -> dict[int, int]:
         """Those of `tap_one`, for a hook whose one rule is `packed`, at the place `first`."""
         words = {_CONSTANT_FIRST: first, _CONSTANT_SHAPE: shape}
         words.update(enumerate(_words(packed), start=_CONSTANT_RULE))
-        if gate is not None:
-            words.update(enumerate(_words(self._pack_gate(gate)), start=_CONSTANT_PORT))
+        if rule.gate is not None:
+            words.update(enumerate(_words(self._pack_gate(rule.gate)), start=_CONSTANT_PORT))
+        if rule.match is not None:
+            words.update(enumerate(_words(rule.match.glance()), start=_CONSTANT_GLANCE))
         return words
 
     def edit_constants(self, edit: Edit) -> dict[int, int]:

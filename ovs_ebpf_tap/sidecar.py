@@ -47,6 +47,9 @@ _QUEUED = 0.03
 """Seconds that OVS goes on copying when hooks are there: what has passed them before they were may
 still wait in its queues, and neither would copy it."""
 
+_IMPROVE = 0.01
+"""Seconds before hooks are given faster programs, and from one look at them to the next."""
+
 _EDIT_GAP = 0.2
 """Least seconds between two writes of statistics alone."""
 
@@ -173,6 +176,8 @@ class Sidecar:
             db = _all_native(db)
         self._note_flips(db)
         plan = self._apply(db, now)
+        if self._datapath.unfinished:
+            self._next_statistics = min(self._next_statistics, now + _IMPROVE)
         self._flow_tables.watch(bridges_with_work(db))
         counters = self._datapath.counters()
         edits = handover.next_edits(db, plan.verdicts, counters, self._taken_in(db), self._flipped)
@@ -185,7 +190,8 @@ class Sidecar:
             self._ovsdb.commit(edits)
         elif edits:
             self._next_statistics = min(self._next_statistics, self._last_write + _EDIT_GAP)
-        if not edits and said and not self._settling and not self._refused:
+        waiting = self._settling or self._refused or self._datapath.unfinished
+        if not edits and said and not waiting:
             self._done, self._counted = seen, counters
         if not self._passed:
             self._passed = True

@@ -1,8 +1,8 @@
 """What a copy costs: CPU time a frame, over the same device without a mirror.
 
 A sender's frames arrive through a veth pair on a port's device, and are copied to another veth
-pair. All of that happens in the sender's own thread, whose CPU time is measured. Hooks of ours and
-the kernel's own ways of copying take turns, round by round.
+pair. All of that happens in the sender's own thread, whose CPU time is measured. Each way of
+copying, ours and the kernel's own, has devices of its own, and they take turns, round by round.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import itertools
 import json
+import mmap
 import os
 import secrets
 import shutil
@@ -20,13 +21,13 @@ import statistics
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from ovs_ebpf_tap import bpf, programs
 from ovs_ebpf_tap.datapath import Datapath
+from ovs_ebpf_tap.filter import parse as parse_filter
 from ovs_ebpf_tap.lab.frames import IP_UDP, ethernet, ipv4, udp
 from ovs_ebpf_tap.lab.kernel import has_tcx
 from ovs_ebpf_tap.lab.netns import Netns
@@ -37,18 +38,14 @@ from ovs_ebpf_tap.wanted import CLSACT, TCX, Gate, Hook, Rule
 SIZES = (64, 1400)
 """Bytes a frame."""
 
-_ROUNDS = 24
-_BATCHES = 80
+_ROUNDS = 200
+_BATCHES = 10
 _BATCH = 256
-_WARM_UP = 4
+_WARM_UP = 2
 _OTHERS = 1000
-_QUIET = 0.003
-"""Seconds after which a hook that was removed is no longer waited for by the kernel."""
 
 _PRIORITY = 1
 _MIRROR = UUID(int=1)
-
-Variant = Callable[[], AbstractContextManager[None]]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -83,8 +80,11 @@ class Sender:
     def __init__(self, ns: Netns, device: str, frame: bytes) -> None:
         self._socket = ns.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._socket.bind((device, 0))
-        self._frame = ctypes.create_string_buffer(frame, len(frame))
-        self._iov = _Iovec(ctypes.addressof(self._frame), len(frame))
+        # Where a frame lies in its page has a part in what it takes to copy it.
+        self._frame = mmap.mmap(-1, mmap.PAGESIZE)
+        self._frame.write(frame)
+        place = ctypes.addressof(ctypes.c_char.from_buffer(self._frame))
+        self._iov = _Iovec(place, len(frame))
         self._messages = (_Message * _BATCH)()
         for message in self._messages:
             message.header.iov, message.header.iov_length = ctypes.pointer(self._iov), 1
@@ -94,20 +94,32 @@ class Sender:
         self._socket.close()
 
     def cost(self, batches: int) -> float:
-        """The thread's CPU time in ns a frame. Raises OSError if frames are not taken."""
+        """CPU time in ns a frame, median of batches. Raises OSError if frames are not taken."""
+        return statistics.median(self._batch() for _ in range(batches)) / _BATCH
+
+    def _batch(self) -> int:
         began = time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID)
-        for _ in range(batches):
-            if _libc.sendmmsg(self._socket.fileno(), self._messages, _BATCH, 0) != _BATCH:
-                raise OSError(ctypes.get_errno(), "not all frames were sent")
-        took = time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID) - began
-        return took / (batches * _BATCH)
+        if _libc.sendmmsg(self._socket.fileno(), self._messages, _BATCH, 0) != _BATCH:
+            raise OSError(ctypes.get_errno(), "not all frames were sent")
+        return time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID) - began
+
+
+def _code(*instructions: tuple[int, int, int]) -> bytes:
+    """Of a program of these operations, registers and numbers that has the packet go on."""
+    ends = ((0xB7, 0, -1), (0x95, 0, 0))
+    return b"".join(
+        struct.pack("=BBhi", code, registers, 0, number)
+        for code, registers, number in (*instructions, *ends)
+    )
 
 
 def _bare_clone(output: int) -> bytes:
-    """The code of a program that does nothing but `bpf_clone_redirect`."""
-    instructions = ((0xB7, 2, output), (0xB7, 3, 0), (0x85, 0, 13), (0xB7, 0, -1), (0x95, 0, 0))
-    return b"".join(struct.pack("=BBhi", code, reg, 0, value) for code, reg, value in instructions)
+    """Does nothing but `bpf_clone_redirect`."""
+    return _code((0xB7, 2, output), (0xB7, 3, 0), (0x85, 0, 13))
 
+
+_BARE_PUSH = _code((0xB7, 2, socket.htons(0x8100)), (0xB7, 3, 10), (0x85, 0, 18))
+"""Does nothing but `bpf_skb_vlan_push`."""
 
 _TRUNK = Edit(
     in_mode=KEEP,
@@ -125,211 +137,188 @@ _TRUNK = Edit(
 )
 
 
+_RULE = Rule(_MIRROR, output=0, group=0, run=1, arrival=True, edit=_TRUNK)
+"""Copies what arrives on a port."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The devices of one way to copy: its port's, and its output's, by index."""
+
+    name: str
+    port: int
+    output: int
+
+    @property
+    def hook(self) -> Hook:
+        """That of what arrives on the port."""
+        return Hook(self.port, INGRESS)
+
+
 class Bench:
-    """A port's device, an output's, and what can be done with them."""
+    """Devices of a switch, between a machine and a monitor, and what can be done with them."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._machine = stack.enter_context(Netns("bench-vm"))
         self._switch = stack.enter_context(Netns("bench-switch"))
         self._monitor = stack.enter_context(Netns("bench-monitor"))
-        self._pair("port", self._machine)
-        self._pair("out", self._monitor)
-        self.port, self.output = (self._ifindex(device) for device in ("port", "out"))
         self._stack = stack
         self._netlink = self._switch.call(Netlink)
         stack.callback(self._netlink.close)
-        self._datapaths = {kind: self._datapath(kind) for kind in (TCX, CLSACT)}
-        self._busy = self._datapath(CLSACT)
-        codes = {"empty": bpf.EMPTY, "bare": _bare_clone(self.output)}
-        self._fds = {name: bpf.load_classifier(code, name) for name, code in codes.items()}
-        for fd in self._fds.values():
-            stack.callback(os.close, fd)
+        self._empty = self._load("empty", bpf.EMPTY)
+        self.ports: dict[str, str] = {}
 
-    def _datapath(self, attach: str) -> Datapath:
+    def pair(self, way: str) -> Pair:
+        """Makes the devices of a way to copy."""
+        number = len(self.ports)
+        self.ports[way] = port = f"port{number}"
+        for device, peer in ((port, self._machine), (f"out{number}", self._monitor)):
+            ends = ("type", "veth", "peer", "name", device, "netns", peer.name)
+            self._switch.run("ip", "link", "add", device, *ends)
+            for ns in (self._switch, peer):
+                ns.run("ip", "link", "set", device, "up", "arp", "off")
+        return Pair(port, *map(self._ifindex, (port, f"out{number}")))
+
+    def _ifindex(self, device: str) -> int:
+        return self._switch.call(lambda: socket.if_nametoindex(device))
+
+    def sender(self, way: str, size: int) -> Sender:
+        """Of frames of `size` bytes that arrive on the way's port."""
+        ips, macs = ("10.0.0.1", "10.0.0.2"), ("02:00:00:00:00:0b", "02:00:00:00:00:0a")
+        packet = ipv4(*ips, IP_UDP, udp(*ips, 9, 9, bytes(size - 42)))
+        return Sender(self._machine, self.ports[way], ethernet(*macs, 0x0800, packet))
+
+    # The kernel's own ways.
+
+    def _load(self, name: str, code: bytes) -> int:
+        fd = bpf.load_classifier(code, name)
+        self._stack.callback(os.close, fd)
+        return fd
+
+    def nothing(self) -> None:
+        """No hook at all."""
+        self.pair("none")
+
+    def bare(self, kind: str) -> None:
+        """Programs on hooks of that kind, as short as they can be."""
+        self._attach(kind, self.pair(f"{kind} empty").port, INGRESS, self._empty)
+        for way in (f"{kind} bare clone", f"{kind} bare clone and push"):
+            pair = self.pair(way)
+            self._attach(kind, pair.port, INGRESS, self._load("bare", _bare_clone(pair.output)))
+        self._attach(kind, pair.output, EGRESS, self._load("push", _BARE_PUSH))
+
+    def _attach(self, kind: str, device: int, direction: str, program: int) -> None:
+        if kind == TCX:
+            at = bpf.TCX_INGRESS if direction == INGRESS else bpf.TCX_EGRESS
+            link = self._switch.call(lambda: bpf.create_tcx_link(program, device, at))
+            self._stack.callback(os.close, link)
+        else:
+            self._switch.call(lambda: self._netlink.ensure_clsact(device))
+            self._switch.call(
+                lambda: self._netlink.replace_filter(device, direction, program, "bench")
+            )
+
+    def mirred(self) -> None:
+        """A filter of u32 that takes all, and an action that copies."""
+        pair = self.pair("u32 mirred")
+        output = f"out{pair.name.removeprefix('port')}"
+        match = ("protocol", "all", "prio", str(_PRIORITY), "u32", "match", "u32", "0", "0")
+        action = ("action", "mirred", "egress", "mirror", "dev", output, "continue")
+        self._switch.run("tc", "qdisc", "add", "dev", pair.name, "clsact")
+        self._switch.run("tc", "filter", "add", "dev", pair.name, "ingress", *match, *action)
+
+    # Ours.
+
+    def ours(self, kind: str, ways: Mapping[str, Rule], others: int = 0) -> None:
+        """Hooks of that kind with one rule each, beside as many mirrors of other ports."""
+        rules: dict[Hook, tuple[Rule, ...]] = {}
+        for way, rule in ways.items():
+            pair = self.pair(f"{kind}{way}")
+            rules[pair.hook] = (replace(rule, output=pair.output, group=pair.output),)
+        rules.update(self._others(others))
         pins = programs.BPFFS / f"ovs-ebpf-tap-bench-{secrets.token_hex(4)}"
         self._stack.callback(shutil.rmtree, pins, ignore_errors=True)
         programs.ensure_bpffs(pins)
         opened = programs.ensure_programs(pins)
         self._stack.callback(opened.close)
-        return self._switch.call(lambda: Datapath(pins, self._netlink, opened, attach))
-
-    def _pair(self, device: str, peer: Netns) -> None:
-        pair = ("type", "veth", "peer", "name", device, "netns", peer.name)
-        self._switch.run("ip", "link", "add", device, *pair)
-        for ns in (self._switch, peer):
-            ns.run("ip", "link", "set", device, "up", "arp", "off")
-
-    def _ifindex(self, device: str) -> int:
-        return self._switch.call(lambda: socket.if_nametoindex(device))
-
-    def sender(self, size: int) -> Sender:
-        """Of frames of `size` bytes that arrive on the port."""
-        ips, macs = ("10.0.0.1", "10.0.0.2"), ("02:00:00:00:00:0b", "02:00:00:00:00:0a")
-        packet = ipv4(*ips, IP_UDP, udp(*ips, 9, 9, bytes(size - 42)))
-        return Sender(self._machine, "port", ethernet(*macs, 0x0800, packet))
-
-    # The kernel's own ways.
-
-    @contextlib.contextmanager
-    def nothing(self) -> Iterator[None]:
-        """No hook at all."""
-        yield
-
-    def tcx(self, name: str) -> Variant:
-        """A program of our own making on the port's TCX hook."""
-
-        @contextlib.contextmanager
-        def attached() -> Iterator[None]:
-            program = self._fds[name]
-            link = self._switch.call(
-                lambda: bpf.create_tcx_link(program, self.port, bpf.TCX_INGRESS)
-            )
-            try:
-                yield
-            finally:
-                os.close(link)
-                time.sleep(_QUIET)
-
-        return attached
-
-    def clsact(self, name: str) -> Variant:
-        """The same on its clsact qdisc."""
-        return self._with_qdisc(
-            lambda: self._netlink.replace_filter(self.port, INGRESS, self._fds[name], "bench")
-        )
-
-    def mirred(self) -> Variant:
-        """A filter of u32 that takes all, and an action that copies."""
-        match = ("protocol", "all", "prio", str(_PRIORITY), "u32", "match", "u32", "0", "0")
-        action = ("action", "mirred", "egress", "mirror", "dev", "out", "continue")
-        command = ("tc", "filter", "add", "dev", "port", "ingress", *match, *action)
-        return self._with_qdisc(lambda: self._switch.run(*command))
-
-    def _with_qdisc(self, add_filter: Callable[[], object]) -> Variant:
-        @contextlib.contextmanager
-        def attached() -> Iterator[None]:
-            self._switch.run("tc", "qdisc", "add", "dev", "port", "clsact")
-            try:
-                add_filter()
-                yield
-            finally:
-                self._switch.run("tc", "qdisc", "del", "dev", "port", "clsact")
-
-        return attached
-
-    # Ours.
-
-    def rule(self, edit: Edit = _TRUNK, **fields: object) -> Rule:
-        """A rule that copies what arrives on the port."""
-        plain = Rule(_MIRROR, self.output, self.output, 1, arrival=True, edit=edit)
-        return replace(plain, **fields)  # type: ignore[arg-type]
-
-    def ours(self, kind: str, rule: Rule) -> Variant:
-        """A hook with one rule."""
-        return self._synced(self._datapaths[kind], {Hook(self.port, INGRESS): (rule,)}, {})
-
-    def ours_beside_others(self) -> Variant:
-        """The same beside many mirrors on other ports, whose hooks stay."""
-        others = self._others()
-        self._switch.call(lambda: self._busy.sync(others, set()))
-        rules = {Hook(self.port, INGRESS): (self.rule(),), **others}
-        return self._synced(self._busy, rules, others)
-
-    def _synced(
-        self,
-        datapath: Datapath,
-        rules: Mapping[Hook, tuple[Rule, ...]],
-        afterwards: Mapping[Hook, tuple[Rule, ...]],
-    ) -> Variant:
-        @contextlib.contextmanager
-        def attached() -> Iterator[None]:
-            refused = self._switch.call(lambda: datapath.sync(rules, set()))
-            if refused:
+        self._switch.call(self._netlink.refresh)
+        datapath = self._switch.call(lambda: Datapath(pins, self._netlink, opened, kind))
+        begun = True
+        while begun or datapath.unfinished:
+            if refused := self._switch.call(lambda: datapath.sync(rules, set())):
                 raise OSError(0, f"the kernel refuses a hook: {refused}")
-            try:
-                yield
-            finally:
-                self._switch.call(lambda: datapath.sync(afterwards, set()))
-                time.sleep(_QUIET)
+            begun = False
 
-        return attached
-
-    def _others(self) -> dict[Hook, tuple[Rule, ...]]:
-        pairs = range(_OTHERS // 2)
+    def _others(self, count: int) -> dict[Hook, tuple[Rule, ...]]:
+        pairs = range(count // 2)
         links = "".join(f"link add o{n}a up type veth peer name o{n}b\n" for n in pairs)
         self._switch.run("ip", "-batch", "-", stdin=links, timeout=120)
         names = [f"o{n}{side}" for n in pairs for side in "ab"]
         indexes = self._switch.call(lambda: list(map(socket.if_nametoindex, names)))
         return {
-            Hook(index, EGRESS): (self.rule(mirror=UUID(int=number)),)
+            Hook(index, EGRESS): (replace(_RULE, mirror=UUID(int=number), output=index),)
             for number, index in enumerate(indexes, start=2)
         }
 
 
-def variants(bench: Bench) -> dict[str, Variant]:
-    """All ways to copy, and not to copy, by name."""
-    kinds = (TCX, CLSACT) if has_tcx() else (CLSACT,)
+def set_up(bench: Bench, others: int) -> None:
+    """Makes all ways to copy, and not to copy."""
     access = replace(_TRUNK, in_mode=ACCESS, in_tag=10)
     rules = {
-        "": bench.rule(),
-        ", once: arriving": bench.rule(once=True),
-        # Of another group: what has arrived would count as what has left.
-        ", once: leaving": bench.rule(once=True, arrival=False, group=1),
-        ", VLAN": bench.rule(access, gate=Gate(ACCESS, 10, 1)),
-        ", not selected": bench.rule(vlans=vlan_set([7])),
+        "": _RULE,
+        ", once: arriving": replace(_RULE, once=True),
+        ", once: leaving": replace(_RULE, once=True, arrival=False),
+        ", VLAN": replace(_RULE, edit=access, gate=Gate(ACCESS, 10, 1)),
+        ", other VLAN": replace(_RULE, vlans=vlan_set([7])),
+        ", filtered out": replace(_RULE, match=parse_filter("tcp,tp_dst=80")),
     }
-    found: dict[str, Variant] = {"none": bench.nothing}
-    for kind in kinds:
-        kernel = bench.tcx if kind == TCX else bench.clsact
-        found[f"{kind} empty"] = kernel("empty")
-        found[f"{kind} bare clone"] = kernel("bare")
-        for name, rule in rules.items():
-            found[f"{kind}{name}"] = bench.ours(kind, rule)
-    found["u32 mirred"] = bench.mirred()
-    return found
+    bench.nothing()
+    for kind in (TCX, CLSACT) if has_tcx() else (CLSACT,):
+        bench.bare(kind)
+        bench.ours(kind, rules)
+    bench.mirred()
+    if others:
+        bench.ours(CLSACT, {f", beside {others}": _RULE}, others)
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What is to hold of the costs: a ratio or a difference of two."""
+    """What is to hold of the costs of two ways: their ratio, or their difference in ns."""
 
     of: str
     to: str
     most: float
     ratio: bool
 
-    def found(self, costs: Mapping[str, float]) -> float:
-        """What was measured of it."""
-        if self.ratio:
-            return costs[self.of] / costs[self.to]
-        return costs[self.of] - costs[self.to]
+    def found(self, costs: Mapping[str, Sequence[float]]) -> float:
+        """What was measured of it: the median of all rounds."""
+        pairs = zip(costs[self.of], costs[self.to], strict=True)
+        return statistics.median(of / to if self.ratio else of - to for of, to in pairs)
 
 
-def limits(names: Sequence[str]) -> list[Limit]:
-    """Those for the variants that there are."""
+def limits(names: Collection[str]) -> list[Limit]:
+    """Those for the ways that there are."""
     wanted = [Limit(CLSACT, "u32 mirred", 1.10, True)]
     wanted.append(Limit(CLSACT, f"{CLSACT} bare clone", 0.85, True))
     wanted.append(Limit(TCX, f"{TCX} bare clone", 1.05, True))
     for kind in (TCX, CLSACT):
         for more in ("once: arriving", "once: leaving", "VLAN"):
             wanted.append(Limit(f"{kind}, {more}", kind, 100, False))
-        wanted.append(Limit(f"{kind}, not selected", f"{kind} empty", 60, False))
+        for less in ("other VLAN", "filtered out"):
+            wanted.append(Limit(f"{kind}, {less}", f"{kind} empty", 60, False))
     wanted.append(Limit(f"{CLSACT}, beside {_OTHERS}", CLSACT, 1.05, True))
     return [each for each in wanted if each.of in names]
 
 
-def measure(
-    sender: Sender, ways: Mapping[str, Variant], rounds: int, batches: int
-) -> dict[str, list[float]]:
+def measure(senders: Mapping[str, Sender], rounds: int, batches: int) -> dict[str, list[float]]:
     """The cost of each way, in ns a frame over the first one, round by round."""
-    order = list(ways)
+    order = list(senders)
     found: dict[str, list[float]] = {name: [] for name in order}
     for number in range(rounds):
         costs = {}
         for name in order if number % 2 else reversed(order):
-            with ways[name]():
-                sender.cost(_WARM_UP)
-                costs[name] = sender.cost(batches)
+            senders[name].cost(_WARM_UP)
+            costs[name] = senders[name].cost(batches)
         for name in order:
             found[name].append(costs[name] - costs[order[0]])
     return found
@@ -341,9 +330,8 @@ def report(size: int, found: Mapping[str, Sequence[float]]) -> Iterator[str]:
     for name, costs in itertools.islice(found.items(), 1, None):
         low, middle, high = statistics.quantiles(costs, n=4)
         yield f"    {name:<28}{middle:>7.0f}    quartiles {low:.0f} to {high:.0f}"
-    costs_of = {name: statistics.median(costs) for name, costs in found.items()}
-    for limit in limits(list(found)):
-        value, sign = limit.found(costs_of), "/" if limit.ratio else "-"
+    for limit in limits(found):
+        value, sign = limit.found(found), "/" if limit.ratio else "-"
         number = f"{value:.2f}" if limit.ratio else f"{value:.0f} ns"
         yield f"    {limit.of} {sign} {limit.to}: {number}, at most {limit.most:g}"
 
@@ -364,12 +352,13 @@ def main() -> int:
     found: dict[int, dict[str, list[float]]] = {}
     with contextlib.ExitStack() as stack:
         bench = Bench(stack)
-        ways = variants(bench)
-        if not options.no_others:
-            ways[f"{CLSACT}, beside {_OTHERS}"] = bench.ours_beside_others()
+        set_up(bench, 0 if options.no_others else _OTHERS)
         for size in SIZES:
-            with contextlib.closing(bench.sender(size)) as sender:
-                found[size] = measure(sender, ways, options.rounds, options.batches)
+            with contextlib.ExitStack() as closing:
+                senders = {way: bench.sender(way, size) for way in bench.ports}
+                for sender in senders.values():
+                    closing.callback(sender.close)
+                found[size] = measure(senders, options.rounds, options.batches)
             if not options.json:
                 print("\n".join(report(size, found[size])), flush=True)
     if options.json:
