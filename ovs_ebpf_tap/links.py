@@ -1,4 +1,4 @@
-"""rtnetlink's messages about devices, as bytes: a thousand of them are read in milliseconds.
+"""Netlink's messages as bytes, and those about devices: a thousand are read in milliseconds.
 
 The formats are those of Linux's `include/uapi/linux/netlink.h`, `rtnetlink.h` and `if_link.h`.
 """
@@ -80,7 +80,7 @@ def device(body: bytes) -> Device | None:
     if family != socket.AF_UNSPEC:
         return None
     found: dict[int, bytes] = {}
-    for attribute, value in _attributes(body, _LINK.size):
+    for attribute, value in attributes(body, _LINK.size):
         if attribute in _WANTED:
             found[attribute] = value
             if len(found) == len(_WANTED):
@@ -101,27 +101,34 @@ def list_devices() -> list[Device]:
     # Statistics are most of what the kernel would send.
     mask = _ATTRIBUTE.pack(_ATTRIBUTE.size + _U32.size, _EXT_MASK) + _U32.pack(_SKIP_STATISTICS)
     body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + mask
-    request = _HEADER.pack(_HEADER.size + len(body), _GETLINK, _REQUEST_DUMP, 1, 0) + body
-    found: list[Device] = []
+    dumped = dump(socket.NETLINK_ROUTE, _GETLINK, body)
+    return [found for kind, body in dumped if kind == NEWLINK and (found := device(body))]
+
+
+def dump(protocol: int, kind: int, body: bytes) -> Iterator[tuple[int, bytes]]:
+    """The type and body of each message that the kernel answers a request for all with.
+
+    Raises OSError, and InterruptedDumpError if it is to be tried again.
+    """
+    request = _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST_DUMP, 1, 0) + body
     with socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
     ) as opened:
         opened.send(request)
         while True:
-            for kind, flags, body in messages(opened.recv(_LONGEST)):
+            for answer, flags, content in messages(opened.recv(_LONGEST)):
                 if flags & _DUMP_INTERRUPTED:
                     raise InterruptedDumpError
-                if kind == _NLMSG_DONE:
-                    return found
-                if kind == _NLMSG_ERROR:
-                    error = -_INT.unpack_from(body)[0]
+                if answer == _NLMSG_DONE:
+                    return
+                if answer == _NLMSG_ERROR:
+                    error = -_INT.unpack_from(content)[0]
                     raise OSError(error, os.strerror(error))
-                each = device(body) if kind == NEWLINK else None
-                if each is not None:
-                    found.append(each)
+                yield answer, content
 
 
-def _attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+def attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """The type and value of each attribute from a place of a message's body on."""
     while at + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, at)
         if length < _ATTRIBUTE.size:

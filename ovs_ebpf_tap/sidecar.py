@@ -19,11 +19,12 @@ import structlog
 from ovs_ebpf_tap import datapath as dp
 from ovs_ebpf_tap import handover
 from ovs_ebpf_tap.judge import FLOWS_UNKNOWN
-from ovs_ebpf_tap.model import MODE_KEY, SELECT_VLAN_KEY, Database, Flip
+from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database, Flip
 from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.openflow import FlowTables
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
 from ovs_ebpf_tap.plan import Planner, bridges_with_work
+from ovs_ebpf_tap.queues import Draining
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.vswitchd import Revalidation
 from ovs_ebpf_tap.wanted import OFFLOADED, Plan, Verdict
@@ -42,10 +43,6 @@ _FAILURE = 1.0
 
 _FLOW_TABLES = 1.0
 """Seconds before it is said that a bridge's flow tables are not known."""
-
-_QUEUED = 0.03
-"""Seconds that OVS goes on copying when hooks are there: what has passed them before they were may
-still wait in its queues, and neither would copy it."""
 
 _IMPROVE = 0.01
 """Seconds before hooks are given faster programs, and from one look at them to the next."""
@@ -91,7 +88,7 @@ class Sidecar:
         self._next_resync = time.monotonic() + RESYNC
         self._next_statistics = 0.0
         self._last_write = 0.0
-        self._parked_from: float | None = None
+        self._draining: dict[UUID, Draining] = {}
         self._done: tuple[object, ...] = ()
         """What the last pass saw, if it left nothing to be done."""
         self._counted: Mapping[UUID, dp.Counters] = {}
@@ -180,17 +177,18 @@ class Sidecar:
             self._next_statistics = min(self._next_statistics, now + _IMPROVE)
         self._flow_tables.watch(bridges_with_work(db))
         counters = self._datapath.counters()
-        edits = handover.next_edits(db, plan.verdicts, counters, self._taken_in(db), self._flipped)
         said = self._report(db, plan, now)
-        if self._too_early(db, plan, now):
-            return
+        early = self._early(db, plan)
+        if any(PROTECTED_KEY in db.mirrors[uuid].external_ids for uuid in early):
+            return  # What it is to put back, others would not know of.
+        verdicts = {uuid: each for uuid, each in plan.verdicts.items() if uuid not in early}
+        edits = handover.next_edits(db, verdicts, counters, self._taken_in(db), self._flipped)
         if edits and (edits.reconfigure or now >= self._last_write + _EDIT_GAP or _has_ids(edits)):
             self._last_write = now
-            self._parked_from = None
             self._ovsdb.commit(edits)
         elif edits:
             self._next_statistics = min(self._next_statistics, self._last_write + _EDIT_GAP)
-        waiting = self._settling or self._refused or self._datapath.unfinished
+        waiting = early or self._settling or self._refused or self._datapath.unfinished
         if not edits and said and not waiting:
             self._done, self._counted = seen, counters
         if not self._passed:
@@ -201,18 +199,23 @@ class Sidecar:
         """Whether the rows have what is counted."""
         return self._datapath.counters() is self._counted
 
-    def _too_early(self, db: Database, plan: Plan, now: float) -> bool:
-        """Whether mirrors are to be parked, but not yet."""
-        if not any(
-            verdict.state == OFFLOADED and not db.mirrors[uuid].parked
+    def _early(self, db: Database, plan: Plan) -> set[UUID]:
+        """The mirrors that are to be parked, but not yet: OVS has yet to copy what waits for it."""
+        parking = {
+            uuid
             for uuid, verdict in plan.verdicts.items()
-        ):
-            self._parked_from = None
-            return False
-        if self._parked_from is None:
-            self._parked_from = now + _QUEUED
-        self._next_statistics = min(self._next_statistics, self._parked_from)
-        return now < self._parked_from
+            if verdict.state == OFFLOADED and not db.mirrors[uuid].parked
+        }
+        new = parking - self._draining.keys()
+        if new:
+            self._draining.update(dict.fromkeys(new, Draining(_arrivals(plan, new))))
+        self._draining = {uuid: self._draining[uuid] for uuid in parking}
+        waits = set(self._draining.values())
+        for each in waits:
+            each.run()
+        wakes = [each.wake for each in waits if not each.done]
+        self._next_statistics = min([self._next_statistics, *wakes])
+        return {uuid for uuid, each in self._draining.items() if not each.done}
 
     def _apply(self, db: Database, now: float) -> Plan:
         """Plans, and makes the kernel so; what it refuses is planned anew without."""
@@ -282,6 +285,15 @@ class Sidecar:
                     log.warning("mirror not offloaded", mirror=name, reason=verdict.reason)
         self._states = states
         return len(states) == len(plan.verdicts)
+
+
+def _arrivals(plan: Plan, mirrors: set[UUID]) -> set[int]:
+    """The devices whose hooks copy for these mirrors what arrives."""
+    return {
+        hook.ifindex
+        for hook, rules in plan.hooks.items()
+        if any(rule.arrival and rule.mirror in mirrors for rule in rules)
+    }
 
 
 def _all_native(db: Database) -> Database:
