@@ -79,6 +79,11 @@ def _release_some(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> None:
     deadline = time.monotonic() + PATIENCE
     while any(_is_offloaded(ovsdb.snapshot(), uuid) for uuid in chosen):
         turn(ovsdb, deadline)
+    # Open vSwitch copies; hooks go when its running flows do.
+    while control.call(options.run_dir, "settled") == "no":
+        if time.monotonic() > deadline:
+            raise TapError("the running sidecar does not come to rest: see its log")
+        time.sleep(0.02)
 
 
 def _is_offloaded(db: Database, uuid: UUID) -> bool:

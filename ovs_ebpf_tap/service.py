@@ -70,6 +70,7 @@ def _serve(options: Options, signals: _Signals) -> bool:
         server = control.Server(options.run_dir)
         requests = _Requests()
         server.register("status", lambda: status.as_table(parts.status()))
+        server.register("settled", lambda: "yes" if parts.sidecar.idle else "no")
         server.register("exit", requests.ask_stop)
         server.register("release", requests.ask_release)
         parts.sidecar.on_first_pass = lambda: _tell_ready(parts.attach)

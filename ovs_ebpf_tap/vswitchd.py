@@ -34,7 +34,9 @@ _LIMIT = 5.0
 class Revalidation:
     """Waits until a round over all flows has ended that began after now.
 
-    ovs-vswitchd tells when the next round ends, and how long it took; not when it began.
+    ovs-vswitchd tells when the next round ends, and how long it took; not when it began. So the
+    first that ends may have begun too early, and the one behind it has not. There is none behind
+    it if it has seen all that is to be seen: then it is waited for as long as one would take.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -42,7 +44,10 @@ class Revalidation:
         self._until = time.monotonic() + _LIMIT
         self._connection: Any = _connect(run_dir)
         self.done = False
-        self._ask(_WAIT)
+        # Answered one after the other, and asked at once: a round may last no longer than a reply.
+        self._asked = [_WAIT, _SHOW, _WAIT]
+        for command in self._asked:
+            self._ask(command)
 
     @property
     def wake(self) -> float:
@@ -54,7 +59,6 @@ class Revalidation:
             ovs.jsonrpc.Message.create_request(command, [])
         ):
             self._give_up()
-        self._asked = command
 
     def _give_up(self) -> None:
         self._close()
@@ -67,32 +71,27 @@ class Revalidation:
 
     def run(self) -> None:
         """Takes in what ovs-vswitchd has said."""
-        if self._connection is not None:
+        while self._connection is not None:
             self._connection.run()
             error, reply = self._connection.recv()
-            if not error:
-                self._take(reply)
-            elif error != EAGAIN:
+            if error == EAGAIN:
+                break
+            if error or reply.error is not None or not self._asked:
                 self._give_up()
+            else:
+                self._take(self._asked.pop(0), str(reply.result))
         if not self.done and time.monotonic() >= self._until:
             self.done = True
             self._close()
 
-    def _take(self, reply: Any) -> None:
-        if reply.error is not None:
-            self._give_up()
-        elif self._asked == _WAIT:
-            self._ask(_SHOW)
-        else:
-            # The round that has ended may have begun too early; then the right one is due.
-            duration = self._last_round(str(reply.result))
-            self._close()
-            now = time.monotonic()
-            self._until = now + _NEXT_ROUND + _NEXT_ROUND_DURATIONS * duration
-
-    def _last_round(self, shown: str) -> float:
-        """Seconds that the last round took."""
-        return max((int(ms) / 1000 for ms in _DUMP_DURATION.findall(shown)), default=0.0)
+    def _take(self, command: str, said: str) -> None:
+        now = time.monotonic()
+        if command == _SHOW:
+            durations = (int(ms) / 1000 for ms in _DUMP_DURATION.findall(said))
+            due = _NEXT_ROUND + _NEXT_ROUND_DURATIONS * max(durations, default=0.0)
+            self._until = min(self._until, now + due)
+        elif not self._asked:
+            self._until = now
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""
