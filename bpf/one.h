@@ -116,6 +116,37 @@ static __always_inline bool tap_leave(struct __sk_buff *skb, const struct tap_ru
 	return fits;
 }
 
+/* Neither tagged nor marked, by anybody. */
+static __always_inline bool tap_is_plain(struct __sk_buff *skb)
+{
+	return !skb->vlan_present && !skb->tc_index &&
+	       !tap_is_vlan(__builtin_bswap16(skb->protocol));
+}
+
+/*
+ * Most packets of most hooks. There is nothing to find out, and what is kept in
+ * registers here is not moved to the stack and back.
+ */
+static __always_inline int tap_copy_plain(struct __sk_buff *skb, u32 shape)
+{
+	u32 len = skb->len, slot = TAP_OF_RULE(slot), flags = TAP_OF_RULE(flags);
+	bool copied = len <= TAP_OF_RULE(max_len) || skb->gso_size;
+	bool act = copied;
+	struct tap_counters *c;
+
+	if (copied && !(shape & TAP_SHAPE_ACTION))
+		copied = !bpf_clone_redirect(skb, TAP_OF_RULE(output),
+					     flags & TAP_RULE_TO_INGRESS ? BPF_F_INGRESS : 0);
+	c = counters.lookup(&slot);
+	if (c && !copied) {
+		c->drops++;
+	} else if (c && !(flags & TAP_RULE_UNCOUNTED)) {
+		c->packets++;
+		c->bytes += len;
+	}
+	return act && shape & TAP_SHAPE_ACTION ? TAP_MATCH : tap_done(shape);
+}
+
 /*
  * As a classifier whose action copies, it returns whether that is to run; else it
  * copies by itself, and returns TAP_NEXT. What is changed before it is copied is
@@ -130,6 +161,8 @@ int tap_one(struct __sk_buff *skb)
 	struct tap_port port;
 	u32 edit;
 
+	if (TAP_CONSTANT(TAP_CONSTANT_PLAIN) && tap_is_plain(skb))
+		return tap_copy_plain(skb, shape);
 	if (!(shape & TAP_SHAPE_ACTION) && skb->tc_index & TAP_COPY)
 		return tap_arrived(skb);
 	tap_fill_rule(&rule);

@@ -31,9 +31,9 @@
 #define TAP_CONSTANT(n)							\
 	({								\
 		u64 __value;						\
-		asm volatile("%0 = %1 ll"				\
-			     : "=r"(__value)				\
-			     : "i"((u64)TAP_CONSTANT_MARK << 32 | (n)));	\
+		asm("%0 = %1 ll"					\
+		    : "=r"(__value)					\
+		    : "i"((u64)TAP_CONSTANT_MARK << 32 | (n)));		\
 		(u32)__value;						\
 	})
 

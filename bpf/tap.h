@@ -58,6 +58,8 @@
 #define TAP_CONSTANT_EDIT 32
 #define TAP_CONSTANT_FIRST 48
 #define TAP_CONSTANT_SHAPE 49
+/* Whether a packet without a tag is copied as it is, by the rule and the port's settings. */
+#define TAP_CONSTANT_PLAIN 50
 /* And what every program has there: halves of a secret, and spans of time in the kernel's ticks. */
 #define TAP_CONSTANT_SEED_HIGH 56
 #define TAP_CONSTANT_SEED_LOW 57

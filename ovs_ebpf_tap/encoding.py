@@ -39,6 +39,7 @@ _CONSTANT_PORT = abi.constant("CONSTANT_PORT")
 _CONSTANT_EDIT = abi.constant("CONSTANT_EDIT")
 _CONSTANT_FIRST = abi.constant("CONSTANT_FIRST")
 _CONSTANT_SHAPE = abi.constant("CONSTANT_SHAPE")
+_CONSTANT_PLAIN = abi.constant("CONSTANT_PLAIN")
 _CONSTANT_GLANCE = abi.constant("CONSTANT_GLANCE")
 
 _RULE = abi.layout("rule")
@@ -165,7 +166,7 @@ class Encoding:
 
     def rule_constants(self, rule: Rule, packed: bytes, first: int, shape: int) -> dict[int, int]:
         """Those of `tap_one`, for a hook whose one rule is `packed`, at the place `first`."""
-        words = {_CONSTANT_FIRST: first, _CONSTANT_SHAPE: shape}
+        words = {_CONSTANT_FIRST: first, _CONSTANT_SHAPE: shape, _CONSTANT_PLAIN: rule.plain}
         words.update(enumerate(_words(packed), start=_CONSTANT_RULE))
         if rule.gate is not None:
             words.update(enumerate(_words(self._pack_gate(rule.gate)), start=_CONSTANT_PORT))

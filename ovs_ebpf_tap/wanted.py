@@ -9,9 +9,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 from ovs_ebpf_tap.filter import Match
+from ovs_ebpf_tap.model import PARKED_VLANS
 from ovs_ebpf_tap.netlink import EGRESS
 from ovs_ebpf_tap.text import printable
-from ovs_ebpf_tap.vlan import ALL, Edit
+from ovs_ebpf_tap.vlan import ACCESS, ALL, KEEP, Edit
 
 OFFLOADED = "offloaded"
 NATIVE = "native"
@@ -71,6 +72,22 @@ class Rule:
     def to_vlan(self) -> bool:
         """Whether it is one of the ports of an output VLAN that is copied to."""
         return bool(self.group & VLAN_GROUP)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it copies all frames without a tag, as they are, and each of them."""
+        gate = self.gate or Gate(KEEP, 0)
+        vlan = 0 if gate.mode == KEEP else gate.tag
+        selected = ALL if self.vlans is None else self.vlans
+        return (
+            gate.mode in (KEEP, ACCESS)
+            and bool(gate.admitted & 1)
+            and bool(selected >> vlan & 1)
+            and vlan not in PARKED_VLANS
+            and self.match is None
+            and self.edit.only_tagged
+            and not (self.once or self.unreserved or self.to_hook)
+        )
 
     @property
     def edit_here(self) -> bool:
