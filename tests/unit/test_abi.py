@@ -56,13 +56,13 @@ STRUCTS: dict[str, dict[str, Any]] = {
         "flags": ctypes.c_uint32,
         "pad": ctypes.c_uint32,
     },
-    "glance": {
-        member: ctypes.c_uint32
-        for member in (
+    "glance": dict.fromkeys(
+        (
             *("dl_mask_0", "dl_mask_1", "dl_mask_2", "dl_0", "dl_1", "dl_2", "dl_type", "nw_proto"),
             *("nw_src_mask", "nw_src", "nw_dst_mask", "nw_dst", "tp_mask", "tp"),
-        )
-    },
+        ),
+        ctypes.c_uint32,
+    ),
     "counters": {"packets": ctypes.c_uint64, "bytes": ctypes.c_uint64, "drops": ctypes.c_uint64},
     "uuid": {"high": ctypes.c_uint64, "low": ctypes.c_uint64},
     "mirror": {
