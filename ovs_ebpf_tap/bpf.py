@@ -165,6 +165,12 @@ def _query_tcx(ifindex: int, attach_type: int) -> tuple[int, ...]:
     return struct.unpack_from(f"={count}I", links.raw)
 
 
+def tcx_revision(ifindex: int, attach_type: int) -> int:
+    """A number that changes whenever something is attached to a hook, or taken off it."""
+    attr = struct.pack("=IIIIQIxxxxQQQQ", ifindex, attach_type, 0, 0, 0, 0, 0, 0, 0, 0)
+    return int(struct.unpack_from("=Q", _bpf(_PROG_QUERY, attr)[1], 56)[0])
+
+
 def is_on_device(link: TcxLink) -> bool:
     """Whether the link is on the device of that ifindex in our network namespace."""
     try:

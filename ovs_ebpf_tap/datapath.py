@@ -23,6 +23,7 @@ import structlog
 
 from ovs_ebpf_tap import abi, bpf, programs, rcu
 from ovs_ebpf_tap.encoding import Encoding
+from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
 from ovs_ebpf_tap.vlan import Edit
 from ovs_ebpf_tap.wanted import CLSACT, TCX, Hook, Rule
@@ -33,6 +34,9 @@ _QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
 
 _IMPROVING = 0.005
 """Seconds of one `sync` that hooks are given faster forms in."""
+
+_LOOKS = 32
+"""TCX hooks that are looked at at once: there is a call for each."""
 
 _ATTACH_TYPES = {INGRESS: bpf.TCX_INGRESS, EGRESS: bpf.TCX_EGRESS}
 _LOOPBACK = 1
@@ -88,6 +92,16 @@ def _total(older: Counters, values: bytes) -> Counters:
     )
 
 
+def _revision(hook: Hook) -> int:
+    """Of the device's TCX hook; 0 if it is gone."""
+    try:
+        return bpf.tcx_revision(hook.ifindex, _ATTACH_TYPES[hook.direction])
+    except OSError as error:
+        if error.errno == ENODEV:
+            return 0
+        raise
+
+
 def _number(key: bytes) -> int:
     return int.from_bytes(key, sys.byteorder)
 
@@ -133,6 +147,11 @@ class Datapath:
         # Those whose program is not the one that their entry tells of.
         self._outdated: set[Hook] = set()
         self._qdiscs: dict[int, bool] = {}
+        self._pinned: tuple[int, ...] = ()
+        self._revisions: dict[Hook, int] = {}
+        """Of TCX hooks, when ours was attached."""
+        self._unseen: list[Hook] = []
+        """The hooks that `is_disturbed` has yet to look at."""
         self._no_action = False
         self._unimproved: dict[Hook, _Form] = {}
         """Forms that the kernel refused; it takes the shared programs."""
@@ -169,14 +188,44 @@ class Datapath:
 
     # What is there.
 
+    def is_disturbed(self) -> bool:
+        """Whether somebody removed or added what the kernel tells nobody of; `read` then.
+
+        Looks at all pins, and at some TCX hooks: at others when it is called again.
+        """
+        if self._pinned != self._look_at_pins():
+            return True
+        looked, self._unseen = self._unseen[:_LOOKS], self._unseen[_LOOKS:]
+        if not self._unseen:
+            self._unseen = list(self._revisions)
+        return any(
+            hook in self._revisions and self._revisions[hook] != _revision(hook) for hook in looked
+        )
+
+    def _look_at_pins(self) -> tuple[int, ...]:
+        """When pins were last made or removed."""
+        return tuple(
+            path.stat().st_mtime_ns if path.is_dir() else 0
+            for path in (self._programs.directory, self._links)
+        )
+
+    def _ensure_pins(self) -> None:
+        try:
+            self._programs.pin_again()
+        except (OSError, TapError) as error:
+            log.warning("programs not pinned", error=str(error))
+
     def read(self) -> None:
-        """Reads hooks, rules and slots back from the kernel."""
+        """Reads hooks, rules and slots back from the kernel, and pins again what was unpinned."""
         self._synced = None
+        self._ensure_pins()
         own = self._read_maps()
         self._outdated.clear()
         self._attached = {}
+        self._revisions = {}
         self._read_filters(own)
         self._read_links(own)
+        self._pinned = self._look_at_pins()
 
     def _read_maps(self) -> dict[Hook, _Own]:
         """Returns what the entries say of hooks' own programs."""
@@ -219,6 +268,8 @@ class Datapath:
 
     def _note_attached(self, hook: Hook, form: _Form, *, current: bool) -> None:
         self._attached[hook] = form
+        if form.kind == TCX:
+            self._revisions[hook] = _revision(hook)
         self._outdated.discard(hook)
         if not current:
             self._outdated.add(hook)
@@ -295,6 +346,7 @@ class Datapath:
         self._remove_qdiscs()
         self._free_slots(mirrors | held)
         self._encoding.keep(self._rules.values())
+        self._pinned = self._look_at_pins()
         whole = not refused and not self.unfinished and goal.keys() <= self._attached.keys()
         self._synced = (wanted, set(held), devices) if whole else None
         return refused
@@ -584,6 +636,7 @@ class Datapath:
         if hook.ifindex in self._qdiscs:
             self._netlink.remove_filter(hook.ifindex, hook.direction)
         self._attached.pop(hook, None)
+        self._revisions.pop(hook, None)
         self._outdated.discard(hook)
         self._maps[hook.direction].delete(bpf.u32(hook.ifindex))
         self._give_back(hook)

@@ -132,6 +132,14 @@ class Programs:
         fds = [each.fd for each in self.maps.values()]
         return bpf.load_classifier(fill(self._templates[name], constants, fds), name)
 
+    def pin_again(self) -> None:
+        """Pins what is not pinned any more. Raises OSError, and TapError without a bpffs."""
+        ensure_bpffs(self.directory.parent)
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        fds = {**self._fds, **{name: each.fd for name, each in self.maps.items()}}
+        for name in fds.keys() - {pin.name for pin in self.directory.iterdir()}:
+            bpf.pin(fds[name], self.directory / name)
+
     def close(self) -> None:
         """Closes the descriptors; what is pinned or attached lives on."""
         for fd in self._fds.values():

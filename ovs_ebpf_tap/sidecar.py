@@ -35,6 +35,9 @@ RESYNC = 60.0
 STATISTICS = 1.0
 """Seconds between looks at the counters; ovs-vswitchd writes its own every 5."""
 
+LOOK = 0.5
+"""Seconds between looks for what somebody removed without a notification."""
+
 _REFUSAL = 5.0
 """Seconds after which a hook that the kernel refused is tried again."""
 
@@ -86,6 +89,7 @@ class Sidecar:
         self._stale = False
         self._dirty = True
         self._next_resync = time.monotonic() + RESYNC
+        self._next_look = 0.0
         self._next_statistics = 0.0
         self._last_write = 0.0
         self._draining: dict[UUID, Draining] = {}
@@ -104,12 +108,15 @@ class Sidecar:
             self._openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
             self._dirty = True
         devices, hooks = self._netlink.run()
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK
+            hooks |= self._datapath.is_disturbed()
         self._dirty |= devices or hooks
         self._stale |= hooks
         for revalidation in self._revalidations:
             revalidation.run()
             self._dirty |= revalidation.done
-        now = time.monotonic()
         if now >= self._next_resync:
             self._netlink.refresh()
             self._stale = self._dirty = True
@@ -133,7 +140,7 @@ class Sidecar:
         for revalidation in self._revalidations:
             revalidation.wait(poller)
         ends = (revalidation.wake for revalidation in self._revalidations)
-        wake = min(self._next_resync, self._next_statistics, *ends)
+        wake = min(self._next_resync, self._next_look, self._next_statistics, *ends)
         poller.timer_wait(max(0, int((wake - time.monotonic()) * 1000) + 1))
         if self._dirty and self._ovsdb.connected and not self._ovsdb.busy:
             poller.immediate_wake()

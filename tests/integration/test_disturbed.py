@@ -1,0 +1,55 @@
+"""What is removed by hand comes back within a second, though the kernel tells nobody."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from ovs_ebpf_tap import bpf
+from ovs_ebpf_tap.lab.kernel import has_tcx
+from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
+from ovs_ebpf_tap.lab.switch import Switch
+from ovs_ebpf_tap.lab.waiting import wait_for
+
+
+def unpin_links(tap: Tap) -> None:
+    shutil.rmtree(tap.pin_dir / "links")
+
+
+def unpin_maps(tap: Tap) -> None:
+    (build,) = (path for path in tap.pin_dir.iterdir() if path.name != "links")
+    (build / "rules").unlink()
+    (build / "counters").unlink()
+
+
+def unpin_all(tap: Tap) -> None:
+    shutil.rmtree(tap.pin_dir)
+
+
+def detach(tap: Tap) -> None:
+    for pin in (tap.pin_dir / "links").iterdir():
+        bpf.detach_link(bpf.get(pin))
+
+
+@pytest.mark.skipif(not has_tcx(), reason="no TCX hooks on this kernel")
+@pytest.mark.parametrize("disturb", [unpin_links, unpin_maps, unpin_all, detach])
+def test_hooks_and_pins_come_back(switch: Switch, tap: Tap, disturb: Callable[[Tap], None]) -> None:
+    a, monitor = (switch.add_host(name) for name in "am")
+    switch.mirror("m", src=[a], dst=[a], output=monitor)
+    tap.wait_state("m", "offloaded")
+    hooks = hook_count(switch)
+    pins = {str(path.relative_to(tap.pin_dir)) for path in tap.pin_dir.rglob("*")}
+    disturb(tap)
+    wait_for(
+        lambda: (
+            {str(path.relative_to(tap.pin_dir)) for path in tap.pin_dir.rglob("*")} == pins
+            and hook_count(switch) == hooks
+        ),
+        5,
+        "hooks and pins as they were",
+    )
+    tap.restart()
+    assert tap.state("m") == "offloaded"
+    assert hook_count(switch) == hooks
