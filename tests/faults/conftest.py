@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from faults.fault import Fault, Outcome
+from faults.fault import DOUBLED, RECOVERY, Fault, Outcome
 from faults.ground import Ground
 from ovs_ebpf_tap.lab.kernel import attachments
 
@@ -109,9 +109,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.line(
             f"{first}  " + "  ".join(text.strip().rjust(len(text)) for text in others)
         )
-    terminalreporter.line(
-        "dark: missing while nobody could copy; unattended: doubled while no sidecar was there"
-    )
+    late = sum(outcome.is_late for outcome in outcomes)
+    for line in (
+        "dark: missing while nobody could copy; unattended: doubled from the moment on that a",
+        "transition began in which the sidecar was killed, until the next one had ended it",
+        f"{late} of {len(outcomes)} took longer than {DOUBLED:g} s doubled or {RECOVERY:g} s till right",
+    ):
+        terminalreporter.line(line)
 
 
 def _cells(outcome: Outcome) -> tuple[str, ...]:

@@ -56,6 +56,8 @@ class Ground(Resource):
         self.switch.mirror(
             name, src=[self.a], dst=dst, output=self.monitor, external_ids=_mode(state)
         )
+        # Flows of an earlier mirror's time may still be there, which OVS does not revalidate.
+        self.switch.appctl("revalidator/purge")
         self.wanted[name] = state
         self.wait_right()
 

@@ -1,6 +1,6 @@
 """Where a sidecar can be killed: it runs as ever, and sends itself a signal at a named point.
 
-    FAULTS_POINT='link made' FAULTS_SIGNAL=KILL FAULTS_ARMED=FILE python -m faults.points run ...
+    FAULTS_POINT='link made' FAULTS_SIGNAL=SIGKILL FAULTS_ARMED=FILE python -m faults.points run ...
 
 It does so once the file is there, and removes that first, which tells that the point was reached.
 """

@@ -48,7 +48,7 @@ class Victim(Tap):
         return {
             "PYTHONPATH": path,
             POINT: self.point,
-            SIGNAL: self.signal.name.removeprefix("SIG"),
+            SIGNAL: self.signal.name,
             ARMED: str(self._armed),
         }
 
