@@ -155,8 +155,9 @@ class Sidecar:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way: no transaction, no mirror on its way back to OVS."""
-        return self._passed and not self._dirty and not self._ovsdb.busy and not self._settling
+        """Whether nothing is under way: no transaction, no mirror on its way to or from OVS."""
+        moving = self._settling or self._parked_from is not None
+        return self._passed and not self._dirty and not self._ovsdb.busy and not moving
 
     # One pass.
 
