@@ -113,7 +113,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for line in (
         "dark: missing while nobody could copy; unattended: doubled from the moment on that a",
         "transition began in which the sidecar was killed, until the next one had ended it",
-        f"{late} of {len(outcomes)} took longer than {DOUBLED:g} s doubled or {RECOVERY:g} s till right",
+        f"{late} of {len(outcomes)} doubled for over {DOUBLED:g} s, or took over {RECOVERY:g} s",
     ):
         terminalreporter.line(line)
 

@@ -11,7 +11,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def _always(*_: Any) -> bool:
 
 @dataclass(frozen=True)
 class Point:
-    """Before or after the `nth` call of a function of the sidecar's that `is_meant`."""
+    """Before or after the `nth` call of a function that `is_meant`; after, if it did not fail."""
 
     owner: Any
     name: str
@@ -56,16 +56,20 @@ class Point:
         function = getattr(self.owner, self.name)
         calls = 0
 
+        def count(args: tuple[Any, ...]) -> None:
+            nonlocal calls
+            if armed.exists() and self.is_meant(*args):
+                calls += 1
+                if calls == self.nth:
+                    _signal(armed)
+
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            mine = armed.exists() and self.is_meant(*args)
-            calls += mine
-            if mine and calls == self.nth and not self.after:
-                _signal(armed)
+            if not self.after:
+                count(args)
             result = function(*args, **kwargs)
-            if mine and calls == self.nth:
-                _signal(armed)
+            if self.after:
+                count(args)
             return result
 
         setattr(self.owner, self.name, wrapper)
@@ -96,6 +100,15 @@ def _puts_back(_: Any, edits: ovsdb.Edits) -> bool:
     return any(PROTECTED_KEY in edit.delete_ids for edit in edits.mirrors)
 
 
+def _has_hooks(_: datapath.Datapath, wanted: Collection[Any]) -> bool:
+    return bool(wanted)
+
+
+def _has_none(each: datapath.Datapath, *_: Any) -> bool:
+    """Every pass comes by; this is the one that has removed the last hook."""
+    return not each.attached
+
+
 POINTS = {
     # Starting.
     "lock taken": _after(control.RunDir, "__init__"),
@@ -110,14 +123,14 @@ POINTS = {
     # Adopting an older build.
     "older build found": _after(session, "older_builds"),
     "older qdisc noted": _after(datapath.Datapath, "_note_qdisc"),
-    "older hooks taken over": _after(datapath.Datapath, "_ensure"),
+    "older hooks taken over": _after(datapath.Datapath, "_ensure", _has_hooks),
     "older counters taken over": _after(datapath.Datapath, "_take_count"),
     "older build taken over": _after(datapath.Datapath, "adopt"),
     "half of the older build removed": _after(os, "unlink", nth=3),
     "older build removed": _after(programs, "remove_build"),
     # Hooks.
-    "slots taken": _after(datapath.Datapath, "_ensure_slots"),
-    "grace periods expedited": _before(datapath.Datapath, "_ensure"),
+    "slots taken": _after(datapath.Datapath, "_ensure_slots", _has_hooks),
+    "grace periods expedited": _before(datapath.Datapath, "_ensure", _has_hooks),
     "own program loaded": _after(programs.Programs, "load_own"),
     "link made": _after(bpf, "create_tcx_link"),
     "link's program replaced": _after(bpf, "update_link"),
@@ -128,16 +141,16 @@ POINTS = {
     "entry written": _after(datapath.Datapath, "_publish"),
     "second program attached": _after(datapath.Datapath, "_attach_program", nth=2),
     "second entry written": _after(datapath.Datapath, "_publish", nth=2),
-    "hooks there": _after(datapath.Datapath, "_ensure"),
+    "hooks there": _after(datapath.Datapath, "_ensure", _has_hooks),
     "hooks about to go": _before(datapath.Datapath, "_remove"),
     "link detached": _after(bpf, "detach_link"),
     "filter removed": _after(netlink.Netlink, "remove_filter"),
     "hook removed": _after(datapath.Datapath, "_remove"),
     "qdisc about to go": _before(netlink.Netlink, "remove_clsact"),
     "qdisc removed": _after(netlink.Netlink, "remove_clsact"),
-    "qdisc forgotten": _after(datapath.Datapath, "_remove_qdiscs"),
-    "slots about to be freed": _before(datapath.Datapath, "_free_slots"),
-    "slots freed": _after(datapath.Datapath, "_free_slots"),
+    "qdisc forgotten": _after(datapath.Datapath, "_remove_qdiscs", _has_none),
+    "slots about to be freed": _before(datapath.Datapath, "_free_slots", _has_none),
+    "slots freed": _after(datapath.Datapath, "_free_slots", _has_none),
     # Rows.
     "parking about to be sent": _before(ovsdb.Ovsdb, "commit", _parks),
     "parking sent": _after(ovsdb.Ovsdb, "commit", _parks),

@@ -17,7 +17,10 @@ _TESTS = Path(__file__).resolve().parent.parent
 
 
 class Victim(Tap):
-    """A Tap that ends itself at `point` once it is armed; with `point` None it is as any other."""
+    """A Tap that ends itself at `point` once it is armed; with `point` None it is as any other.
+
+    Of its commands, only those that are started do.
+    """
 
     def __init__(self, switch: Switch, *options: str) -> None:
         super().__init__(switch, *options)
@@ -26,8 +29,12 @@ class Victim(Tap):
         self._armed = self.run_dir.with_suffix(".armed")
 
     def command(self, name: str, *arguments: str) -> list[str]:
-        """As of a Tap, for a victim to be."""
-        python, how, module, *others = super().command(name, *arguments)
+        """As of a Tap; `run` is one that is killed."""
+        command = super().command(name, *arguments)
+        return self._killable(command) if name == "run" else command
+
+    def _killable(self, command: list[str]) -> list[str]:
+        python, how, module, *others = command
         return [python, how, module if self.point is None else "faults.points", *others]
 
     def start(self, *, ready: bool = True, env: Mapping[str, str] | None = None) -> None:
@@ -35,11 +42,10 @@ class Victim(Tap):
         super().start(ready=ready, env={**self._env(), **(env or {})})
 
     def start_release(self) -> subprocess.Popen[str]:
-        """Starts `release --all`."""
+        """Starts `release --all`, which is killed."""
+        command = self._killable(self.command("release", "--all"))
         with self.log_file.open("a") as log:
-            return self.switch.ns.popen(
-                *self.command("release", "--all"), stderr=log, stdout=log, env=self._env()
-            )
+            return self.switch.ns.popen(*command, stderr=log, stdout=log, env=self._env())
 
     def _env(self) -> dict[str, str]:
         if self.point is None:
