@@ -111,7 +111,7 @@ class Parts:
     def finish(self) -> None:
         """Ends moves that are under way, as nobody else may for long; or says that it did not."""
         try:
-            self.drive(lambda: self.sidecar.idle, "ending moves", _FINISH)
+            self.drive(lambda: not self.sidecar.moving, "ending moves", _FINISH)
         except (TapError, OSError) as error:
             log.warning("moves not ended", error=str(error))
 

@@ -23,7 +23,7 @@ DOUBLED = 0.05
 RECOVERY = 1.0
 """Seconds from the fault's end until all is right."""
 
-_BUSY = 10.0
+_BUSY = 20.0
 """How many times as long a machine may take that is busy with something else. The table says how
 long it took, and how many faults took longer than they may."""
 
@@ -110,8 +110,8 @@ class During:
         self._unattended.append(Span())
 
     def ended(self) -> None:
-        """The fault has ended; else it has at the block's end."""
-        self._ended = self._ended or time.time()
+        """The fault has ended, the last time that it is called; else it has at the block's end."""
+        self._ended = time.time()
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ class Fault:
         ):
             time.sleep(_BEFORE)
             yield during
-            during.ended()
+            if not during._ended:
+                during.ended()
             right = _await_right(ground)
             for span in during._unattended:
                 span.end = right

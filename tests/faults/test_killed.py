@@ -15,6 +15,7 @@ from faults.ground import Ground
 from ovs_ebpf_tap import abi, programs
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import hook_count
+from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.wanted import CLSACT, NATIVE, OFFLOADED, TCX
 
 _AWAY = 0.15
@@ -22,6 +23,8 @@ _AWAY = 0.15
 
 _HOOKS = 2
 """Of a mirror of what `a` sends and `b` receives."""
+
+_EXPEDITED = Path("/sys/kernel/rcu_expedited")
 
 _STARTING = ("lock taken", "programs opened", "hooks read", "control socket made", "rows read")
 _ATTACHING = (
@@ -87,6 +90,8 @@ def assert_kept(ground: Ground, hooks: int = _HOOKS) -> None:
     assert len(links) == (hooks if ground.attach == TCX else 0)
     assert {path.name for path in pins.iterdir()} <= {programs.build_id(), programs.LINKS}
     assert not (pins / programs.build_id() / "expedited").exists()
+    # Of the whole machine: another sidecar may be at it.
+    wait_for(lambda: _EXPEDITED.read_text().strip() == "0", what="grace periods as they were")
 
 
 @at(
@@ -242,6 +247,20 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with (home / "bpf" / "tap.c").open("a") as source:
         source.write("/* older */\n")
     return {"PYTHONPATH": str(home), "PYTHONSAFEPATH": "1"}
+
+
+@at("hooks there", "parking sent")
+def test_another_build_is_started(
+    bare_ground: Ground, fault: Fault, point: str, older: dict[str, str]
+) -> None:
+    """The one that was killed was of an older build."""
+    ground, tap = bare_ground, bare_ground.tap
+    tap.point = point
+    tap.start(env=older)
+    ground.mirror(state=NATIVE, dst=[ground.b])
+    with fault(f"killed moving to hooks, then a newer build, {ground.attach}: {point}") as during:
+        kill(ground, during, lambda: ground.move("m", OFFLOADED))
+    assert_kept(ground)
 
 
 @at(

@@ -39,20 +39,21 @@ class Victim(Tap):
 
     def start(self, *, ready: bool = True, env: Mapping[str, str] | None = None) -> None:
         """As of a Tap."""
-        super().start(ready=ready, env={**self._env(), **(env or {})})
+        super().start(ready=ready, env=self._env(env or {}))
 
     def start_release(self) -> subprocess.Popen[str]:
         """Starts `release --all`, which is killed."""
         command = self._killable(self.command("release", "--all"))
         with self.log_file.open("a") as log:
-            return self.switch.ns.popen(*command, stderr=log, stdout=log, env=self._env())
+            return self.switch.ns.popen(*command, stderr=log, stdout=log, env=self._env({}))
 
-    def _env(self) -> dict[str, str]:
+    def _env(self, more: Mapping[str, str]) -> dict[str, str]:
         if self.point is None:
-            return {}
-        path = os.pathsep.join(filter(None, (str(_TESTS), os.environ.get("PYTHONPATH"))))
+            return dict(more)
+        paths = (more.get("PYTHONPATH"), str(_TESTS), os.environ.get("PYTHONPATH"))
         return {
-            "PYTHONPATH": path,
+            **more,
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             POINT: self.point,
             SIGNAL: self.signal.name,
             ARMED: str(self._armed),
