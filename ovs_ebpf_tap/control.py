@@ -25,24 +25,21 @@ DEFAULT_RUN_DIR = Path("/run/ovs-ebpf-tap")
 SOCKET = "ovs-ebpf-tap.ctl"
 LOCK = "lock"
 
+_TRIES = 10
+"""How often the lock is tried for while others end, which remove it."""
+
+
+class LockedError(TapError):
+    """Another process holds the run directory's lock."""
+
 
 class RunDir:
     """The run directory while we hold its lock."""
 
     def __init__(self, path: Path) -> None:
-        """Raises TapError if another process holds the lock, or the directory is not ours."""
+        """Raises LockedError, and TapError if the directory is not ours."""
         self._path = path
-        self._made = not path.exists()
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise TapError(f"cannot use run directory {path}: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise TapError(f"another ovs-ebpf-tap runs with run directory {path}") from None
+        self._lock = _lock(path)
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
@@ -55,6 +52,35 @@ class RunDir:
             self._path.rmdir()
         except OSError:
             return  # Something of somebody else's is in it.
+
+
+def _lock(path: Path) -> int:
+    """A descriptor of the directory's lock, held. Raises TapError as RunDir does."""
+    for _ in range(_TRIES):
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # Another process has ended, and removed the directory.
+        except OSError as error:
+            raise TapError(f"cannot use run directory {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            break
+        if _is_at(lock, path / LOCK):
+            return lock
+        os.close(lock)  # Another process has ended, and removed the file.
+    raise LockedError(f"another ovs-ebpf-tap runs with run directory {path}")
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether that open file is the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class Server:

@@ -559,14 +559,15 @@ class Datapath:
         self._ensure_slots(older._slots)
         self._ensure({hook: (rules, self._attach) for hook, rules in older.rules.items()})
         for uuid, count in older.counters().items():
-            self._add_count(uuid, count)
+            self._take_count(uuid, count)
         self.read()
 
-    def _add_count(self, uuid: UUID, count: Counters) -> None:
+    def _take_count(self, uuid: UUID, count: Counters) -> None:
+        """Has our count begin at that; one that was killed after it had is no reason to add."""
         key = _pack_uuid(uuid)
         older = _MIRROR.unpack(self._maps["mirrors"].get(key) or _MIRROR.pack())
         for name in _COUNTERS.members:
-            older[name] += getattr(count, name)
+            older[name] = max(older[name], getattr(count, name))
         self._maps["mirrors"].set(key, _MIRROR.pack(**older))
 
     # Hooks.
@@ -682,6 +683,6 @@ def older_builds(pin_dir: Path) -> list[programs.Programs]:
         if directory.name != programs.build_id():
             try:
                 opened.append(programs.Programs(directory))
-            except OSError:
+            except FileNotFoundError:
                 programs.remove_build(directory)  # Half of a build is of no use to anybody.
     return opened

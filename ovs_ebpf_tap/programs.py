@@ -158,15 +158,22 @@ def builds(pin_dir: Path) -> list[Path]:
 
 
 def open_programs(pin_dir: Path) -> Programs | None:
-    """This version's programs if they are pinned."""
-    directory = pin_dir / build_id()
-    return Programs(directory) if directory.is_dir() else None
+    """This version's programs if they are pinned, all of them.
+
+    One that was killed as it removed them has left some.
+    """
+    try:
+        return Programs(pin_dir / build_id())
+    except FileNotFoundError:
+        return None
 
 
 def ensure_programs(pin_dir: Path) -> Programs:
     """This version's programs, loaded now if they are not pinned. Raises TapError."""
+    opened = open_programs(pin_dir)
     directory = pin_dir / build_id()
-    if not directory.is_dir():
+    if opened is None:
+        remove_build(directory)
         try:
             _load_and_pin(_ensure_object(), directory)
         except (TapError, OSError) as error:
@@ -175,7 +182,7 @@ def ensure_programs(pin_dir: Path) -> Programs:
             if isinstance(error, OSError):
                 raise TapError(f"the kernel does not take the programs: {error}") from None
             raise
-    return Programs(directory)
+    return opened or Programs(directory)
 
 
 # From sources to what is kept.

@@ -62,19 +62,34 @@ def _is_called(mirror: Mirror, name: str) -> bool:
 
 def _release_all(options: Options) -> None:
     """A running sidecar does it and ends; else we are the sidecar for a moment."""
-    if control.call(options.run_dir, "release") is None:
-        _without_sidecar(options, None)
-        return
+    asked = False
     deadline = time.monotonic() + 2 * PATIENCE
-    while (options.run_dir / control.SOCKET).exists() or options.pin_dir.exists():
-        if time.monotonic() > deadline:
-            raise TapError("the running sidecar did not give the mirrors back: see its log")
-        time.sleep(0.02)
+    while True:
+        # It may not listen yet, or be killed before it has done it.
+        asked = asked or control.call(options.run_dir, "release") is not None
+        try:
+            lock = control.RunDir(options.run_dir)
+            break
+        except control.LockedError:
+            if time.monotonic() > deadline:
+                raise TapError(
+                    "the running sidecar did not give the mirrors back: see its log"
+                ) from None
+            time.sleep(0.02)
+    try:
+        if not asked or options.pin_dir.exists():
+            _be_sidecar(options, None)
+    finally:
+        lock.release()
 
 
 def _release_some(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> None:
     if control.call(options.run_dir, "status") is None:
-        _without_sidecar(options, chosen)
+        lock = control.RunDir(options.run_dir)
+        try:
+            _be_sidecar(options, chosen)
+        finally:
+            lock.release()
         return
     deadline = time.monotonic() + PATIENCE
     while any(_is_offloaded(ovsdb.snapshot(), uuid) for uuid in chosen):
@@ -91,21 +106,18 @@ def _is_offloaded(db: Database, uuid: UUID) -> bool:
     return mirror is not None and (mirror.parked or mirror.external_ids.get(STATE_KEY) == OFFLOADED)
 
 
-def _without_sidecar(options: Options, chosen: set[UUID] | None) -> None:
-    lock = control.RunDir(options.run_dir)
-    try:
-        check_kernel(options)
-        schema = fetch_schema(options.ovsdb, ANSWER)
-        programs.ensure_bpffs(options.pin_dir)
-        with Parts(options, schema) as parts:
-            if chosen is None:
-                parts.give_back()
-                parts.forget()
-                parts.remove_all()
-            else:
-                parts.drive(
-                    lambda: parts.sidecar.idle and not parts.datapath.mirrors & chosen,
-                    "giving mirrors back",
-                )
-    finally:
-        lock.release()
+def _be_sidecar(options: Options, chosen: set[UUID] | None) -> None:
+    """Gives the mirrors back, or all, as there is no sidecar; the caller holds its lock."""
+    check_kernel(options)
+    schema = fetch_schema(options.ovsdb, ANSWER)
+    programs.ensure_bpffs(options.pin_dir)
+    with Parts(options, schema) as parts:
+        if chosen is None:
+            parts.give_back()
+            parts.forget()
+            parts.remove_all()
+        else:
+            parts.drive(
+                lambda: parts.sidecar.idle and not parts.datapath.mirrors & chosen,
+                "giving mirrors back",
+            )

@@ -78,6 +78,8 @@ def _serve(options: Options, signals: _Signals) -> bool:
             _loop(parts, server, requests, signals)
             if requests.release or options.restore_on_exit:
                 parts.give_back()
+            else:
+                parts.finish()
         finally:
             server.close()
         if requests.release:

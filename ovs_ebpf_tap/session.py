@@ -28,6 +28,9 @@ ANSWER = 5.0
 PATIENCE = 10.0
 """Seconds for what OVS takes milliseconds to do."""
 
+_FINISH = 1.0
+"""Seconds for moves to end when the sidecar is told to."""
+
 log = structlog.get_logger()
 
 
@@ -76,6 +79,7 @@ class Parts:
     def _adopt(self) -> None:
         for older in older_builds(self.options.pin_dir):
             log.info("replacing an older build", build=older.build)
+            rcu.restore(older.directory)
             self.datapath.adopt(Datapath(self.options.pin_dir, self.netlink, older))
             older.close()
             programs.remove_build(self.options.pin_dir / older.build)
@@ -104,24 +108,31 @@ class Parts:
         self.sidecar.wake()
         self.drive(lambda: self.sidecar.idle and not self.datapath.mirrors, "giving mirrors back")
 
+    def finish(self) -> None:
+        """Ends moves that are under way, as nobody else may for long; or says that it did not."""
+        try:
+            self.drive(lambda: not self.sidecar.moving, "ending moves", _FINISH)
+        except (TapError, OSError) as error:
+            log.warning("moves not ended", error=str(error))
+
     def forget(self) -> None:
         """Removes our keys from the rows."""
         edits = forget_edits(self.ovsdb.snapshot())
         if edits:
             transact(self.ovsdb, edits)
 
-    def drive(self, done: Callable[[], bool], what: str) -> None:
+    def drive(self, done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         """Steps the sidecar until `done`. Raises TapError if that takes too long."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + seconds
         while True:
             self.sidecar.step()
             if done():
                 return
             if time.monotonic() > deadline:
-                raise TapError(f"{what} took over {PATIENCE:.0f} s: is ovs-vswitchd running?")
+                raise TapError(f"{what} took over {seconds:.0f} s: is ovs-vswitchd running?")
             poller = ovs.poller.Poller()
             self.sidecar.wait(poller)
-            poller.timer_wait(int(PATIENCE * 100))
+            poller.timer_wait(int(seconds * 100))
             poller.block()
 
 

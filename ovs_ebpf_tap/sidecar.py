@@ -161,9 +161,14 @@ class Sidecar:
         return _FAILURE
 
     @property
+    def moving(self) -> bool:
+        """Whether a mirror is on its way to or from OVS, or a transaction is under way."""
+        return self._settling or self._parked_from is not None or self._ovsdb.busy
+
+    @property
     def idle(self) -> bool:
-        """Whether nothing is under way: no transaction, no mirror on its way back to OVS."""
-        return self._passed and not self._dirty and not self._ovsdb.busy and not self._settling
+        """Whether nothing is under way, nor to be done."""
+        return self._passed and not self._dirty and not self.moving
 
     # One pass.
 

@@ -1,0 +1,112 @@
+"""Where faults happen: a switch, hosts, a mirror, and a sidecar."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterable
+
+from faults.rows import Rows, read_rows
+from faults.victim import Victim
+from ovs_ebpf_tap.lab.resource import Resource
+from ovs_ebpf_tap.lab.sidecar import hook_count
+from ovs_ebpf_tap.lab.switch import Host, Switch
+from ovs_ebpf_tap.lab.waiting import wait_for
+from ovs_ebpf_tap.model import MODE_KEY
+from ovs_ebpf_tap.wanted import OFFLOADED
+
+
+class Ground(Resource):
+    """A switch with hosts that talk, and with monitors; `tap` is its sidecar.
+
+    `wanted` is the state that each mirror is to be in when all is right; of one that is to have
+    nothing of the sidecar's on it, None.
+    """
+
+    def __init__(self, attach: str) -> None:
+        self.attach = attach
+        self.switch = Switch("faults")
+        self.wanted: dict[str, str | None] = {}
+        self._resources = contextlib.ExitStack()
+
+    def open(self) -> None:
+        """Makes switch and hosts; neither a mirror nor a sidecar."""
+        try:
+            self._resources.enter_context(self.switch)
+            self.switch.add_bridge()
+            self.hosts = [self.switch.add_host(name, with_ip=False) for name in "abcmn"]
+            self.a, self.b, self.c, self.monitor, self.other_monitor = self.hosts
+            self.switch.learn(self.a, self.b, self.c)
+            self.tap = self._make_tap()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Removes all of it."""
+        self._resources.close()
+
+    def _make_tap(self) -> Victim:
+        tap = Victim(self.switch, "--attach", self.attach)
+        self._resources.callback(tap.close)
+        return tap
+
+    def mirror(self, name: str = "m", state: str = OFFLOADED, dst: Iterable[Host] = ()) -> None:
+        """Adds a mirror of what `a` sends, and waits until it is `state`."""
+        self.switch.mirror(
+            name, src=[self.a], dst=dst, output=self.monitor, external_ids=_mode(state)
+        )
+        # Flows of an earlier mirror's time may still be there, which OVS does not revalidate.
+        self.switch.appctl("revalidator/purge")
+        self.wanted[name] = state
+        self.wait_right()
+
+    def move(self, name: str, state: str) -> None:
+        """Asks for the mirror to be moved, and does not wait."""
+        ((key, mode),) = _mode(state).items()
+        self.switch.vsctl("--no-wait", "set", "Mirror", name, f"external_ids:{key}={mode}")
+        self.wanted[name] = state
+
+    def rows(self) -> Rows:
+        """The database's rows. Raises OSError if the database is not there."""
+        return read_rows(self.switch.db)
+
+    def is_right(self) -> bool:
+        """Whether each mirror is as wanted, no port is protected, and no hook is too much."""
+        try:
+            rows = self.rows()
+        except OSError:
+            return False
+        if rows.mirrors.keys() != self.wanted.keys():
+            return False
+        states = {name: row.is_right(self.wanted[name]) for name, row in rows.mirrors.items()}
+        if not all(states.values()) or rows.protected:
+            return False
+        return OFFLOADED in self.wanted.values() or not hook_count(self.switch)
+
+    def wait_right(self, seconds: float = 10.0) -> None:
+        """Waits until all is right. Raises AssertionError."""
+        try:
+            wait_for(self.is_right, seconds, f"{self.wanted}", every=0.005)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}: {self.rows()}\n{self.tap.log()}") from None
+
+    def reset(self) -> None:
+        """Ends the sidecar, and removes mirrors and all that is in the kernel."""
+        self.tap.close()
+        self.wanted = {}
+        ports = [host.port for host in self.hosts]
+        words = ["clear", "Bridge", "br0", "mirrors"]
+        for port in ports:
+            words += ["--", "--may-exist", "add-port", "br0", port]
+            words += ["--", "set", "Port", port, "protected=false", "tag=[]"]
+        self.switch.vsctl(*words)
+        shutil.rmtree(self.tap.pin_dir, ignore_errors=True)
+        for port in ports:
+            self.switch.ns.run("tc", "qdisc", "del", "dev", port, "clsact", check=False)
+        wait_for(lambda: not hook_count(self.switch), what="no hooks")
+        self.tap = self._make_tap()
+
+
+def _mode(state: str) -> dict[str, str]:
+    return {MODE_KEY: "offload" if state == OFFLOADED else "native"}

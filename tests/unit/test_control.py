@@ -1,0 +1,58 @@
+"""The lock of the run directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from ovs_ebpf_tap.control import LOCK, RunDir
+from ovs_ebpf_tap.errors import TapError
+
+
+def test_a_second_one_is_refused(tmp_path: Path) -> None:
+    first = RunDir(tmp_path / "run")
+    with pytest.raises(TapError, match="another ovs-ebpf-tap runs"):
+        RunDir(tmp_path / "run")
+    first.release()
+    assert not (tmp_path / "run").exists()
+    RunDir(tmp_path / "run").release()
+
+
+def test_a_lock_that_its_owner_removes_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one that starts as another ends would hold a file that the next does not see."""
+    path = tmp_path / "run"
+    ending = RunDir(path)
+    flock = fcntl.flock
+
+    def end_before(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        ending.release()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", end_before)
+    starting = RunDir(path)
+    assert (path / LOCK).read_text() == f"{os.getpid()}\n"
+    with pytest.raises(TapError, match="another ovs-ebpf-tap runs"):
+        RunDir(path)
+    starting.release()
+
+
+def test_a_directory_that_its_owner_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    ending = RunDir(path)
+    opening = os.open
+
+    def end_before(name: Path, flags: int, mode: int) -> int:
+        monkeypatch.undo()
+        ending.release()
+        return opening(name, flags, mode)
+
+    monkeypatch.setattr(os, "open", end_before)
+    RunDir(path).release()
