@@ -163,7 +163,7 @@ class Sidecar:
     @property
     def moving(self) -> bool:
         """Whether a mirror is on its way to or from OVS, or a transaction is under way."""
-        return self._settling or self._parked_from is not None or self._ovsdb.busy
+        return self._settling or bool(self._draining) or self._ovsdb.busy
 
     @property
     def idle(self) -> bool:
