@@ -23,8 +23,7 @@ _REPLIES = (ovs.jsonrpc.Message.T_REPLY, ovs.jsonrpc.Message.T_ERROR)
 class BoundedStream:
     """A stream for a `Connection` to read: whole characters, and `limit` bytes at most.
 
-    More are EMSGSIZE. What is no UTF-8 (ovsdb-server stores and sends lone surrogates) is replaced
-    by U+FFFD.
+    More are EMSGSIZE. What is no UTF-8 is replaced by U+FFFD.
     """
 
     def __init__(self, stream: Any, limit: int) -> None:

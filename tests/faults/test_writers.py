@@ -154,7 +154,7 @@ def test_a_controller_that_changes_its_mind_again_and_again(bench: Bench) -> Non
     bench.tap.wait_state("m1", "offloaded")
 
 
-FIGHTS = {
+FIGHTS: dict[str, dict[str, object]] = {
     "keys": {"external_ids": EMPTY},
     "vlans": {"select_vlan": NONE},
     "both": {"external_ids": EMPTY, "select_vlan": NONE},
