@@ -1,12 +1,15 @@
 """JSON-RPC with peers that may send anything: bounds that python-ovs lacks.
 
-Its `Connection` reads on for as long as something arrives and no message is complete, keeps all of
-it, and takes a chunk that ends within a character for the end of the connection, or for an error.
+Its `Connection` reads on for as long as something arrives and no message is complete, and keeps all
+of it. A chunk that ends within a character it takes for an error, or for the end of the connection,
+and an error beside a character that is not ASCII raises UnicodeDecodeError.
 """
 
 from __future__ import annotations
 
 import codecs
+import json
+import re
 from errno import EAGAIN, EMSGSIZE
 from typing import Any
 
@@ -17,13 +20,20 @@ import ovs.timeval
 _CHUNKS = 64
 """Reads, of 4 KiB each, after which somebody else's turn has come."""
 
+_OTHERS = re.compile(r"[^\x00-\x7f]+")
+
 _REPLIES = (ovs.jsonrpc.Message.T_REPLY, ovs.jsonrpc.Message.T_ERROR)
 
 
-class BoundedStream:
-    """A stream for a `Connection` to read: whole characters, and `limit` bytes at most.
+def _spell(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1]
 
-    More are EMSGSIZE. What is no UTF-8 is replaced by U+FFFD.
+
+class BoundedStream:
+    """A stream for a `Connection` to read: in ASCII, and `limit` bytes at most.
+
+    More are EMSGSIZE. Other characters are spelled as JSON does, within whose texts alone they have
+    a meaning; what is no UTF-8 becomes U+FFFD.
     """
 
     def __init__(self, stream: Any, limit: int) -> None:
@@ -54,7 +64,7 @@ class BoundedStream:
             self._taken += len(data)
             text = self._decoder.decode(data)
             if text:
-                return 0, text.encode()
+                return 0, _OTHERS.sub(_spell, text).encode()
 
 
 def connection(stream: Any, limit: int) -> Any:
