@@ -93,7 +93,9 @@ _MAX_MESSAGE = 64 << 20
 """Bytes of a message beyond which it can't be of this database."""
 
 _ANSWER = 10.0
-"""Seconds in which a database has to send its rows, and to answer to a transaction."""
+_LONGEST_ANSWER = 60.0
+"""Seconds without a word in which a database has to send its rows, and to answer to a transaction,
+and in which it has to, whatever else it sends."""
 
 _NO_ANSWER = "it does not answer, or not to what it was asked"
 
@@ -224,9 +226,16 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
         elif connection is not None and connection is not self._left:
             if connection.get_status():
                 self.trouble = _CLOSED.get(connection.get_status(), "the connection was lost")
-            elif time.monotonic() >= self._asked + _ANSWER:
+            elif self.is_silent(self._asked):
                 self.leave(_NO_ANSWER)
         return changed
+
+    def is_silent(self, since: float) -> bool:
+        """Whether no answer is to be waited for any more that was asked for then."""
+        now = time.monotonic()
+        stream = self._session.rpc.stream if self._session.rpc is not None else None
+        heard = max(since, getattr(stream, "heard", 0.0))
+        return now >= heard + _ANSWER or now >= since + _LONGEST_ANSWER
 
     def _bound(self, connection: Any) -> None:
         if not isinstance(connection.stream, rpc.BoundedStream):
@@ -281,7 +290,7 @@ class Ovsdb:
         """Takes in what has arrived; returns whether anything may have changed."""
         before = self._idl.change_seqno
         self._idl.run()
-        if self._txn is not None and time.monotonic() >= self._begun + _ANSWER:
+        if self._txn is not None and self._idl.complete and self._idl.is_silent(self._begun):
             self._idl.leave(_NO_ANSWER)
         self._tell_trouble()
         return self._finish_transaction() or before != self._idl.change_seqno
@@ -388,8 +397,8 @@ class Ovsdb:
             top = next(iter(self._idl.tables["Open_vSwitch"].rows.values()))
             top.increment("next_cfg")
         self._txn, self._reconfigure = txn, edits.reconfigure
-        self._begun = time.monotonic()
         self._finish_transaction()
+        self._begun = time.monotonic()
 
     def _finish_transaction(self) -> bool:
         """Carries the transaction on; returns whether it has ended."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import time
 from errno import EAGAIN, EMSGSIZE
 from typing import Any
 
@@ -42,6 +43,8 @@ class BoundedStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._chunks = 0
         self._taken = 0
+        self.heard = 0.0
+        """When something arrived last, by the monotonic clock."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -62,6 +65,7 @@ class BoundedStream:
             if error or not data:
                 return error, b""
             self._taken += len(data)
+            self.heard = time.monotonic()
             text = self._decoder.decode(data)
             if text:
                 return 0, _OTHERS.sub(_spell, text).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ovs_ebpf_tap.lab.waiting import patience
 from ovs_ebpf_tap.ovsdb import DATABASE
 
 Operation = dict[str, Any]
@@ -45,8 +47,7 @@ class Controller:
     def __enter__(self) -> Self:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(self._path)
-        self._socket.settimeout(10)
-        self._file = self._socket.makefile("rb")
+        self._socket.settimeout(patience(60))
         return self
 
     def __exit__(
@@ -55,7 +56,6 @@ class Controller:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
         self._socket.close()
 
     def write(self, *operations: Operation) -> None:
@@ -65,17 +65,20 @@ class Controller:
         params = [DATABASE, *operations, comment]
         request = {"method": "transact", "params": params, "id": self.written}
         self._socket.sendall(json.dumps(request).encode())
-        reply = json.loads(self._receive())
+        reply = self._receive()
         if reply["error"] or any(each and "error" in each for each in reply["result"]):
             raise ValueError(reply)
 
-    def _receive(self) -> bytes:
-        """A JSON object, which ends where its braces do: what is received has none in texts."""
-        data = b""
+    def _receive(self) -> Any:
+        text = ""
         while True:
-            data += self._file.read(1)
-            if data.endswith(b"}") and data.count(b"{") == data.count(b"}"):
-                return data
+            data = self._socket.recv(1 << 20)
+            if not data:
+                raise ConnectionError("the database has closed the connection")
+            text += data.decode()
+            if text.endswith("}"):
+                with contextlib.suppress(json.JSONDecodeError):
+                    return json.loads(text)
 
 
 class Loop:

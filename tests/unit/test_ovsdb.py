@@ -57,6 +57,7 @@ ENDLESS = b'{"id":0,"result":"' + b"x" * (1 << 16)
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ovsdb, "_ANSWER", 0.3)
+    monkeypatch.setattr(ovsdb, "_LONGEST_ANSWER", 1.0)
     monkeypatch.setattr(ovsdb, "_MAX_MESSAGE", 1 << 20)
 
 
@@ -258,6 +259,23 @@ def test_a_transaction_without_an_answer(fake: FakeDatabase, client: Ovsdb, log:
     until(client, lambda: not client.busy)
     until(client, lambda: client.connected, 20)
     assert len(log) == 2
+    assert "does not answer" in log[0]
+
+
+def test_a_peer_that_talks_and_does_not_answer(
+    fake: FakeDatabase, client: Ovsdb, log: list[str]
+) -> None:
+    as_ever = fake.answer
+    chatter = b'{"id":null,"method":"update2","params":[null,{}]}'
+    fake.answer = lambda request: b"" if request["method"] == "transact" else as_ever(request)
+    (mirror, _) = client.snapshot().mirrors
+    client.commit(Edits((MirrorEdit(mirror, set_ids={"a": "b"}),)))
+
+    def chat() -> bool:
+        fake.send(chatter)
+        return not client.busy
+
+    until(client, chat)
     assert "does not answer" in log[0]
 
 
