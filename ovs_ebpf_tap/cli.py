@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TypeVar
 
 from ovs_ebpf_tap import control, logs, release, service, session, status
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.ovsdb import default_remote
+from ovs_ebpf_tap.text import printable
 
 FAILED = 1
 
@@ -110,7 +112,7 @@ def _command(arguments: argparse.Namespace) -> None:
         print(status.as_json(mirrors) if arguments.json else status.as_table(mirrors))
     elif arguments.command == "release":
         for line in release.release(options, tuple(arguments.mirrors)):
-            print(line)
+            print(printable(line))
     else:
         # Not for the sidecar to load.
         from ovs_ebpf_tap.compare import command
@@ -135,9 +137,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "compare" and arguments.datapath and not arguments.lab:
         parser.error("argument --datapath: it is the lab's, for --lab")
     logs.configure()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Names need not fit the locale.
     try:
         _command(arguments)
     except (TapError, OSError) as error:
-        print(f"ovs-ebpf-tap: {error}", file=sys.stderr)
+        print(f"ovs-ebpf-tap: {printable(str(error))}", file=sys.stderr)
         return FAILED
     return 0

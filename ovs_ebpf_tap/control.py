@@ -14,16 +14,29 @@ from errno import EAGAIN
 from pathlib import Path
 from typing import Any
 
+import ovs.jsonrpc
 import ovs.poller
+import ovs.stream
 import ovs.unixctl
-import ovs.unixctl.client
 import ovs.unixctl.server
 
+from ovs_ebpf_tap import rpc
 from ovs_ebpf_tap.errors import TapError
 
 DEFAULT_RUN_DIR = Path("/run/ovs-ebpf-tap")
 SOCKET = "ovs-ebpf-tap.ctl"
 LOCK = "lock"
+
+_ANSWER = 30
+"""Seconds in which a running sidecar, which may be busy, answers."""
+
+_MAX_REQUESTS = 64 << 10
+"""Bytes that a caller may send in all."""
+
+_MAX_CALLERS = 64
+"""Connections at a time."""
+
+_MAX_ANSWER = 256 << 20  # bytes
 
 _TRIES = 10
 """How often the lock is tried for while others end, which remove it."""
@@ -94,6 +107,14 @@ class Server:
         if error:
             raise TapError(f"cannot listen on {path}: {os.strerror(error)}")
         path.chmod(0o600)
+        listener = self._server._listener
+        accept = listener.accept
+
+        def accept_bounded() -> tuple[int, Any]:
+            error, stream = accept()
+            return error, None if error else rpc.BoundedStream(stream, _MAX_REQUESTS)
+
+        listener.accept = accept_bounded
 
     def register(self, command: str, run: Callable[[], str]) -> None:
         """Answers `command` with what `run` returns."""
@@ -104,8 +125,11 @@ class Server:
         ovs.unixctl.command_register(command, "", 0, 0, callback, None)
 
     def run(self) -> None:
-        """Serves who is waiting."""
+        """Serves who is waiting; of more connections than `_MAX_CALLERS`, the newest."""
         self._server.run()
+        for connection in self._server._conns[:-_MAX_CALLERS]:
+            connection._close()
+            self._server._conns.remove(connection)
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up for callers."""
@@ -127,15 +151,21 @@ def call(run_dir: Path, command: str) -> str | None:
     path = run_dir / SOCKET
     if not path.exists():
         return None
-    error, client = ovs.unixctl.client.UnixctlClient.create(str(path))
+    opened = ovs.stream.Stream.open(f"unix:{path}")
+    error, stream = ovs.stream.Stream.open_block(opened, timeout=_ANSWER * 1000)
     if error:
         return None
+    connection = rpc.connection(stream, _MAX_ANSWER)
     try:
-        error, failure, result = client.transact(command, [])
+        request = ovs.jsonrpc.Message.create_request(command, [])
+        reply = rpc.transact(connection, request, _ANSWER)
+        error = connection.get_status()
     finally:
-        client.close()
-    if error not in (0, EAGAIN):
-        return None
-    if failure:
-        raise TapError(failure.strip())
-    return str(result)
+        connection.close()
+    if reply is None:
+        if error:
+            return None  # It ends, or has ended.
+        raise TapError(f"the ovs-ebpf-tap behind {path} does not answer")
+    if reply.error is not None:
+        raise TapError(str(reply.error).strip())
+    return str(reply.result)

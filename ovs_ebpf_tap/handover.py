@@ -42,12 +42,12 @@ def next_edits(
     verdicts: Mapping[UUID, Verdict],
     counters: Mapping[UUID, Counters],
     taken_in: bool,
-    flipped: Collection[Flip] = (),
+    loose: Collection[UUID] = (),
 ) -> Edits:
     """The next transaction; empty when the rows are as the verdicts want them.
 
     `taken_in` says whether ovs-vswitchd has taken in the last transaction that asked for it;
-    `flipped` are the flips of this process, in case the Mirror that keeps one was removed.
+    `loose` are the mirrors that others gave back, so that flows do not know of them.
     """
     mirrors: list[MirrorEdit] = []
     ports: list[PortEdit] = []
@@ -57,19 +57,19 @@ def next_edits(
         # A mirror that is on several bridges has room for the flip of one.
         own = tuple(uuid for uuid in bridge.mirrors if uuid not in seen)
         seen.update(own)
-        step = _BridgeStep(db, replace(bridge, mirrors=own), verdicts, taken_in)
+        step = _BridgeStep(db, replace(bridge, mirrors=own), verdicts, taken_in, loose)
         mirrors += step.mirrors(counters)
         ports += step.ports
         reconfigure |= step.reconfigure
-    ports += _forgotten_ports(db, flipped)
+    forgotten = list(_forgotten_ports(db)) if taken_in else []
+    ports += forgotten
+    reconfigure |= bool(forgotten)
     return Edits(tuple(mirrors), tuple(ports), reconfigure)
 
 
-def _forgotten_ports(db: Database, flipped: Collection[Flip]) -> Iterator[PortEdit]:
-    kept = {flip.port for flip in db.flips}
-    for flip in flipped:
-        port = db.ports.get(flip.port)
-        if port is not None and flip.port not in kept and port.protected != flip.protected:
+def _forgotten_ports(db: Database) -> Iterator[PortEdit]:
+    for flip in db.forgotten:
+        if flip.port in db.ports:
             yield PortEdit(flip.port, flip.protected)
 
 
@@ -97,17 +97,24 @@ class _BridgeStep:
     """The next transaction's part on one bridge."""
 
     def __init__(
-        self, db: Database, bridge: Bridge, verdicts: Mapping[UUID, Verdict], taken_in: bool
+        self,
+        db: Database,
+        bridge: Bridge,
+        verdicts: Mapping[UUID, Verdict],
+        taken_in: bool,
+        loose: Collection[UUID],
     ) -> None:
         self._db = db
+        self._loose = loose
         self._verdicts = verdicts
         self._mirrors = [
             db.mirrors[uuid] for uuid in bridge.mirrors if uuid in db.mirrors and uuid in verdicts
         ]
         pending = [mirror for mirror in self._mirrors if PROTECTED_KEY in mirror.external_ids]
         self._put_back = {mirror.uuid for mirror in pending} if taken_in else set()
+        forgotten = any(flip.port in bridge.ports for flip in db.forgotten)
         # Until the flip is taken in, another change of the same port could undo it unseen.
-        moves = [] if pending and not taken_in else list(self._moves())
+        moves = [] if forgotten or (pending and not taken_in) else list(self._moves())
         self._moving = {mirror.uuid for mirror in moves}
         # A put-back is a flip, too.
         self._flips = {} if pending else dict(self._choose_flip(bridge, moves))
@@ -117,9 +124,8 @@ class _BridgeStep:
     def _moves(self) -> Iterator[Mirror]:
         for mirror in self._mirrors:
             offloaded = self._verdicts[mirror.uuid].state == OFFLOADED
-            if offloaded != mirror.parked or (
-                not offloaded and SELECT_VLAN_KEY in mirror.external_ids
-            ):
+            moving = SELECT_VLAN_KEY in mirror.external_ids or mirror.uuid in self._loose
+            if offloaded != mirror.parked or (moving and not offloaded):
                 yield mirror
 
     def _choose_flip(self, bridge: Bridge, moves: list[Mirror]) -> Iterator[tuple[UUID, Flip]]:

@@ -24,6 +24,11 @@ FLOWS_UNKNOWN = (
     "OpenFlow 1.3, 1.4 or 1.5 among the bridge's protocols"
 )
 
+CONTENDED = (
+    "another program keeps undoing what is written on its row: select_vlan=4095 and "
+    "external_ids:ebpf-tap-*"
+)
+
 MIN_SNAPLEN = abi.constant("MIN_SNAPLEN")
 
 
@@ -93,6 +98,8 @@ class Judge:
             raise NotOffloadedError(f"{MODE_KEY} is native")
         if mode not in MODES:
             raise NotOffloadedError(f"{MODE_KEY} is neither offload nor native: {mode!r}")
+        if mirror.contended:
+            raise NotOffloadedError(CONTENDED)
 
     def _check_bridge(self) -> None:
         bridge = self._common.bridge

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 
 import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from ovs_ebpf_tap.text import printable
 
 
 def configure() -> None:
@@ -13,6 +16,7 @@ def configure() -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _made_printable,
             structlog.processors.LogfmtRenderer(
                 key_order=["timestamp", "level", "event"], drop_missing=True
             ),
@@ -21,3 +25,10 @@ def configure() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _made_printable(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """Names, and what peers send, are others' text."""
+    return {
+        key: printable(value) if isinstance(value, str) else value for key, value in event.items()
+    }

@@ -82,6 +82,11 @@ class Mirror:
     filter: str | None = None
     external_ids: Mapping[str, str] = field(default_factory=dict)
     statistics: Mapping[str, int] = field(default_factory=dict)
+    # Not on the row, but remembered of it: see `writers`.
+    kept_vlans: str = ""
+    """`ebpf-tap-select-vlan` where that is gone."""
+    contended: bool = False
+    """Whether others keep undoing what is written on the row."""
 
     @property
     def parked(self) -> bool:
@@ -100,7 +105,7 @@ class Mirror:
     def wanted_vlans(self) -> tuple[int, ...]:
         """The `select_vlan` that the user wants; empty for all VLANs."""
         if self.parked:
-            return parse_vlans(self.external_ids.get(SELECT_VLAN_KEY, ""))
+            return parse_vlans(self.external_ids.get(SELECT_VLAN_KEY, self.kept_vlans))
         return self.select_vlan
 
     @cached_property
@@ -146,12 +151,14 @@ class Database:
     next_cfg: int = 0
     cur_cfg: int = 0
     ovs_version: str | None = None
+    forgotten: tuple[Flip, ...] = ()
+    """Flips that no row tells of any more: somebody has removed the key, or the Mirror."""
 
     @cached_property
     def flips(self) -> tuple[Flip, ...]:
-        """The ports whose `protected` is still to be put back, as the rows say."""
+        """The ports whose `protected` is still to be put back."""
         flips = (parse_flip(mirror) for mirror in self.mirrors.values())
-        return tuple(flip for flip in flips if flip is not None)
+        return (*(flip for flip in flips if flip is not None), *self.forgotten)
 
     def as_intended(self, port: Port) -> Port:
         """The port with the `protected` that the user wants."""

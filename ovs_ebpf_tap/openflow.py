@@ -70,6 +70,9 @@ and shall cost it less than 1 % of a core."""
 _MAX_PORTS = 16 * 1024 * 1024
 """Bytes of an answer about ports beyond which it can't be one."""
 
+_LONGEST_NAME = 80
+"""Bytes of a bridge's name in the path of a socket, which has room for 107."""
+
 _CONTROLLER_ID = 0xEB7F
 
 
@@ -115,8 +118,7 @@ class FlowTables:
 
     def watch(self, bridges: Collection[str]) -> None:
         """Watches these bridges from now on, and no others; any number of times."""
-        # OVS refuses bridges with a slash in their names.
-        wanted = {name for name in bridges if "/" not in name}
+        wanted = {name for name in bridges if _may_serve(name)}
         for name in self._flows.keys() - wanted:
             for channel in (self._flows.pop(name), self._ports.pop(name)):
                 channel.close()
@@ -150,6 +152,11 @@ class FlowTables:
         """Has the poller wake up when `run` has something to do."""
         for channel in self._order:
             channel.wait(poller)
+
+
+def _may_serve(bridge: str) -> bool:
+    """Whether there can be a socket: not where the name has a slash, or is too long for a path."""
+    return "/" not in bridge and len(bridge.encode(errors="replace")) <= _LONGEST_NAME
 
 
 class _Channel(ABC):

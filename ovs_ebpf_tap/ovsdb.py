@@ -10,23 +10,28 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from errno import EAGAIN
+from errno import EMSGSIZE, EPROTO
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import ovs.db.error
 import ovs.db.idl
+import ovs.db.schema
 import ovs.jsonrpc
 import ovs.poller
 import ovs.stream
-import ovs.timeval
+import ovs.util
 import structlog
 
+from ovs_ebpf_tap import rpc
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
+from ovs_ebpf_tap.text import printable
 
 DATABASE = "Open_vSwitch"
 
@@ -84,7 +89,21 @@ _MAX_VLAN_LIMIT = 2
 # What strtoll takes to its end; longer ones are out of range.
 _INT = re.compile(r"[ \t-\r]*[+-]?[0-9]{1,20}")
 
-_REPLIES = (ovs.jsonrpc.Message.T_REPLY, ovs.jsonrpc.Message.T_ERROR)
+_MAX_MESSAGE = 64 << 20
+"""Bytes of a message beyond which it can't be of this database."""
+
+_ANSWER = 10.0
+_LONGEST_ANSWER = 60.0
+"""Seconds without a word in which a database has to send its rows, and to answer to a transaction,
+and in which it has to, whatever else it sends."""
+
+_NO_ANSWER = "it does not answer, or not to what it was asked"
+
+_CLOSED = {
+    ovs.util.EOF: "it has closed the connection",
+    EPROTO: "it sends what is no JSON-RPC",
+    EMSGSIZE: "it sends a message without an end",
+}
 
 log = structlog.get_logger()
 
@@ -143,10 +162,10 @@ def fetch_schema(remote: str, timeout: float) -> dict[str, Any]:
     )
     if error:
         raise ConnectionError(f"cannot connect to {remote}: {os.strerror(error)}")
-    connection = ovs.jsonrpc.Connection(stream)
+    connection = rpc.connection(stream, _MAX_MESSAGE)
     try:
         request = ovs.jsonrpc.Message.create_request("get_schema", [DATABASE])
-        reply = transact(connection, request, timeout)
+        reply = rpc.transact(connection, request, timeout)
     finally:
         connection.close()
     if reply is None:
@@ -157,47 +176,88 @@ def fetch_schema(remote: str, timeout: float) -> dict[str, Any]:
     return dict(reply.result)
 
 
-def transact(connection: Any, request: Any, timeout: float) -> Any:
-    """Sends a JSON-RPC request; returns its reply, or None if there is none in `timeout` seconds.
-
-    python-ovs's own `transact_block` would wait without end.
-    """
-    deadline = ovs.timeval.msec() + int(timeout * 1000)
-    error = connection.send(request)
-    while not error and ovs.timeval.msec() < deadline:
-        error, reply = connection.recv()
-        if not error and reply.type in _REPLIES:
-            return reply
-        if error == EAGAIN:
-            error = 0
-            connection.run()
-            poller = ovs.poller.Poller()
-            connection.wait(poller)
-            connection.recv_wait(poller)
-            poller.timer_wait_until(deadline)
-            poller.block()
-    return None
-
-
 def _check_schema(remote: str, schema: Any) -> None:
-    tables = schema.get("tables", {}) if isinstance(schema, dict) else {}
+    try:
+        tables = ovs.db.schema.DbSchema.from_json(schema).tables
+    except Exception as error:  # python-ovs takes much of what it reads for granted.
+        why = printable(str(getattr(error, "msg", error)))
+        raise TapError(f"the database at {remote} has a schema that is none: {why}") from None
     for table, columns in _COLUMNS.items():
         if table not in tables:
             raise TapError(f"the database at {remote} has no table {table}")
         for column in columns:
-            if column not in tables[table]["columns"] and (table, column) not in _OPTIONAL:
+            if column not in tables[table].columns and (table, column) not in _OPTIONAL:
                 raise TapError(f"the database at {remote} has no column {table}.{column}")
 
 
 class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
-    """The replica, which notes the rows that changed."""
+    """The replica, which notes the rows that changed.
+
+    From a peer that sends what no database does it takes nothing more, and begins anew.
+    """
 
     def __init__(self, remote: str, schema: ovs.db.idl.SchemaHelper) -> None:
         self.changed: set[tuple[str, UUID]] = set()
+        self.trouble: str | None = None
+        """What is wrong with the peer, since the replica was last complete."""
+        self._asked = 0.0
+        self._left: Any = None
         super().__init__(remote, schema)
 
     def notify(self, event: str, row: Any, updates: Any = None) -> None:
         self.changed.add((row._table.name, row.uuid))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the replica is whole, and followed."""
+        return bool(self.state == self.IDL_S_MONITORING and self._session.is_connected())
+
+    def run(self) -> bool:
+        connection = self._session.rpc
+        if connection is not None:
+            self._bound(connection)
+        try:
+            changed = bool(super().run())
+        except Exception as error:  # python-ovs takes much of what it reads for granted.
+            self.leave(f"it sends what no database does: {type(error).__name__}: {error}")
+            return True
+        if self.complete:
+            self.trouble = None
+        elif connection is not None and connection is not self._left:
+            if connection.get_status():
+                self.trouble = _CLOSED.get(connection.get_status(), "the connection was lost")
+            elif self.is_silent(self._asked):
+                self.leave(_NO_ANSWER)
+        return changed
+
+    def is_silent(self, since: float) -> bool:
+        """Whether no answer is to be waited for any more that was asked for then."""
+        now = time.monotonic()
+        stream = self._session.rpc.stream if self._session.rpc is not None else None
+        heard = max(since, getattr(stream, "heard", 0.0))
+        return now >= heard + _ANSWER or now >= since + _LONGEST_ANSWER
+
+    def _bound(self, connection: Any) -> None:
+        if not isinstance(connection.stream, rpc.BoundedStream):
+            connection.stream = rpc.BoundedStream(connection.stream, _MAX_MESSAGE)
+            self._asked = time.monotonic()
+        if connection.parser is None:
+            connection.stream.restart()
+
+    def leave(self, trouble: str) -> None:
+        """Trusts neither the peer nor the replica any more."""
+        self.trouble = trouble
+        self._left = self._session.rpc
+        self.state = self.IDL_S_INITIAL
+        self.last_id = str(UUID(int=0))  # All rows, the next time.
+        self._session.force_reconnect()
+
+    def __do_parse_update(self, *arguments: Any) -> None:
+        """Is that of the base class, whose name is the same; it would pass over errors."""
+        try:
+            super()._Idl__do_parse_update(*arguments)
+        except ovs.db.error.Error as error:
+            raise ValueError(error.msg) from None
 
 
 class Ovsdb:
@@ -215,8 +275,10 @@ class Ovsdb:
         self._rows: dict[str, dict[UUID, Any]] = {table: {} for table in _READERS}
         self._seqno: int | None = None
         self._database = Database()
+        self._trouble: str | None = None
         self._txn: Any = None
         self._reconfigure = False
+        self._begun = 0.0
         self.last_reconfigure = 0
         """The `next_cfg` of the last transaction that asked for one."""
 
@@ -228,7 +290,19 @@ class Ovsdb:
         """Takes in what has arrived; returns whether anything may have changed."""
         before = self._idl.change_seqno
         self._idl.run()
+        if self._txn is not None and self._idl.complete and self._idl.is_silent(self._begun):
+            self._idl.leave(_NO_ANSWER)
+        self._tell_trouble()
         return self._finish_transaction() or before != self._idl.change_seqno
+
+    def _tell_trouble(self) -> None:
+        """Logs once what is wrong with the database, and when nothing is any more."""
+        trouble, before = self._idl.trouble, self._trouble
+        self._trouble = trouble
+        if trouble and trouble != before:
+            log.warning("database lost, trying again", error=trouble)
+        elif before and not trouble:
+            log.info("database is back")
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""
@@ -239,7 +313,7 @@ class Ovsdb:
     @property
     def connected(self) -> bool:
         """Whether the replica is complete, and the connection was not lost."""
-        return bool(self._idl.has_ever_connected() and self._idl._session.is_connected())
+        return self._idl.complete
 
     @property
     def busy(self) -> bool:
@@ -250,7 +324,7 @@ class Ovsdb:
 
     def snapshot(self) -> Database:
         """The rows as they are in the replica; the same object while these are the same."""
-        if self._seqno != self._idl.change_seqno:
+        if self._idl.complete and self._seqno != self._idl.change_seqno:
             self._seqno = self._idl.change_seqno
             changed, self._idl.changed = self._idl.changed, set()
             for table in _READERS:
@@ -324,6 +398,7 @@ class Ovsdb:
             top.increment("next_cfg")
         self._txn, self._reconfigure = txn, edits.reconfigure
         self._finish_transaction()
+        self._begun = time.monotonic()
 
     def _finish_transaction(self) -> bool:
         """Carries the transaction on; returns whether it has ended."""

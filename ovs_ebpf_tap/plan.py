@@ -7,7 +7,7 @@ Pure functions from the database and the devices to a `Plan`: a mirror is judged
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from uuid import UUID
@@ -18,7 +18,7 @@ from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MODES, Judge, mode_of
 from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Mirror, Port
 from ovs_ebpf_tap.openflow import PortFlags
-from ovs_ebpf_tap.rules import make_rules
+from ovs_ebpf_tap.rules import Following, make_rules
 from ovs_ebpf_tap.text import printable
 from ovs_ebpf_tap.topology import Common, Layout, OpenFlow, Part, SeenPort, Topology
 from ovs_ebpf_tap.vlan import ACCESS, KEEP, PRIORITY_NEVER, TUNNEL
@@ -36,6 +36,12 @@ from ovs_ebpf_tap.wanted import (
 
 MAX_RULES_PER_HOOK = abi.constant("MAX_RULES_PER_HOOK")
 MAX_MIRRORS = abi.constant("MAX_MIRRORS")
+MAX_RULES = abi.constant("MAX_RULES")
+
+_LOST = "it selects copies of too many other mirrors, or of mirrors too far behind each other"
+
+_MOST_ROUNDS = 64
+"""How often mirrors are looked at that depend on each other."""
 
 NO_OPENFLOW = OpenFlow()
 
@@ -204,16 +210,32 @@ class _PartPlanner:
         self._mirrors = part.mirrors
         self._snaplens = {mirror.cut for mirror in part.mirrors}
         self._copying_to: dict[UUID, list[int]] = defaultdict(list)
-        """The places, in `_mirrors`, of those with an output port, by that."""
-        for place, mirror in enumerate(part.mirrors):
+        """The places, in `_mirrors`, of those that copy to an output."""
+        self._changing: dict[UUID, list[int]] = defaultdict(list)
+        """The places of those whose copies leave an output otherwise than the packets did."""
+        self.verdicts: dict[UUID, Verdict] = {}
+        too_many = self._too_many()
+        for place, mirror in enumerate(self._mirrors):
+            if too_many is not None:
+                self._leave(mirror, too_many)
+                continue
             for output in self._topology.outputs(mirror):
                 self._copying_to[output.uuid].append(place)
-        self.verdicts: dict[UUID, Verdict] = {}
-        for mirror in self._mirrors:
+            for uuid in self._changed_outputs(mirror):
+                self._changing[uuid].append(place)
             self._settle(mirror, self._judge.verdict(mirror))
         self._judged = dict(self.verdicts)
         self._left_out: frozenset[UUID] | None = None
         self._plan = Plan()
+
+    def _too_many(self) -> str | None:
+        """Why none of the mirrors is looked at: that would take too long."""
+        if len(self._mirrors) > MAX_MIRRORS:
+            return f"more than {MAX_MIRRORS} mirrors share ports with each other"
+        sides = (self._topology.source_uuids, self._topology.destination_uuids)
+        if sum(len(side(mirror)) for mirror in self._mirrors for side in sides) > MAX_RULES:
+            return f"mirrors that share ports select more than {MAX_RULES} in all"
+        return None
 
     @property
     def offloadable(self) -> list[UUID]:
@@ -242,15 +264,22 @@ class _PartPlanner:
 
     def _rules(self) -> dict[Hook, list[Rule]]:
         """The rules; settles the verdicts."""
-        while True:
+        for _ in range(_MOST_ROUNDS):
             self._spread()
-            rules = make_rules(self._topology, {mirror.uuid for mirror in self._offloaded})
-            reasons = dict(self._obstacles(rules))
+            following = Following()
+            rules = make_rules(self._topology, {m.uuid for m in self._offloaded}, following)
+            reasons = dict.fromkeys(following.lost, _LOST) or dict(self._obstacles(rules))
             if not reasons:
                 return rules
             for mirror in self._offloaded:
                 if mirror.uuid in reasons:
                     self._leave(mirror, reasons[mirror.uuid])
+        self._leave_all()
+        return {}
+
+    def _leave_all(self) -> None:
+        for mirror in self._offloaded:
+            self._leave(mirror, "too many mirrors that share ports depend on each other")
 
     def _settle(self, mirror: Mirror, verdict: Verdict) -> None:
         if verdict.state == NATIVE and self._judge.lacks_room(mirror):
@@ -265,27 +294,26 @@ class _PartPlanner:
 
     def _spread(self) -> None:
         """Leaves to OVS what depends on the copies of a mirror that OVS keeps."""
-        changed = True
-        while changed:
+        for _ in range(_MOST_ROUNDS):
             changed = False
-            native = [m for m in self._mirrors if self.verdicts[m.uuid].state == NATIVE]
+            native = _Natives(self._topology, self._mirrors, self.verdicts)
             for mirror in self._offloaded:
                 reason = self._tie(mirror, native)
                 if reason is not None:
                     self._leave(mirror, reason)
                     changed = True
+            if not changed:
+                return
+        self._leave_all()
 
-    def _tie(self, mirror: Mirror, native: Iterable[Mirror]) -> str | None:
-        outputs = {output.uuid for output in self._topology.outputs(mirror)}
-        for other in native:
-            if self._same_output(mirror, other):
-                return f"it shares its output with mirror {other.name}, which is native"
-            if outputs & set(self._topology.destination_uuids(other)):
-                return f"mirror {other.name}, which is native, selects its output port"
+    def _tie(self, mirror: Mirror, native: _Natives) -> str | None:
+        reason = native.tie(mirror)
+        if reason is not None:
+            return reason
         for other in self._offloaded if len(self._snaplens) > 1 else ():
             if (
                 mirror.cut != other.cut
-                and self._same_output(mirror, other)
+                and _output_of(mirror) == _output_of(other)
                 and self._meet(mirror, other)
             ):
                 return f"it shares output and packets with mirror {other.name}, of another snaplen"
@@ -296,42 +324,40 @@ class _PartPlanner:
         sides = (self._topology.source_uuids, self._topology.destination_uuids)
         return any(not set(side(mirror)).isdisjoint(side(other)) for side in sides)
 
-    def _same_output(self, mirror: Mirror, other: Mirror) -> bool:
-        """As `mirror_update_dups` in `ofproto/ofproto-dpif-mirror.c`."""
-        if mirror.output_port is not None or other.output_port is not None:
-            return mirror.output_port == other.output_port
-        return mirror.output_vlan == other.output_vlan
-
     def _lost_behind(self, mirror: Mirror) -> str | None:
         """Why copies that the mirror selects can't be followed to it."""
-        selected = set(self._topology.destination_uuids(mirror))
-        places = {place for uuid in selected for place in self._copying_to.get(uuid, ())}
-        for other in (self._mirrors[place] for place in sorted(places)):
-            state = self.verdicts[other.uuid].state
-            if other is mirror or state == INVALID:
-                continue
+        selected = self._topology.destination_uuids(mirror)
+        for place, uuid, state in self._behind(mirror, selected):
+            other = self._mirrors[place]
             if state == NATIVE:
-                if not selected.isdisjoint(self._changed_outputs(other)):
-                    return f"it selects copies of mirror {other.name}, native and changed"
-                continue
-            for output in self._topology.outputs(other):
-                vlans = self._topology.vlans(output)
-                followed = vlans.mode in (KEEP, ACCESS) and vlans.priority == PRIORITY_NEVER
-                if output.uuid not in selected:
-                    continue
-                if mirror.filter and parse(mirror.filter).on_tags:
-                    return f"it selects copies of mirror {other.name}, and its filter VLAN tags"
-                if not followed:
-                    return (
-                        f"mirror {other.name} copies to port {output.name}, "
-                        "which it selects, and whose VLAN settings change the copies"
-                    )
-                if self._minds_lost_tags(mirror):
-                    return (
-                        f"it selects copies of mirror {other.name}, and tags that those have lost "
-                        "are of consequence at its output"
-                    )
+                return f"it selects copies of mirror {other.name}, native and changed"
+            if mirror.filter and parse(mirror.filter).on_tags:
+                return f"it selects copies of mirror {other.name}, and its filter VLAN tags"
+            output = self._topology.seen[uuid]
+            followed = output.vlans.mode in (KEEP, ACCESS)
+            if not followed or output.vlans.priority != PRIORITY_NEVER:
+                return (
+                    f"mirror {other.name} copies to port {output.port.name}, "
+                    "which it selects, and whose VLAN settings change the copies"
+                )
+            if self._minds_lost_tags(mirror):
+                return (
+                    f"it selects copies of mirror {other.name}, and tags that those have lost "
+                    "are of consequence at its output"
+                )
         return None
+
+    def _behind(self, mirror: Mirror, selected: Iterable[UUID]) -> list[tuple[int, UUID, str]]:
+        """Others whose copies are selected: of each output, the first of those that are alike."""
+        found = []
+        for uuid in selected:
+            for places, state in ((self._copying_to, OFFLOADED), (self._changing, NATIVE)):
+                for place in places.get(uuid, ()):
+                    other = self._mirrors[place]
+                    if other is not mirror and self.verdicts[other.uuid].state == state:
+                        found.append((place, uuid, state))
+                        break
+        return sorted(found)
 
     def _changed_outputs(self, mirror: Mirror) -> Iterator[UUID]:
         """Outputs where OVS's copies leave otherwise than the packets did."""
@@ -382,6 +408,42 @@ class _PartPlanner:
                     self._judge.check_hook(device.ifindex, interface, f"output port {port.name}")
                 except NotOffloadedError as why:
                     yield from ((mirror, str(why)) for mirror in finished[device.ifindex])
+
+
+def _output_of(mirror: Mirror) -> tuple[UUID | None, int | None]:
+    """What mirrors with the same output share: `mirror_update_dups` in
+    `ofproto/ofproto-dpif-mirror.c`.
+    """
+    return mirror.output_port, mirror.output_vlan if mirror.output_port is None else None
+
+
+class _Natives:
+    """The mirrors that OVS keeps, by what ties others to them: the first of each kind."""
+
+    def __init__(
+        self, topology: Topology, mirrors: Sequence[Mirror], verdicts: Mapping[UUID, Verdict]
+    ) -> None:
+        self._topology = topology
+        self._mirrors = mirrors
+        self._by_output: dict[tuple[UUID | None, int | None], int] = {}
+        self._selecting: dict[UUID, int] = {}
+        for place, mirror in enumerate(mirrors):
+            if verdicts[mirror.uuid].state == NATIVE:
+                self._by_output.setdefault(_output_of(mirror), place)
+                for uuid in topology.destination_uuids(mirror):
+                    self._selecting.setdefault(uuid, place)
+
+    def tie(self, mirror: Mirror) -> str | None:
+        """Why the mirror has to be OVS's, too."""
+        last = len(self._mirrors)
+        shares = self._by_output.get(_output_of(mirror), last)
+        outputs = self._topology.outputs(mirror) if self._selecting else ()
+        selects = min((self._selecting.get(output.uuid, last) for output in outputs), default=last)
+        if shares < last and shares <= selects:
+            return f"it shares its output with mirror {self._mirrors[shares].name}, which is native"
+        if selects < last:
+            return f"mirror {self._mirrors[selects].name}, which is native, selects its output port"
+        return None
 
 
 def _undecided(rules: Mapping[Hook, list[Rule]]) -> Iterator[tuple[UUID, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 from zlib import crc32
 
@@ -17,19 +17,48 @@ from ovs_ebpf_tap.filter import Match, parse
 from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Interface, Mirror, Port
 from ovs_ebpf_tap.topology import Topology, hook_of, to_ingress
-from ovs_ebpf_tap.vlan import Path, vlan_set
+from ovs_ebpf_tap.vlan import Path
 from ovs_ebpf_tap.wanted import VLAN_GROUP, Gate, Hook, Rule
 
 ETHERNET_HEADER = 14
 _ANY_LENGTH = 0xFFFFFFFF
 
 
-def make_rules(topology: Topology, offloaded: Collection[UUID]) -> dict[Hook, list[Rule]]:
-    """The rules of each hook; those of a group are next to each other."""
+_MOST_BEHIND = 64
+"""Mirrors one behind the other, that copy copies of copies; OVS follows no more, either."""
+
+_MOST_FOUND = 8192
+_MOST_TRIED = 131072
+"""How often copies are followed to another mirror, and selected there, and how often that is tried,
+for all hooks together."""
+
+
+@dataclass
+class Following:
+    """How often copies were followed to other mirrors."""
+
+    tried: int = 0
+    found: int = 0
+    lost: set[UUID] = field(default_factory=set)
+    """The mirrors that copies were not followed to: that would not end, or not soon."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was too often."""
+        return self.found >= _MOST_FOUND or self.tried >= _MOST_TRIED
+
+
+def make_rules(
+    topology: Topology, offloaded: Collection[UUID], following: Following
+) -> dict[Hook, list[Rule]]:
+    """The rules of each hook; those of a group are next to each other.
+
+    They are not all if `following` then has lost mirrors.
+    """
     wanted: dict[Hook, list[Rule]] = defaultdict(list)
     for port in topology.all_selected:
         for arrival in (True, False):
-            walk = _Walk(topology, offloaded, port, arrival)
+            walk = _Walk(topology, offloaded, port, arrival, following)
             for interface in topology.interfaces(port):
                 device = topology.device(interface)
                 if device is not None and walk.rules:
@@ -41,9 +70,15 @@ class _Walk:
     """Follows what arrives on a port, or leaves through it, from mirror to mirror."""
 
     def __init__(
-        self, topology: Topology, offloaded: Collection[UUID], port: Port, arrival: bool
+        self,
+        topology: Topology,
+        offloaded: Collection[UUID],
+        port: Port,
+        arrival: bool,
+        following: Following,
     ) -> None:
         self._topology = topology
+        self._following = following
         self._offloaded = offloaded
         self._port = port
         self._arrival = arrival
@@ -61,7 +96,7 @@ class _Walk:
             topology.netdev and arrival and not any(map(to_ingress, topology.interfaces(port)))
         )
         for mirror in self._first():
-            self._visit(mirror, self._all)
+            self._visit(mirror, self._all, 0)
 
     @property
     def rules(self) -> list[Rule]:
@@ -83,21 +118,29 @@ class _Walk:
             if mirror.uuid in self._offloaded:
                 yield mirror
 
-    def _visit(self, mirror: Mirror, path: Path) -> None:
-        if mirror.wanted_vlans:
-            path = path.select(vlan_set(mirror.wanted_vlans))
+    def _follow(self, mirror: Mirror, path: Path, depth: int) -> None:
+        if depth > _MOST_BEHIND or self._following.ended:
+            self._following.lost.add(mirror.uuid)
+            return
+        self._following.tried += 1
+        self._visit(mirror, path, depth)
+
+    def _visit(self, mirror: Mirror, path: Path, depth: int) -> None:
+        path = path.select(self._topology.vlan_set(mirror))
         if mirror.filter:
             path = path.filtered(parse(mirror.filter))
         if mirror.output_port is None and mirror.output_vlan is not None:
             path = path.into(mirror.output_vlan)
         group = self._group(mirror)
         # What was copied there before is not copied again, nor followed: so rings end.
-        for condition, selected in self._served[group].items():
-            if condition in ((False, None), (path.unreserved, path.match)):
-                path = replace(path, selected=path.selected & ~selected)
-        self._served[group][path.unreserved, path.match] |= path.selected
+        served = self._served[group]
+        condition = (path.unreserved, path.match)
+        taken = served.get((False, None), 0) | served.get(condition, 0)
+        path = replace(path, selected=path.selected & ~taken)
+        served[condition] |= path.selected
         if not path.selected:
             return
+        self._following.found += bool(depth)
         outputs = self._topology.outputs(mirror)
         self._runs += 1
         copies = [rule for each in outputs for rule in self._rules(mirror, group, path, each)]
@@ -107,7 +150,7 @@ class _Walk:
             behind = path.through(self._topology.vlans(output))
             if behind is not None and behind.selected:
                 for other in self._selecting(output, arrival=False):
-                    self._visit(other, behind)
+                    self._follow(other, behind, depth + 1)
 
     def _group(self, mirror: Mirror) -> int:
         if mirror.output_port is None:

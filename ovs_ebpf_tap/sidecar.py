@@ -19,7 +19,7 @@ import structlog
 from ovs_ebpf_tap import datapath as dp
 from ovs_ebpf_tap import handover
 from ovs_ebpf_tap.judge import FLOWS_UNKNOWN
-from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database, Flip
+from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database
 from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.openflow import FlowTables
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
@@ -28,6 +28,7 @@ from ovs_ebpf_tap.queues import Draining
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.vswitchd import Revalidation
 from ovs_ebpf_tap.wanted import OFFLOADED, Plan, Verdict
+from ovs_ebpf_tap.writers import Writers
 
 RESYNC = 60.0
 """Seconds between full passes, which read everything back from the kernel."""
@@ -85,7 +86,7 @@ class Sidecar:
         self._unknown: dict[UUID, float] = {}
         self._returning: dict[UUID, Revalidation] = {}
         self._settling = False
-        self._flipped: set[Flip] = set()
+        self._writers = Writers()
         self._stale = False
         self._dirty = True
         self._next_resync = time.monotonic() + RESYNC
@@ -183,29 +184,43 @@ class Sidecar:
             return
         if self.restoring:
             db = _all_native(db)
-        self._note_flips(db)
+        db = self._writers.look(db, now)
         plan = self._apply(db, now)
         if self._datapath.unfinished:
             self._next_statistics = min(self._next_statistics, now + _IMPROVE)
         self._flow_tables.watch(bridges_with_work(db))
         counters = self._datapath.counters()
         said = self._report(db, plan, now)
-        early = self._early(db, plan)
+        early = self._early(db, plan) | self._writers.resting(now)
         if any(PROTECTED_KEY in db.mirrors[uuid].external_ids for uuid in early):
             return  # What it is to put back, others would not know of.
         verdicts = {uuid: each for uuid, each in plan.verdicts.items() if uuid not in early}
-        edits = handover.next_edits(db, verdicts, counters, self._taken_in(db), self._flipped)
+        edits = self._next_edits(db, verdicts, counters)
         if edits and (edits.reconfigure or now >= self._last_write + _EDIT_GAP or _has_ids(edits)):
             self._last_write = now
+            self._writers.note(edits, now)
             self._ovsdb.commit(edits)
         elif edits:
             self._next_statistics = min(self._next_statistics, self._last_write + _EDIT_GAP)
         waiting = early or self._settling or self._refused or self._datapath.unfinished
+        waiting = waiting or self._writers.is_contended(now)
         if not edits and said and not waiting:
             self._done, self._counted = seen, counters
         if not self._passed:
             self._passed = True
             self.on_first_pass()
+
+    def _next_edits(
+        self,
+        db: Database,
+        verdicts: Mapping[UUID, Verdict],
+        counters: Mapping[UUID, dp.Counters],
+    ) -> Edits:
+        taken_in, loose = self._taken_in(db), self._writers.loose
+        edits = handover.next_edits(db, verdicts, counters, taken_in, loose)
+        if not edits and taken_in:
+            self._writers.settle(loose & verdicts.keys())
+        return edits
 
     def _is_counted(self) -> bool:
         """Whether the rows have what is counted."""
@@ -243,14 +258,6 @@ class Sidecar:
             if not new:
                 return plan
 
-    def _note_flips(self, db: Database) -> None:
-        """Keeps the flips that the rows told of, until the ports are as they were."""
-        flips = {*self._flipped, *db.flips}
-        ports = {flip: db.ports.get(flip.port) for flip in flips}
-        self._flipped = {
-            flip for flip, port in ports.items() if port and port.protected != flip.protected
-        }
-
     def _taken_in(self, db: Database) -> bool:
         target = self._ovsdb.last_reconfigure or db.next_cfg
         return db.cur_cfg >= target
@@ -268,7 +275,7 @@ class Sidecar:
                 continue
             revalidation = self._returning.get(uuid)
             parked = mirror.parked or SELECT_VLAN_KEY in mirror.external_ids
-            if parked or (revalidation is None and not taken_in):
+            if parked or uuid in self._writers.loose or (revalidation is None and not taken_in):
                 held.add(uuid)
                 continue
             if revalidation is None:
@@ -277,7 +284,7 @@ class Sidecar:
             if handover.flip_pending(db, bridges[uuid]) or not taken_in or not revalidation.done:
                 held.add(uuid)
         self._returning = returning
-        self._settling = bool(held or self._flipped)
+        self._settling = bool(held or self._writers.flipped)
         return held
 
     def _report(self, db: Database, plan: Plan, now: float) -> bool:

@@ -13,7 +13,7 @@ from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
-from ovs_ebpf_tap.vlan import PortVlans
+from ovs_ebpf_tap.vlan import PortVlans, vlan_set
 from ovs_ebpf_tap.wanted import Hook
 
 # Interface types with a network device, and those of them that the host, not a VM, is behind.
@@ -112,6 +112,7 @@ class Layout:
         outputs = (mirror.output_port for mirror in mirrors)
         self.reserved = {uuid for uuid in outputs if uuid is not None and uuid in seen}
         """Output ports: OVS drops what arrives on them, uncopied."""
+        self._carrying: dict[int, list[Port]] = {}
 
     def vlans(self, port: Port) -> PortVlans:
         """The VLAN settings of a port that is here."""
@@ -137,17 +138,22 @@ class Layout:
         found = self.seen.get(mirror.output_port) if mirror.output_port is not None else None
         return found.port if found is not None else None
 
-    def outputs(self, mirror: Mirror) -> list[Port]:
+    def outputs(self, mirror: Mirror) -> Sequence[Port]:
         """The ports that copies leave through: `mirror_packet`, and `xbundle_includes_vlan`."""
         if mirror.output_port is not None:
             output = self.output_port(mirror)
             return [output] if output is not None else []
         if mirror.output_vlan is None:
             return []
+        if mirror.output_vlan not in self._carrying:
+            self._carrying[mirror.output_vlan] = self._find_carrying(mirror.output_vlan)
+        return self._carrying[mirror.output_vlan]
+
+    def _find_carrying(self, vlan: int) -> list[Port]:
         carrying = (
             each.port
             for uuid, each in self.seen.items()
-            if uuid not in self.reserved and each.vlans.carries(mirror.output_vlan)
+            if uuid not in self.reserved and each.vlans.carries(vlan)
         )
         return sorted(carrying, key=lambda port: port.uuid)
 
@@ -215,6 +221,7 @@ class Topology(Layout):
         super().__init__({each.port.uuid: each for each in part.ports}, part.mirrors)
         self.common = common
         self.whole = part.whole
+        self._vlan_sets: dict[UUID, int] = {}
         self._sources = _by_port(self.mirrors, self.source_uuids)
         self._destinations = _by_port(self.mirrors, self.destination_uuids)
         self._devices = {
@@ -251,6 +258,12 @@ class Topology(Layout):
     def selecting(self, port: Port, *, arrival: bool) -> list[Mirror]:
         """The mirrors that select packets arriving on the port, or leaving through it."""
         return (self._sources if arrival else self._destinations).get(port.uuid, [])
+
+    def vlan_set(self, mirror: Mirror) -> int:
+        """The VLANs that the mirror selects."""
+        if mirror.uuid not in self._vlan_sets:
+            self._vlan_sets[mirror.uuid] = vlan_set(mirror.wanted_vlans)
+        return self._vlan_sets[mirror.uuid]
 
     # Devices.
 

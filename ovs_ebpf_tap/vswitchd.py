@@ -16,11 +16,14 @@ import ovs.jsonrpc
 import ovs.poller
 import ovs.stream
 
+from ovs_ebpf_tap import rpc
+
 _WAIT = "revalidator/wait"
 _SHOW = "upcall/show"
-_DUMP_DURATION = re.compile(r"dump duration\s*:\s*(\d+)ms")
+_DUMP_DURATION = re.compile(r"dump duration\s*:\s*(\d{1,9})ms")
 
 _CONNECT = 100  # ms
+_MAX_ANSWERS = 1 << 20  # bytes
 _NEXT_ROUND = 0.02
 """Seconds, and _NEXT_ROUND_DURATIONS times what a round takes, in which a round that is due has
 ended: it begins within 5 ms, and takes longer than most since it revalidates all flows."""
@@ -115,4 +118,4 @@ def _connect(run_dir: Path) -> Any:
         return None
     name = f"unix:{run_dir / f'ovs-vswitchd.{pid}.ctl'}"
     error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(name), timeout=_CONNECT)
-    return None if error else ovs.jsonrpc.Connection(stream)
+    return None if error else rpc.connection(stream, _MAX_ANSWERS)

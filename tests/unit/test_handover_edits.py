@@ -27,6 +27,7 @@ from ovs_ebpf_tap.model import (
 )
 from ovs_ebpf_tap.ovsdb import Edits, PortEdit
 from ovs_ebpf_tap.wanted import INVALID, NATIVE, OFFLOAD, OFFLOADED, Verdict
+from ovs_ebpf_tap.writers import Writers
 
 BACK = Verdict(NATIVE, "ebpf-tap-mode is native")
 REFUSED = Verdict(INVALID, "its output_port is not on this bridge")
@@ -46,6 +47,8 @@ class Simulation:
         self.protected: dict[str, list[bool]] = {name: [] for name in world.ports}
         """The values written to each port."""
         self._seen_protected = self._all_protected()
+        self.writers = Writers()
+        self._now = 0.0
         self.copying: set[str] = set()
         """The mirrors for which running flows carry copies."""
         self.take_in(revalidate=True)
@@ -103,20 +106,30 @@ class Simulation:
     def step(self) -> Edits:
         """One pass: the edits, which are in the database when it returns."""
         rows = self.world.mirrors
+        self._now += 1000  # Long enough for every patience.
+        taken_in = self.cur_cfg >= (self.last_reconfigure or self.next_cfg)
         edits = next_edits(
-            self.db,
+            self.look(),
             {rows[name].uuid: verdict for name, verdict in self.verdicts.items()},
             {rows[name].uuid: count for name, count in self.counts.items()},
-            taken_in=self.cur_cfg >= (self.last_reconfigure or self.next_cfg),
+            taken_in,
+            self.writers.loose,
         )
+        if not edits and taken_in:
+            self.writers.settle(set(self.writers.loose))
+        self.writers.note(edits, self._now)
         self._apply(edits)
         if edits and edits.reconfigure:
             self.next_cfg += 1
             self.last_reconfigure = self.next_cfg
         return edits
 
+    def look(self) -> Database:
+        return self.writers.look(self.db, self._now)
+
     def crash(self) -> None:
         self.last_reconfigure = 0
+        self.writers = Writers()
 
     def settle(self, *, crashing: bool = False) -> list[Edits]:
         """Steps, with ovs-vswitchd behind, until there is nothing left to do."""
@@ -160,11 +173,11 @@ def test_a_flip_is_put_back_when_its_mirror_is_gone() -> None:
     sim = simulation()
     sim.want(OFFLOAD)
     sim.step()
-    flips = sim.db.flips
-    rows = replace(sim.db, mirrors={})
-    assert rows.flips == ()
-    (edit,) = next_edits(rows, {}, {}, taken_in=True, flipped=flips).ports
-    assert edit == PortEdit(sim.world.ports["out"].uuid, False)
+    rows = replace(sim.db, mirrors={}, forgotten=sim.db.flips)
+    assert not next_edits(rows, {}, {}, taken_in=False)
+    edits = next_edits(rows, {}, {}, taken_in=True)
+    assert edits.ports == (PortEdit(sim.world.ports["out"].uuid, False),)
+    assert edits.reconfigure
 
 
 def test_forgetting_keeps_a_pending_flip() -> None:
@@ -499,6 +512,13 @@ class AnyOrder(RuleBasedStateMachine):
         self.sim.world.set_mirror(name, select_vlan=vlans)
         self.vlans[name] = vlans
 
+    @rule(name=st.sampled_from(["m1", "m2", "m3", "m4"]), back=st.booleans())
+    def replace_ids(self, name: str, back: bool) -> None:
+        """Somebody replaces all keys; he may give the mirror back, too."""
+        self.sim.world.set_mirror(name, external_ids={"whose": "mine"})
+        if back:
+            self.select_vlan(name, ())
+
     @rule(packets=st.integers(0, 3))
     def count(self, packets: int) -> None:
         self.sim.counts["m1"] = Counters(packets=packets)
@@ -513,6 +533,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
+        """What it alone remembered is lost."""
+        self.sim.step()
+        if self.sim.look().forgotten or self.sim.writers.loose:
+            return
         self.sim.crash()
 
     @rule()
@@ -537,14 +561,17 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def intent_is_kept(self) -> None:
         for name, vlans in self.vlans.items():
-            assert self.sim.world.mirrors[name].wanted_vlans == vlans
+            uuid = self.sim.world.mirrors[name].uuid
+            assert self.sim.look().mirrors[uuid].wanted_vlans == vlans
 
     @invariant()
     def each_flip_is_noted(self) -> None:
         if not self.vlans:
             return
         for name, port in self.before.items():
-            assert self.sim.db.as_intended(self.sim.world.ports[name]).protected is port.protected
+            assert (
+                self.sim.look().as_intended(self.sim.world.ports[name]).protected is port.protected
+            )
 
     def teardown(self) -> None:
         if self.vlans:
