@@ -122,10 +122,14 @@ class Sidecar:
             self._stale = self._dirty = True
             self._next_resync = now + RESYNC
         due = now >= self._next_statistics
-        if (self._dirty or due) and self._ovsdb.connected and not self._ovsdb.busy:
+        if (self._dirty or due) and self._may_pass:
             self._dirty = False
             self._next_statistics = now + STATISTICS
             self._pass(now)
+
+    @property
+    def _may_pass(self) -> bool:
+        return self._ovsdb.connected and not self._ovsdb.busy
 
     @property
     def _revalidations(self) -> list[Revalidation]:
@@ -140,9 +144,11 @@ class Sidecar:
         for revalidation in self._revalidations:
             revalidation.wait(poller)
         ends = (revalidation.wake for revalidation in self._revalidations)
-        wake = min(self._next_resync, self._next_look, self._next_statistics, *ends)
+        # Else the database wakes it up.
+        due = [self._next_statistics] if self._may_pass else []
+        wake = min([self._next_resync, self._next_look, *due, *ends])
         poller.timer_wait(max(0, int((wake - time.monotonic()) * 1000) + 1))
-        if self._dirty and self._ovsdb.connected and not self._ovsdb.busy:
+        if self._dirty and self._may_pass:
             poller.immediate_wake()
 
     def close(self) -> None:

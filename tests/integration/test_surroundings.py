@@ -741,11 +741,20 @@ def wait_moves(tap: Tap, mode: str) -> None:
     tap.wait_settled("m1", "offloaded" if mode == "offload" else "native", 30)
 
 
+def wakes(tap: Tap) -> int:
+    """How often it went to sleep so far."""
+    assert tap.process is not None
+    status = Path(f"/proc/{tap.process.pid}/status").read_text().split()
+    return int(status[status.index("voluntary_ctxt_switches:") + 1])
+
+
 def test_database_that_goes_while_it_runs(switch: Switch, trio: Trio, tap: Tap) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
     switch.stop_ovsdb()
+    before = wakes(tap)
     time.sleep(patience(1))
+    assert wakes(tap) - before < patience(100)
     assert is_running(tap)
     assert times_copied(a, b, m) == 1
     assert tap.stop() == 0
