@@ -100,6 +100,8 @@ class Sidecar:
         """Give every mirror back, whatever its mode."""
         self.on_first_pass: Callable[[], None] = lambda: None
         self._passed = False
+        self._failed = False
+        """Since the last pass."""
 
     def step(self) -> None:
         """Takes in what happened and does what there is to do; never blocks."""
@@ -126,6 +128,7 @@ class Sidecar:
             self._dirty = False
             self._next_statistics = now + STATISTICS
             self._pass(now)
+            self._failed = False
 
     @property
     def _may_pass(self) -> bool:
@@ -164,12 +167,28 @@ class Sidecar:
         """After a failure: tries again with a full pass, in as many seconds as it returns."""
         self._stale, self._dirty = True, False
         self._next_statistics = time.monotonic() + _FAILURE
+        self._failed = True
         return _FAILURE
 
     @property
     def moving(self) -> bool:
         """Whether a mirror is on its way to or from OVS, or a transaction is under way."""
         return self._settling or bool(self._draining) or self._ovsdb.busy
+
+    @property
+    def healthy(self) -> bool:
+        """Whether passes succeed, or it is the database's fault that there are none."""
+        return not self._failed or not self._ovsdb.connected
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a few words for people."""
+        if not self._ovsdb.connected:
+            return "waiting for the database"
+        if self._failed:
+            return "the last pass failed: see the log"
+        offloaded = sum(verdict.state == OFFLOADED for verdict in self._states.values())
+        return f"{offloaded} of {len(self._states)} mirrors offloaded"
 
     @property
     def idle(self) -> bool:
