@@ -10,16 +10,18 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable
-from errno import EAGAIN
+from errno import EAGAIN, ETIMEDOUT
 from pathlib import Path
 from typing import Any
 
+import ovs.jsonrpc
 import ovs.poller
+import ovs.stream
 import ovs.unixctl
-import ovs.unixctl.client
 import ovs.unixctl.server
 
 from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.ovsdb import transact
 
 DEFAULT_RUN_DIR = Path("/run/ovs-ebpf-tap")
 SOCKET = "ovs-ebpf-tap.ctl"
@@ -27,6 +29,9 @@ LOCK = "lock"
 
 _TRIES = 10
 """How often the lock is tried for while others end, which remove it."""
+
+_ANSWER = 20.0
+"""Seconds for a sidecar that is busy with hundreds of hooks."""
 
 
 class LockedError(TapError):
@@ -123,19 +128,28 @@ def is_running(run_dir: Path) -> bool:
 
 
 def call(run_dir: Path, command: str) -> str | None:
-    """What a running sidecar answers; None if there is none. Raises TapError on its refusal."""
+    """What a running sidecar answers; None if there is none.
+
+    Raises TapError on its refusal, and if it does not answer.
+    """
     path = run_dir / SOCKET
-    if not path.exists():
+    error, stream = ovs.stream.Stream.open_block(
+        ovs.stream.Stream.open(f"unix:{path}"), timeout=int(_ANSWER * 1000)
+    )
+    if error and error != ETIMEDOUT:
         return None
-    error, client = ovs.unixctl.client.UnixctlClient.create(str(path))
-    if error:
+    reply = None
+    if not error:
+        connection = ovs.jsonrpc.Connection(stream)
+        try:
+            request = ovs.jsonrpc.Message.create_request(command, [])
+            reply = transact(connection, request, _ANSWER)
+        finally:
+            connection.close()
+    if reply is None and not is_running(run_dir):
         return None
-    try:
-        error, failure, result = client.transact(command, [])
-    finally:
-        client.close()
-    if error not in (0, EAGAIN):
-        return None
-    if failure:
-        raise TapError(failure.strip())
-    return str(result)
+    if reply is None:
+        raise TapError(f"the running sidecar did not answer in {_ANSWER:g} s: end it and try again")
+    if reply.error is not None:
+        raise TapError(str(reply.error).strip())
+    return str(reply.result)

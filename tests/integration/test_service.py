@@ -245,7 +245,7 @@ def test_it_starts_before_the_database_and_outlasts_it(
     switch: Switch, trio: Trio, service: Service
 ) -> None:
     """A database that is away is no failure of ours: no restart mends it."""
-    service.set("TimeoutStartSec=2", "WatchdogSec=2")
+    service.set(f"TimeoutStartSec={patience(2):g}", f"WatchdogSec={patience(2):g}")
     switch.stop_ovsdb()
     service.start("--no-block")
     wait_for(
@@ -266,7 +266,7 @@ def test_it_starts_before_the_database_and_outlasts_it(
 
 
 def test_one_that_hangs_is_restarted(switch: Switch, trio: Trio, service: Service) -> None:
-    service.set("WatchdogSec=2", "TimeoutAbortSec=1")
+    service.set(f"WatchdogSec={patience(2):g}", f"TimeoutAbortSec={patience(1):g}")
     service.start()
     wait_state(switch, "offloaded")
     service.systemd.systemctl("kill", "--signal=STOP", NAME)
@@ -295,7 +295,7 @@ def let_passes_fail(switch: Switch, service: Service) -> str:
 def test_one_whose_passes_all_fail_is_restarted(
     switch: Switch, trio: Trio, service: Service
 ) -> None:
-    service.set("WatchdogSec=3")
+    service.set(f"WatchdogSec={patience(3):g}")
     service.start()
     wait_state(switch, "offloaded")
     let_passes_fail(switch, service)
@@ -307,7 +307,7 @@ def test_one_whose_passes_all_fail_is_restarted(
 
 @pytest.mark.skipif(not has_tcx(), reason="there are links to look for with TCX alone")
 def test_failures_that_pass_are_left_to_it(switch: Switch, trio: Trio, service: Service) -> None:
-    service.set("WatchdogSec=6")
+    service.set(f"WatchdogSec={patience(6):g}")
     service.start()
     wait_state(switch, "offloaded")
     had = let_passes_fail(switch, service)

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import ovs_ebpf_tap
-from ovs_ebpf_tap import bpf, programs
+from ovs_ebpf_tap import bpf, control, programs
+from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import arp_request, sequenced
 from ovs_ebpf_tap.lab.sidecar import Tap
@@ -676,6 +677,20 @@ def test_garbage_on_the_control_socket(switch: Switch, trio: Trio, tap: Tap) -> 
     assert "Traceback" not in tap.log()
     assert tap.state("m1") == "offloaded"
     assert times_copied(a, b, m) == 1
+    assert tap.release().returncode == 0
+    assert_nothing_left(switch, tap)
+
+
+def test_one_that_does_not_answer(
+    switch: Switch, trio: Trio, tap: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_ANSWER", 0.5)
+    assert tap.process is not None
+    tap.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(TapError, match="did not answer in"):
+        control.call(tap.run_dir, "release")
+    tap.kill()
+    assert control.call(tap.run_dir, "release") is None
     assert tap.release().returncode == 0
     assert_nothing_left(switch, tap)
 
