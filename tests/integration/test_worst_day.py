@@ -157,6 +157,7 @@ def assert_given_back(tap: Tap, done: Done) -> None:
 def test_after_a_reboot_without_a_sidecar(rebooted: Tap, undo: Undo) -> None:
     """The same database on another host, from a backup, is the same to us."""
     assert copies_of(*trio(rebooted)) == 0
+    assert all(row["reason"].startswith("nobody copies") for row in rebooted.status())
     asked = rebooted.switch.vsctl("get", "Mirror", "m2", "external_ids:ebpf-tap-select-vlan")
     assert asked == '"10,20"'
     assert_given_back(rebooted, undo(rebooted))
@@ -167,6 +168,7 @@ def test_after_a_reboot_with_a_sidecar(rebooted: Tap) -> None:
     rebooted.wait_state("m1", "offloaded")
     assert copies_of(*trio(rebooted)) == 1
     assert rebooted.switch.get("Mirror", "m2", "external_ids:ebpf-tap-select-vlan") == "10,20"
+    assert all(row["reason"] is None for row in rebooted.status())
     assert_given_back(rebooted, rebooted.release())
 
 
