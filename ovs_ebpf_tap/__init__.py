@@ -15,6 +15,7 @@ From what is seen to what is done:
   OVSDB).
 
 `sidecar` runs the three in turn; `service` (run), `release`, `status` and `compare` are what `cli`
-calls. `ethtool` is the only module that asks for drivers' settings; only `compare` uses it.
+calls. `service` tells the `supervisor` how it is; `release` works without programs, and removes
+`leftovers`. `ethtool` is the only module that asks for drivers' settings; only `compare` uses it.
 `lab` builds real switches and traffic, for tests and demonstrations.
 """

@@ -10,7 +10,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable
-from errno import EAGAIN
+from errno import EAGAIN, ETIMEDOUT
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ DEFAULT_RUN_DIR = Path("/run/ovs-ebpf-tap")
 SOCKET = "ovs-ebpf-tap.ctl"
 LOCK = "lock"
 
-_ANSWER = 30
-"""Seconds in which a running sidecar, which may be busy, answers."""
+_ANSWER = 20
+"""Seconds for a sidecar that is busy with hundreds of hooks."""
 
 _MAX_REQUESTS = 64 << 10
 """Bytes that a caller may send in all."""
@@ -147,25 +147,28 @@ def is_running(run_dir: Path) -> bool:
 
 
 def call(run_dir: Path, command: str) -> str | None:
-    """What a running sidecar answers; None if there is none. Raises TapError on its refusal."""
+    """What a running sidecar answers; None if there is none.
+
+    Raises TapError on its refusal, and if it does not answer.
+    """
     path = run_dir / SOCKET
-    if not path.exists():
+    error, stream = ovs.stream.Stream.open_block(
+        ovs.stream.Stream.open(f"unix:{path}"), timeout=_ANSWER * 1000
+    )
+    if error and error != ETIMEDOUT:
         return None
-    opened = ovs.stream.Stream.open(f"unix:{path}")
-    error, stream = ovs.stream.Stream.open_block(opened, timeout=_ANSWER * 1000)
-    if error:
+    reply = None
+    if not error:
+        connection = rpc.connection(stream, _MAX_ANSWER)
+        try:
+            request = ovs.jsonrpc.Message.create_request(command, [])
+            reply = rpc.transact(connection, request, _ANSWER)
+        finally:
+            connection.close()
+    if reply is None and not is_running(run_dir):
         return None
-    connection = rpc.connection(stream, _MAX_ANSWER)
-    try:
-        request = ovs.jsonrpc.Message.create_request(command, [])
-        reply = rpc.transact(connection, request, _ANSWER)
-        error = connection.get_status()
-    finally:
-        connection.close()
     if reply is None:
-        if error:
-            return None  # It ends, or has ended.
-        raise TapError(f"the ovs-ebpf-tap behind {path} does not answer")
+        raise TapError(f"the running sidecar did not answer in {_ANSWER} s: end it and try again")
     if reply.error is not None:
         raise TapError(str(reply.error).strip())
     return str(reply.result)

@@ -40,7 +40,8 @@ DRAFT = "draft-"
 _MONOTONIC_COARSE = 6  # CLOCK_MONOTONIC_COARSE, which goes by the kernel's ticks
 
 _BPFFS_MAGIC = "bpf"
-_COMPILE_TIMEOUT = 300  # seconds: emulated machines are slow
+_RIGHTS = "run as root, with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+COMPILE_TIMEOUT = 300  # seconds: emulated machines are slow
 
 
 @cache
@@ -93,7 +94,7 @@ def check_kernel() -> None:
         os.close(bpf.load_classifier(bpf.EMPTY, "tap_empty"))
     except OSError as error:
         if error.errno in (EPERM, EACCES):
-            raise TapError("not allowed to load BPF programs: run as root") from None
+            raise TapError(f"not allowed to load BPF programs: {_RIGHTS}") from None
         if error.errno == ENOSYS:
             raise TapError("this kernel has no bpf(2): CONFIG_BPF_SYSCALL is needed") from None
         raise TapError(f"this kernel takes no TC BPF programs: {error.strerror}") from None
@@ -180,7 +181,8 @@ def ensure_programs(pin_dir: Path) -> Programs:
             with contextlib.suppress(OSError):
                 pin_dir.rmdir()
             if isinstance(error, OSError):
-                raise TapError(f"the kernel does not take the programs: {error}") from None
+                needed = f": {_RIGHTS}" if error.errno in (EPERM, EACCES) else ""
+                raise TapError(f"the kernel does not take the programs: {error}{needed}") from None
             raise
     return opened or Programs(directory)
 
@@ -226,10 +228,10 @@ def _compile() -> str:
             env={**os.environ, "PYTHONPATH": path},
             text=True,
             check=False,
-            timeout=_COMPILE_TIMEOUT,
+            timeout=COMPILE_TIMEOUT,
         )
     except subprocess.TimeoutExpired:
-        raise TapError(f"compiling the programs took over {_COMPILE_TIMEOUT} s") from None
+        raise TapError(f"compiling the programs took over {COMPILE_TIMEOUT} s") from None
     if child.returncode:
         lines = (child.stderr + child.stdout).strip().splitlines()
         errors = [line for line in lines if "error:" in line] or lines[-1:] or ["killed"]

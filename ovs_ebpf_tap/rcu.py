@@ -9,15 +9,20 @@ is busy. Where these must not be, `rcu_normal` is set, which outweighs what is d
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from ovs_ebpf_tap import bpf
 
-_EXPEDITED = Path("/sys/kernel/rcu_expedited")
-
+EXPEDITED = Path("/sys/kernel/rcu_expedited")
 
 _NOTE = "expedited"
+
+
+def may_expedite() -> bool:
+    """Whether the kernel has the setting and lets us change it."""
+    return os.access(EXPEDITED, os.W_OK)
 
 
 @contextlib.contextmanager
@@ -28,7 +33,7 @@ def expedited(directory: Path, fd: int) -> Iterator[None]:
     process that was killed.
     """
     try:
-        before = int(_EXPEDITED.read_text())
+        before = int(EXPEDITED.read_text())
     except OSError:  # A kernel without it.
         before = 1
     if before:  # Somebody's, or another sidecar's, who puts it back.
@@ -37,7 +42,7 @@ def expedited(directory: Path, fd: int) -> Iterator[None]:
     bpf.pin(fd, directory / _NOTE)
     try:
         with contextlib.suppress(OSError):  # A /sys that can't be written.
-            _EXPEDITED.write_text("1")
+            EXPEDITED.write_text("1")
         yield
     finally:
         restore(directory)
@@ -48,5 +53,5 @@ def restore(directory: Path) -> None:
     note = directory / _NOTE
     if note.exists():
         with contextlib.suppress(OSError):
-            _EXPEDITED.write_text("0")
+            EXPEDITED.write_text("0")
         note.unlink()

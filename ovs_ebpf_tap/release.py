@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from uuid import UUID
 
-from ovs_ebpf_tap import control, programs
+import ovs.poller
+
+from ovs_ebpf_tap import control, leftovers, programs, vswitchd
 from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.handover import forget_edits, next_edits
 from ovs_ebpf_tap.model import MODE_KEY, STATE_KEY, Database, Mirror
-from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb, fetch_schema
+from ovs_ebpf_tap.netlink import Netlink
+from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb, fetch_schema, ovs_run_dir
 from ovs_ebpf_tap.session import (
     ANSWER,
     PATIENCE,
@@ -20,16 +25,18 @@ from ovs_ebpf_tap.session import (
     transact,
     turn,
 )
-from ovs_ebpf_tap.wanted import OFFLOADED
+from ovs_ebpf_tap.text import printable
+from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED, Verdict
 
 
 def release(options: Options, names: tuple[str, ...]) -> list[str]:
-    """Gives the named mirrors, or all, back to OVS; returns a line for each.
+    """Gives the named mirrors, or all, back to OVS; returns a line for each, and for what is left.
 
     Raises TapError if a name is unknown, or OVS does not take the mirrors back.
     """
     require_root()
     ovsdb = connect(options.ovsdb)
+    left: list[str] = []
     try:
         chosen = _choose(ovsdb.snapshot(), names)
         edits = [
@@ -42,10 +49,10 @@ def release(options: Options, names: tuple[str, ...]) -> list[str]:
         if names:
             _release_some(options, ovsdb, {mirror.uuid for mirror in chosen})
         else:
-            _release_all(options)
+            left = _release_all(options, ovsdb)
     finally:
         ovsdb.close()
-    return [f"{mirror.name}: native" for mirror in chosen]
+    return [f"{printable(mirror.name)}: native" for mirror in chosen] + left
 
 
 def _choose(db: Database, names: tuple[str, ...]) -> list[Mirror]:
@@ -60,8 +67,8 @@ def _is_called(mirror: Mirror, name: str) -> bool:
     return name in (mirror.name, str(mirror.uuid))
 
 
-def _release_all(options: Options) -> None:
-    """A running sidecar does it and ends; else we are the sidecar for a moment."""
+def _release_all(options: Options, ovsdb: Ovsdb) -> list[str]:
+    """A running sidecar does it and ends; else it is done here. Returns what is left, in lines."""
     asked = False
     deadline = time.monotonic() + 2 * PATIENCE
     while True:
@@ -78,18 +85,67 @@ def _release_all(options: Options) -> None:
             time.sleep(0.02)
     try:
         if not asked or options.pin_dir.exists():
-            _be_sidecar(options, None)
+            return _release_all_alone(options, ovsdb)
     finally:
         lock.release()
+    return []
+
+
+def _release_all_alone(options: Options, ovsdb: Ovsdb) -> list[str]:
+    """Needs no programs: it has to work where there can be none. The caller holds the lock."""
+    _give_back(options, ovsdb, set(ovsdb.snapshot().mirrors))
+    edits = forget_edits(ovsdb.snapshot())
+    if edits:
+        transact(ovsdb, edits)
+    try:
+        netlink = Netlink()
+        try:
+            return leftovers.remove(options.pin_dir, netlink)
+        finally:
+            netlink.close()
+    except OSError as error:
+        raise TapError(f"OVS copies, but so may hooks that are left: {error}") from None
+
+
+def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
+    """Has OVS select with these mirrors again, for the flows that are running, too.
+
+    Raises TapError if ovs-vswitchd runs and does not take them.
+    """
+    run_dir = ovs_run_dir(options.ovsdb)
+    runs = vswitchd.is_running(run_dir)
+    deadline = time.monotonic() + PATIENCE
+    native = Verdict(NATIVE, f"{MODE_KEY} is native")
+    while True:
+        db = ovsdb.snapshot()
+        # One that does not run takes all in when it starts.
+        taken_in = not runs or db.cur_cfg >= (ovsdb.last_reconfigure or db.next_cfg)
+        edits = next_edits(db, dict.fromkeys(mirrors & db.mirrors.keys(), native), {}, taken_in)
+        if edits:
+            transact(ovsdb, edits)
+        elif taken_in:
+            break
+        elif time.monotonic() > deadline:
+            raise TapError(f"ovs-vswitchd did not take the mirrors back within {PATIENCE:.0f} s")
+        else:
+            turn(ovsdb, time.monotonic() + PATIENCE)
+    if runs:
+        _await_revalidation(run_dir)
+
+
+def _await_revalidation(run_dir: Path) -> None:
+    revalidation = vswitchd.Revalidation(run_dir)
+    while not revalidation.done:
+        poller = ovs.poller.Poller()
+        revalidation.wait(poller)
+        poller.timer_wait(max(0, int((revalidation.wake - time.monotonic()) * 1000) + 1))
+        poller.block()
+        revalidation.run()
 
 
 def _release_some(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> None:
     if control.call(options.run_dir, "status") is None:
-        lock = control.RunDir(options.run_dir)
-        try:
-            _be_sidecar(options, chosen)
-        finally:
-            lock.release()
+        _release_some_alone(options, ovsdb, chosen)
         return
     deadline = time.monotonic() + PATIENCE
     while any(_is_offloaded(ovsdb.snapshot(), uuid) for uuid in chosen):
@@ -106,18 +162,18 @@ def _is_offloaded(db: Database, uuid: UUID) -> bool:
     return mirror is not None and (mirror.parked or mirror.external_ids.get(STATE_KEY) == OFFLOADED)
 
 
-def _be_sidecar(options: Options, chosen: set[UUID] | None) -> None:
-    """Gives the mirrors back, or all, as there is no sidecar; the caller holds its lock."""
-    check_kernel(options)
-    schema = fetch_schema(options.ovsdb, ANSWER)
-    programs.ensure_bpffs(options.pin_dir)
-    with Parts(options, schema) as parts:
-        if chosen is None:
-            parts.give_back()
-            parts.forget()
-            parts.remove_all()
-        else:
+def _release_some_alone(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> None:
+    """We are the sidecar for a moment: the others stay offloaded. If none is, OVS is enough."""
+    lock = control.RunDir(options.run_dir)
+    try:
+        if not programs.builds(options.pin_dir):
+            _give_back(options, ovsdb, chosen)
+            return
+        check_kernel(options)
+        with Parts(options, fetch_schema(options.ovsdb, ANSWER)) as parts:
             parts.drive(
                 lambda: parts.sidecar.idle and not parts.datapath.mirrors & chosen,
                 "giving mirrors back",
             )
+    finally:
+        lock.release()

@@ -11,11 +11,15 @@ import ovs.poller
 import structlog
 import tenacity
 
-from ovs_ebpf_tap import control, programs, status
+from ovs_ebpf_tap import control, programs, rcu, status
 from ovs_ebpf_tap.ovsdb import fetch_schema
 from ovs_ebpf_tap.session import ANSWER, Options, Parts, check_kernel, require_root
+from ovs_ebpf_tap.supervisor import Supervisor
+from ovs_ebpf_tap.wanted import TCX
 
 _MAX_BACKOFF = 5.0  # seconds
+_START = 2 * (ANSWER + _MAX_BACKOFF)
+"""Seconds for a step of the start, such as an attempt to reach the database."""
 
 log = structlog.get_logger()
 
@@ -48,10 +52,11 @@ def run(options: Options) -> None:
     """Runs the sidecar until it is told to stop. Raises TapError."""
     require_root()
     signals = _Signals()
+    supervisor = Supervisor()
     lock = control.RunDir(options.run_dir)
     released = False
     try:
-        released = _serve(options, signals)
+        released = _serve(options, signals, supervisor)
     except _Stop:
         log.info("stopped")
     finally:
@@ -60,22 +65,28 @@ def run(options: Options) -> None:
         log.info("released")
 
 
-def _serve(options: Options, signals: _Signals) -> bool:
+def _serve(options: Options, signals: _Signals, supervisor: Supervisor) -> bool:
     """Runs the loop; returns whether it ended because all was released."""
     gc.disable()
     check_kernel(options)
-    schema = _await_schema(options.ovsdb, signals)
+    schema = _await_schema(options.ovsdb, signals, supervisor)
     programs.ensure_bpffs(options.pin_dir)
+    supervisor.starting(_START + programs.COMPILE_TIMEOUT)
     with Parts(options, schema) as parts:
+        if parts.attach == TCX and not rcu.may_expedite():
+            log.warning(
+                "attaching takes some 10 ms more a hook", reason=f"cannot write {rcu.EXPEDITED}"
+            )
         server = control.Server(options.run_dir)
         requests = _Requests()
         server.register("status", lambda: status.as_table(parts.status()))
         server.register("settled", lambda: "yes" if parts.sidecar.idle else "no")
         server.register("exit", requests.ask_stop)
         server.register("release", requests.ask_release)
-        parts.sidecar.on_first_pass = lambda: _tell_ready(parts.attach)
+        parts.sidecar.on_first_pass = lambda: _tell_ready(parts.attach, supervisor)
         try:
-            _loop(parts, server, requests, signals)
+            _loop(parts, server, requests, signals, supervisor)
+            supervisor.stopping()
             if requests.release or options.restore_on_exit:
                 parts.give_back()
             else:
@@ -90,9 +101,10 @@ def _serve(options: Options, signals: _Signals) -> bool:
         return requests.release
 
 
-def _tell_ready(attach: str) -> None:
+def _tell_ready(attach: str, supervisor: Supervisor) -> None:
     """Says so; what is there by now stays, and later passes shall not wait for its collection."""
     log.info("ready", attach=attach)
+    supervisor.ready()
     gc.freeze()
     gc.enable()
 
@@ -113,28 +125,40 @@ class _Requests:
         return ""
 
 
-def _loop(parts: Parts, server: control.Server, requests: _Requests, signals: _Signals) -> None:
+def _loop(
+    parts: Parts,
+    server: control.Server,
+    requests: _Requests,
+    signals: _Signals,
+    supervisor: Supervisor,
+) -> None:
     while not signals.stop and not requests.stop:
         try:
             parts.sidecar.step()
         except OSError as error:
             log.error("pass failed", error=str(error), again_in_seconds=parts.sidecar.pause())
+        supervisor.status(parts.sidecar.summary)
+        if parts.sidecar.healthy:
+            supervisor.alive()
         server.run()
         poller = ovs.poller.Poller()
         parts.sidecar.wait(poller)
+        supervisor.wait(poller)
         server.wait(poller)
         signals.wait(poller)
         poller.block()
     server.run()
 
 
-def _await_schema(remote: str, signals: _Signals) -> dict[str, object]:
+def _await_schema(remote: str, signals: _Signals, supervisor: Supervisor) -> dict[str, object]:
     """Waits for the database, for as long as it takes."""
 
     def tell(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         wait = state.next_action.sleep if state.next_action else 0
         log.warning("database not there", error=str(error), again_in_seconds=round(wait, 1))
+        supervisor.status(f"waiting for the database: {error}")
+        supervisor.starting(_START)
 
     @tenacity.retry(
         retry=tenacity.retry_if_exception_type(ConnectionError),

@@ -175,8 +175,14 @@ def show_status(options: Options) -> list[status.MirrorStatus]:
     ovsdb = connect(options.ovsdb)
     try:
         netlink = Netlink()
-        opened = programs.open_programs(options.pin_dir) if os.geteuid() == 0 else None
+        is_root = os.geteuid() == 0
+        opened = programs.open_programs(options.pin_dir) if is_root else None
         datapath = Datapath(options.pin_dir, netlink, opened) if opened is not None else None
-        return status.collect(ovsdb.snapshot(), netlink.devices, datapath)
+        return status.collect(
+            ovsdb.snapshot(),
+            netlink.devices,
+            datapath,
+            nothing_pinned=is_root and not programs.builds(options.pin_dir),
+        )
     finally:
         ovsdb.close()

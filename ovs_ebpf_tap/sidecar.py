@@ -101,6 +101,8 @@ class Sidecar:
         """Give every mirror back, whatever its mode."""
         self.on_first_pass: Callable[[], None] = lambda: None
         self._passed = False
+        self._failed = False
+        """Since the last pass."""
 
     def step(self) -> None:
         """Takes in what happened and does what there is to do; never blocks."""
@@ -123,10 +125,15 @@ class Sidecar:
             self._stale = self._dirty = True
             self._next_resync = now + RESYNC
         due = now >= self._next_statistics
-        if (self._dirty or due) and self._ovsdb.connected and not self._ovsdb.busy:
+        if (self._dirty or due) and self._may_pass:
             self._dirty = False
             self._next_statistics = now + STATISTICS
             self._pass(now)
+            self._failed = False
+
+    @property
+    def _may_pass(self) -> bool:
+        return self._ovsdb.connected and not self._ovsdb.busy
 
     @property
     def _revalidations(self) -> list[Revalidation]:
@@ -141,9 +148,11 @@ class Sidecar:
         for revalidation in self._revalidations:
             revalidation.wait(poller)
         ends = (revalidation.wake for revalidation in self._revalidations)
-        wake = min(self._next_resync, self._next_look, self._next_statistics, *ends)
+        # Else the database wakes it up.
+        due = [self._next_statistics] if self._may_pass else []
+        wake = min([self._next_resync, self._next_look, *due, *ends])
         poller.timer_wait(max(0, int((wake - time.monotonic()) * 1000) + 1))
-        if self._dirty and self._ovsdb.connected and not self._ovsdb.busy:
+        if self._dirty and self._may_pass:
             poller.immediate_wake()
 
     def close(self) -> None:
@@ -159,12 +168,28 @@ class Sidecar:
         """After a failure: tries again with a full pass, in as many seconds as it returns."""
         self._stale, self._dirty = True, False
         self._next_statistics = time.monotonic() + _FAILURE
+        self._failed = True
         return _FAILURE
 
     @property
     def moving(self) -> bool:
         """Whether a mirror is on its way to or from OVS, or a transaction is under way."""
         return self._settling or bool(self._draining) or self._ovsdb.busy
+
+    @property
+    def healthy(self) -> bool:
+        """Whether passes succeed, or it is the database's fault that there are none."""
+        return not self._failed or not self._ovsdb.connected
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a few words for people."""
+        if not self._ovsdb.connected:
+            return "waiting for the database"
+        if self._failed:
+            return "the last pass failed: see the log"
+        offloaded = sum(verdict.state == OFFLOADED for verdict in self._states.values())
+        return f"{offloaded} of {len(self._states)} mirrors offloaded"
 
     @property
     def idle(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from uuid import UUID
 
 from ovs_ebpf_tap.datapath import Counters, Datapath
@@ -15,6 +15,10 @@ from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import REASON_KEY, STATE_KEY, Bridge, Database, Mirror
 from ovs_ebpf_tap.text import printable
 from ovs_ebpf_tap.wanted import NATIVE
+
+_NOBODY = (
+    "nobody copies: it is parked, and nothing is in the kernel; start a sidecar, or release it"
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,16 @@ class MirrorStatus:
 
 
 def collect(
-    db: Database, devices: Mapping[str, Device], datapath: Datapath | None
+    db: Database,
+    devices: Mapping[str, Device],
+    datapath: Datapath | None,
+    *,
+    nothing_pinned: bool = False,
 ) -> list[MirrorStatus]:
-    """The status of all mirrors, in the order of bridges and names."""
+    """The status of all mirrors, in the order of bridges and names.
+
+    With `nothing_pinned`, there are no hooks in the kernel, whatever the rows say.
+    """
     names = {device.ifindex: device.name for device in devices.values()}
     counters = datapath.counters() if datapath is not None else {}
     hooks = _hooks(datapath, names) if datapath is not None else {}
@@ -46,6 +57,9 @@ def collect(
         for uuid in bridge.mirrors
         if uuid in db.mirrors
     ]
+    if nothing_pinned:
+        parked = {str(mirror.uuid) for mirror in db.mirrors.values() if mirror.parked}
+        found = [replace(each, reason=_NOBODY) if each.uuid in parked else each for each in found]
     return sorted(found, key=lambda each: (each.bridge, each.name, each.uuid))
 
 

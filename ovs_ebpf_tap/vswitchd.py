@@ -111,6 +111,15 @@ def read_pid(run_dir: Path) -> int | None:
         return None
 
 
+def is_running(run_dir: Path) -> bool:
+    """Whether ovs-vswitchd takes connections."""
+    connection = _connect(run_dir)
+    if connection is None:
+        return False
+    connection.close()
+    return True
+
+
 def _connect(run_dir: Path) -> Any:
     """A connection to the control socket, or None."""
     pid = read_pid(run_dir)

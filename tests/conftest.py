@@ -11,6 +11,7 @@ import pytest
 from ovs_ebpf_tap.lab.netns import reap
 from ovs_ebpf_tap.lab.sidecar import Tap, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
+from ovs_ebpf_tap.lab.systemd import reap_cgroups
 
 _FIGURE = "figure"
 
@@ -28,6 +29,7 @@ def no_leftovers() -> None:
     if os.geteuid() == 0:
         reap()
         reap_pins()
+        reap_cgroups()
 
 
 @pytest.fixture

@@ -77,7 +77,8 @@ class Switch(Resource):
     """ovsdb-server and ovs-vswitchd, run in a namespace and a directory made for them.
 
     `ovs` is a directory with another Open vSwitch than the machine's (`NEWER_OVS`), whose schema
-    then is in place of `schema`.
+    then is in place of `schema`. `database` is the file of a database to start with, as after a
+    reboot, or from a backup.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class Switch(Resource):
         schema: Path = SCHEMA,
         prefix: str = PREFIX,
         ovs: Path | None = None,
+        database: Path | None = None,
     ) -> None:
         self.ns = Netns(label, prefix)
         self.rundir = Path(tempfile.gettempdir()) / unique_name(label, prefix)
         self.hosts: dict[str, Host] = {}
         self._ovs = ovs
         self._schema = schema if ovs is None else ovs / SCHEMA.relative_to("/")
+        self._database = database
         self._prefix = prefix
         self._resources = contextlib.ExitStack()
         self._numbers = 0
@@ -118,7 +121,10 @@ class Switch(Resource):
             self.rundir.mkdir(mode=0o700)
             self._resources.callback(shutil.rmtree, self.rundir, ignore_errors=True)
             self._resources.enter_context(self.ns)
-            self._run("ovsdb-tool", "create", str(self._conf_db), str(self._schema))
+            if self._database is None:
+                self._run("ovsdb-tool", "create", str(self._conf_db), str(self._schema))
+            else:
+                shutil.copy(self._database, self._conf_db)
             self.start_ovsdb()
             self._init_db()
             self.start_vswitchd()
@@ -132,6 +138,11 @@ class Switch(Resource):
         self._resources.callback(self.kill_vswitchd)
         self._resources.close()
         self.hosts.clear()
+
+    def backup(self, path: Path) -> None:
+        """Write the database to a file as it is."""
+        text = self.ns.run("ovsdb-client", "backup", self.db, env=self.env).stdout
+        path.write_text(text)
 
     def start_ovsdb(self) -> None:
         """Start ovsdb-server and wait until it listens."""

@@ -14,6 +14,8 @@ readonly SETUP_CHECKOUT
 readonly SETUP_VENV=$SETUP_CHECKOUT/.venv
 readonly SETUP_PACKAGES=(openvswitch-switch python3-bpfcc python3-openvswitch iproute2 tcpdump iperf3
     iputils-ping ethtool python3-venv python3-pip)
+# The unit's tests run one beside the machine's init.
+readonly SETUP_TEST_PACKAGES=(systemd)
 # Debian's package scripts ask this program whether they may start or stop a service; 101 means no.
 readonly SETUP_POLICY=/usr/sbin/policy-rc.d
 readonly SETUP_FORBIDDEN=101
@@ -23,15 +25,16 @@ setup_environment() {
         setup_fail 'root is needed: for network namespaces, eBPF and Open vSwitch'
         return
     fi
-    setup_debian_packages && setup_venv && setup_project "${1:-}" &&
+    setup_debian_packages "${1:-}" && setup_venv && setup_project "${1:-}" &&
         if [[ ${1:-} == test ]]; then
             setup_newer_ovs
         fi
 }
 
 setup_debian_packages() {
-    local missing
-    read -ra missing <<<"$(setup_missing_packages)"
+    local missing wanted=("${SETUP_PACKAGES[@]}")
+    [[ $1 != test ]] || wanted+=("${SETUP_TEST_PACKAGES[@]}")
+    read -ra missing <<<"$(setup_missing_packages "${wanted[@]}")"
     ((${#missing[@]})) || return 0
     if ! type -P apt-get >/dev/null; then
         setup_fail "this is no Debian; please install the like of: ${missing[*]}"
@@ -46,13 +49,13 @@ setup_debian_packages() {
         fi
 }
 
-# Prints those of SETUP_PACKAGES that are not installed, on one line.
+# Prints those of the packages that are not installed, on one line.
 setup_missing_packages() {
     local installed package
     # shellcheck disable=SC2016 # the variables are dpkg-query's
     installed=$(dpkg-query --show --showformat '${Package}=${db:Status-Status}\n' \
-        "${SETUP_PACKAGES[@]}" 2>/dev/null)
-    for package in "${SETUP_PACKAGES[@]}"; do
+        "$@" 2>/dev/null)
+    for package; do
         [[ $'\n'$installed$'\n' == *$'\n'"$package=installed"$'\n'* ]] || printf '%s ' "$package"
     done
 }

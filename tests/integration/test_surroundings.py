@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import ovs_ebpf_tap
-from ovs_ebpf_tap import bpf, programs
+from ovs_ebpf_tap import bpf, control, programs
+from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import arp_request, sequenced
 from ovs_ebpf_tap.lab.sidecar import Tap
@@ -680,6 +681,20 @@ def test_garbage_on_the_control_socket(switch: Switch, trio: Trio, tap: Tap) -> 
     assert_nothing_left(switch, tap)
 
 
+def test_one_that_does_not_answer(
+    switch: Switch, trio: Trio, tap: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_ANSWER", 0.5)
+    assert tap.process is not None
+    tap.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(TapError, match="did not answer in"):
+        control.call(tap.run_dir, "release")
+    tap.kill()
+    assert control.call(tap.run_dir, "release") is None
+    assert tap.release().returncode == 0
+    assert_nothing_left(switch, tap)
+
+
 # Open vSwitch's own restarts.
 
 
@@ -741,11 +756,20 @@ def wait_moves(tap: Tap, mode: str) -> None:
     tap.wait_settled("m1", "offloaded" if mode == "offload" else "native", 30)
 
 
+def wakes(tap: Tap) -> int:
+    """How often it went to sleep so far."""
+    assert tap.process is not None
+    status = Path(f"/proc/{tap.process.pid}/status").read_text().split()
+    return int(status[status.index("voluntary_ctxt_switches:") + 1])
+
+
 def test_database_that_goes_while_it_runs(switch: Switch, trio: Trio, tap: Tap) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
     switch.stop_ovsdb()
+    before = wakes(tap)
     time.sleep(patience(1))
+    assert wakes(tap) - before < patience(100)
     assert is_running(tap)
     assert times_copied(a, b, m) == 1
     assert tap.stop() == 0

@@ -16,7 +16,7 @@ FD = 5
 def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The kernel's file; pins are common files."""
     path = tmp_path / "rcu_expedited"
-    monkeypatch.setattr(rcu, "_EXPEDITED", path)
+    monkeypatch.setattr(rcu, "EXPEDITED", path)
     monkeypatch.setattr(bpf, "pin", lambda fd, path: path.write_text(str(fd)))
     yield path
     assert {each.name for each in tmp_path.iterdir()} <= {path.name}
