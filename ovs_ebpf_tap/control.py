@@ -6,7 +6,9 @@ works with it as with OVS's own daemons.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import os
 import socket
 from collections.abc import Callable
@@ -54,7 +56,8 @@ class RunDir:
         self._path = path
         self._lock = _lock(path)
         os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # For people to read, where there is room for it.
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Removes what is ours and gives the lock back."""
@@ -103,7 +106,8 @@ class Server:
         """Raises TapError if the socket cannot be made."""
         path = run_dir / SOCKET
         path.unlink(missing_ok=True)
-        error, self._server = ovs.unixctl.server.UnixctlServer.create(str(path))
+        with contextlib.redirect_stderr(io.StringIO()):  # It has a line of its own for errors.
+            error, self._server = ovs.unixctl.server.UnixctlServer.create(str(path))
         if error:
             raise TapError(f"cannot listen on {path}: {os.strerror(error)}")
         path.chmod(0o600)

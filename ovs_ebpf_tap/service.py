@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -70,35 +71,43 @@ def _serve(options: Options, signals: _Signals, supervisor: Supervisor) -> bool:
     gc.disable()
     check_kernel(options)
     schema = _await_schema(options.ovsdb, signals, supervisor)
-    programs.ensure_bpffs(options.pin_dir)
-    supervisor.starting(_START + programs.COMPILE_TIMEOUT)
-    with Parts(options, schema) as parts:
-        if parts.attach == TCX and not rcu.may_expedite():
-            log.warning(
-                "attaching takes some 10 ms more a hook", reason=f"cannot write {rcu.EXPEDITED}"
-            )
-        server = control.Server(options.run_dir)
-        requests = _Requests()
-        server.register("status", lambda: status.as_table(parts.status()))
-        server.register("settled", lambda: "yes" if parts.sidecar.idle else "no")
-        server.register("exit", requests.ask_stop)
-        server.register("release", requests.ask_release)
-        parts.sidecar.on_first_pass = lambda: _tell_ready(parts.attach, supervisor)
-        try:
-            _loop(parts, server, requests, signals, supervisor)
-            supervisor.stopping()
-            if requests.release or options.restore_on_exit:
-                parts.give_back()
-            else:
-                parts.finish()
-        finally:
-            server.close()
-        if requests.release:
-            parts.forget()
-            parts.remove_all()
-        else:
-            log.info("stopped")
-        return requests.release
+    # Before there are pins, which would be left if it failed.
+    with contextlib.closing(control.Server(options.run_dir)) as server:
+        programs.ensure_bpffs(options.pin_dir)
+        supervisor.starting(_START + programs.COMPILE_TIMEOUT)
+        with Parts(options, schema) as parts:
+            return _serve_on(parts, server, options, signals, supervisor)
+
+
+def _serve_on(
+    parts: Parts,
+    server: control.Server,
+    options: Options,
+    signals: _Signals,
+    supervisor: Supervisor,
+) -> bool:
+    if parts.attach == TCX and not rcu.may_expedite():
+        log.warning(
+            "attaching takes some 10 ms more a hook", reason=f"cannot write {rcu.EXPEDITED}"
+        )
+    requests = _Requests()
+    server.register("status", lambda: status.as_table(parts.status()))
+    server.register("settled", lambda: "yes" if parts.sidecar.idle else "no")
+    server.register("exit", requests.ask_stop)
+    server.register("release", requests.ask_release)
+    parts.sidecar.on_first_pass = lambda: _tell_ready(parts.attach, supervisor)
+    _loop(parts, server, requests, signals, supervisor)
+    supervisor.stopping()
+    if requests.release or options.restore_on_exit:
+        parts.give_back()
+    else:
+        parts.finish()
+    if requests.release:
+        parts.forget()
+        parts.remove_all()
+    else:
+        log.info("stopped")
+    return requests.release
 
 
 def _tell_ready(attach: str, supervisor: Supervisor) -> None:
