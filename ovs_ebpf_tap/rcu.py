@@ -33,19 +33,24 @@ def expedited(directory: Path, fd: int) -> Iterator[None]:
     process that was killed.
     """
     try:
-        before = int(EXPEDITED.read_text())
-    except OSError:  # A kernel without it.
-        before = 1
-    if before:  # Somebody's, or another sidecar's, who puts it back.
+        # Held open: to put it back must not fail for want of a descriptor.
+        setting = os.open(EXPEDITED, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # A kernel without it, or a /sys that can't be written.
         yield
         return
-    bpf.pin(fd, directory / _NOTE)
     try:
-        with contextlib.suppress(OSError):  # A /sys that can't be written.
-            EXPEDITED.write_text("1")
-        yield
+        if int(os.pread(setting, 16, 0)):  # Somebody's, or another sidecar's, who puts it back.
+            yield
+            return
+        bpf.pin(fd, directory / _NOTE)
+        try:
+            os.pwrite(setting, b"1", 0)
+            yield
+        finally:
+            os.pwrite(setting, b"0", 0)
+            (directory / _NOTE).unlink(missing_ok=True)
     finally:
-        restore(directory)
+        os.close(setting)
 
 
 def restore(directory: Path) -> None:
