@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from errno import EINTR
 
 NEWLINK = 16
 DELLINK = 17
@@ -56,8 +57,11 @@ class Device:
     address: str = ""
 
 
-class InterruptedDumpError(Exception):
+class InterruptedDumpError(OSError):
     """Devices came or went while they were listed: the list may lack some."""
+
+    def __init__(self) -> None:
+        super().__init__(EINTR, "devices came or went while they were listed")
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:

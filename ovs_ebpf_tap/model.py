@@ -37,6 +37,8 @@ class Interface:
     name: str
     type: str = ""
     policed: bool = False
+    opened: bool = False
+    """Whether Open vSwitch has opened its device."""
 
 
 @dataclass(frozen=True)

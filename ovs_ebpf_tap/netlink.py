@@ -42,6 +42,9 @@ _SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
 _RECEIVE_BUFFER = 4 << 20
 _ANSWER = 1 << 16
 
+_FORMER_NAMES = 4
+"""Names of a device that are remembered."""
+
 # TC_H_CLSACT with TC_H_MIN_INGRESS and TC_H_MIN_EGRESS: include/uapi/linux/pkt_sched.h
 _PARENT = {INGRESS: 0xFFFFFFF2, EGRESS: 0xFFFFFFF3}
 _CLSACT_PARENT = 0xFFFFFFF1
@@ -149,8 +152,13 @@ class Netlink:
         self._marshal = MarshalRtnl()
         self._route = IPRoute()
         self._by_index: dict[int, Device] = {}
+        self._former: dict[int, tuple[str, ...]] = {}
+        self._lost = False
         self.devices: Mapping[str, Device] = {}
-        """The devices by name, as of the last `run` or `refresh`; another mapping when changed."""
+        """The devices by name, as of the last `run` or `refresh`; another mapping when changed.
+
+        Also by names that they had before, where no other device has these.
+        """
         self.refresh()
 
     def close(self) -> None:
@@ -166,16 +174,38 @@ class Netlink:
     @_retry_dump
     def refresh(self) -> None:
         """Reads all devices anew."""
-        self._by_index = {device.ifindex: device for device in links.list_devices()}
+        found = {device.ifindex: device for device in links.list_devices()}
+        for device in found.values():
+            self._note_name(device)
+        self._by_index = found
         self._note_devices()
 
+    def _note_name(self, device: Device) -> None:
+        """Notes the name that the device had until now."""
+        before = self._by_index.get(device.ifindex)
+        if before is not None and before.name != device.name:
+            names = (*self._former.get(device.ifindex, ()), before.name)
+            self._former[device.ifindex] = names[-_FORMER_NAMES:]
+
     def _note_devices(self) -> None:
-        devices = {device.name: device for device in self._by_index.values()}
+        names = {device.name for device in self._by_index.values()}
+        self._former = {
+            ifindex: kept
+            for ifindex, former in self._former.items()
+            if ifindex in self._by_index
+            and (kept := tuple(name for name in former if name not in names))
+        }
+        devices = {name: self._by_index[i] for i, some in self._former.items() for name in some}
+        devices |= {device.name: device for device in self._by_index.values()}
         if devices != self.devices:
             self.devices = devices
 
     def run(self) -> tuple[bool, bool]:
-        """Takes in what was notified; says whether devices, and whether TC hooks, changed."""
+        """Takes in what was notified; says whether devices, and whether TC hooks, changed.
+
+        Raises OSError if notifications were lost and devices can't be listed; the next time it
+        tries that again.
+        """
         before = self.devices
         told = hooks = False
         while True:
@@ -186,13 +216,18 @@ class Netlink:
             except OSError as error:
                 if error.errno != ENOBUFS:
                     raise
-                self.refresh()
-                hooks = True
+                self._lost = True
                 continue
+            if self._lost:
+                continue  # Older than what was lost: a device in it may be gone.
             for kind, _, body in links.messages(data):
                 hooks |= self._take(kind, body)
             told = True
-        if told:
+        if self._lost:
+            self.refresh()
+            self._lost = False
+            hooks = True
+        elif told:
             self._note_devices()
         return before is not self.devices, hooks
 
@@ -200,6 +235,7 @@ class Netlink:
         """Takes in one notification; returns whether a TC hook was removed."""
         device = links.device(body) if kind in (links.NEWLINK, links.DELLINK) else None
         if device is not None and kind == links.NEWLINK:
+            self._note_name(device)
             self._by_index[device.ifindex] = device
         elif device is not None:
             self._by_index.pop(device.ifindex, None)

@@ -65,7 +65,13 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
         "other_config",
         "protected",
     ),
-    "Interface": ("name", "type", "ingress_policing_rate", "ingress_policing_kpkts_rate"),
+    "Interface": (
+        "name",
+        "type",
+        "ofport",
+        "ingress_policing_rate",
+        "ingress_policing_kpkts_rate",
+    ),
     "Mirror": (
         "name",
         "select_all",
@@ -485,7 +491,13 @@ def _interface(row: Any, columns: list[str]) -> Interface:
     rates = [row.ingress_policing_rate]
     if "ingress_policing_kpkts_rate" in columns:
         rates.append(row.ingress_policing_kpkts_rate)
-    return Interface(uuid=row.uuid, name=row.name, type=row.type, policed=any(rates))
+    return Interface(
+        uuid=row.uuid,
+        name=row.name,
+        type=row.type,
+        policed=any(rates),
+        opened=any(number >= 0 for number in row.ofport),
+    )
 
 
 def _mirror(row: Any, columns: list[str]) -> Mirror:

@@ -56,12 +56,24 @@ class SeenPort:
     def of(cls, port: Port, db: Database, devices: Mapping[str, Device]) -> Self:
         """A port with what it refers to."""
         interfaces = tuple(db.interfaces[i] for i in port.interfaces if i in db.interfaces)
-        return cls(port, interfaces, tuple(devices.get(i.name) for i in interfaces))
+        return cls(port, interfaces, tuple(_device_of(each, devices) for each in interfaces))
 
     @cached_property
     def vlans(self) -> PortVlans:
         """The port's VLAN settings as OVS takes them."""
         return PortVlans.of(self.port)
+
+
+def _device_of(interface: Interface, devices: Mapping[str, Device]) -> Device | None:
+    """The interface's device; one that has another name by now if Open vSwitch has it open.
+
+    It goes on with that: its socket is bound to the device (`lib/netdev-linux.c`), as is a port of
+    the kernel's datapath.
+    """
+    device = devices.get(interface.name)
+    if device is not None and device.name != interface.name and not interface.opened:
+        return None
+    return device
 
 
 @dataclass(frozen=True)
