@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from errno import ENODEV, ENOENT, EOPNOTSUPP
+from errno import EMFILE, ENFILE, ENODEV, ENOENT, EOPNOTSUPP
 from pathlib import Path
 from uuid import UUID
 
@@ -309,10 +309,10 @@ class Datapath:
 
     # What is wanted.
 
-    def sync(self, wanted: Rules, held: set[UUID]) -> dict[int, str]:
+    def sync(self, wanted: Rules, held: set[UUID]) -> dict[int, OSError]:
         """Makes hooks and rules those wanted, besides those that mirrors in `held` still have.
 
-        Returns why the kernel refused a hook, by ifindex: the rules of other hooks are then in
+        Returns how the kernel refused a hook, by ifindex: the rules of other hooks are then in
         place, but no mirror with such a hook is to be moved to them. Asked for the same again, it
         does nothing until `read` was called.
         """
@@ -384,16 +384,16 @@ class Datapath:
         self._rules[hook] = rules  # The same object is found equal sooner.
         return True
 
-    def _ensure(self, wanted: Mapping[Hook, tuple[tuple[Rule, ...], str]]) -> dict[int, str]:
+    def _ensure(self, wanted: Mapping[Hook, tuple[tuple[Rule, ...], str]]) -> dict[int, OSError]:
         """Has hooks with these rules, attached so, in this order; returns what `sync` does."""
-        refused: dict[int, str] = {}
+        refused: dict[int, OSError] = {}
         for hook, (rules, kind) in wanted.items():
             self._unimproved.pop(hook, None)
             try:
                 self._replace(hook, rules, _Form(kind))
             except OSError as error:
                 if error.errno != ENODEV:
-                    refused[hook.ifindex] = f"hook refused: {error.strerror}"
+                    refused[hook.ifindex] = error
         return refused
 
     def _improve(self, goal: Rules, forms: Mapping[Hook, _Form]) -> bool:
@@ -610,6 +610,11 @@ class Datapath:
         try:
             fd = bpf.get(pin)
         except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (EMFILE, ENFILE):
+                raise
+            pin.unlink(missing_ok=True)  # Then the kernel takes it off, if not at once.
             return
         try:
             bpf.detach_link(fd)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from errno import EMFILE, ENFILE, ENOMEM
 from pathlib import Path
+from typing import Self
 from uuid import UUID
 
 import ovs.poller
@@ -42,8 +44,11 @@ LOOK = 0.5
 _REFUSAL = 5.0
 """Seconds after which a hook that the kernel refused is tried again."""
 
-_FAILURE = 1.0
-"""Seconds before a pass that failed is tried again."""
+_FAILURE = 0.5
+"""Seconds before a pass that failed, or a hook that lacked something of ours, is tried again."""
+
+_OUR_OWN = (EMFILE, ENFILE, ENOMEM)
+"""Errors that tell nothing of the device."""
 
 _FLOW_TABLES = 1.0
 """Seconds before it is said that a bridge's flow tables are not known."""
@@ -61,6 +66,11 @@ log = structlog.get_logger()
 class _Refusal:
     reason: str
     until: float
+
+    @classmethod
+    def of(cls, error: OSError, now: float) -> Self:
+        pause = _FAILURE if error.errno in _OUR_OWN else _REFUSAL
+        return cls(f"hook refused: {error.strerror}", now + pause)
 
 
 class Sidecar:
@@ -279,7 +289,7 @@ class Sidecar:
             refused = self._datapath.sync(plan.hooks, held)
             new = refused.keys() - self._refused.keys()
             for ifindex in new:
-                self._refused[ifindex] = _Refusal(refused[ifindex], now + _REFUSAL)
+                self._refused[ifindex] = _Refusal.of(refused[ifindex], now)
             if not new:
                 return plan
 
