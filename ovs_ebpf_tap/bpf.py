@@ -48,6 +48,8 @@ _LINK_DETACH = 34
 TCX_INGRESS = 46
 TCX_EGRESS = 47
 
+_BEFORE = 1 << 3  # BPF_F_BEFORE
+
 _LINK_TYPE_TCX = 11
 _PROG_TYPE_SCHED_CLS = 3
 
@@ -135,8 +137,12 @@ def tcx_link(fd: int) -> TcxLink:
 
 
 def create_tcx_link(program_fd: int, ifindex: int, attach_type: int) -> int:
-    """Attaches a program behind those that are there; returns the link's descriptor."""
-    return _bpf(_LINK_CREATE, struct.pack("=IIII", program_fd, ifindex, attach_type, 0), size=64)[0]
+    """Attaches a program before those that are there; returns the link's descriptor.
+
+    Behind one that ends the hook's run it would see nothing.
+    """
+    attributes = struct.pack("=IIII", program_fd, ifindex, attach_type, _BEFORE)
+    return _bpf(_LINK_CREATE, attributes, size=64)[0]
 
 
 def update_link(link_fd: int, program_fd: int) -> None:
