@@ -111,6 +111,14 @@ _CLOSED = {
     EMSGSIZE: "it sends a message without an end",
 }
 
+_RECONNECT = 200, 200
+_RECONNECT_TO_MAD = 1000, 8000
+"""Least and most milliseconds between two tries to reach a database that went away, or one that
+sent what none does. The latter are python-ovs's own, for the sake of hosts that are far."""
+
+_SILENCE = 1.0
+"""Seconds after which a transaction without an answer tells of a database that hangs."""
+
 log = structlog.get_logger()
 
 
@@ -196,6 +204,14 @@ def _check_schema(remote: str, schema: Any) -> None:
                 raise TapError(f"the database at {remote} has no column {table}.{column}")
 
 
+def _present(schema: dict[str, Any]) -> dict[str, list[str]]:
+    """The columns that we read, and that the schema has, by table."""
+    return {
+        table: [column for column in columns if column in schema["tables"][table]["columns"]]
+        for table, columns in _COLUMNS.items()
+    }
+
+
 class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
     """The replica, which notes the rows that changed.
 
@@ -204,11 +220,22 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
 
     def __init__(self, remote: str, schema: ovs.db.idl.SchemaHelper) -> None:
         self.changed: set[tuple[str, UUID]] = set()
+        self.connections = 0
         self.trouble: str | None = None
         """What is wrong with the peer, since the replica was last complete."""
         self._asked = 0.0
         self._left: Any = None
         super().__init__(remote, schema)
+        self._wait_between_tries(_RECONNECT)
+
+    def _wait_between_tries(self, milliseconds: tuple[int, int]) -> None:
+        # `set_backoff` takes no less than a second.
+        reconnect = self._session.reconnect
+        reconnect.min_backoff, reconnect.max_backoff = milliseconds
+
+    def restart_fsm(self) -> None:
+        self.connections += 1
+        super().restart_fsm()
 
     def notify(self, event: str, row: Any, updates: Any = None) -> None:
         self.changed.add((row._table.name, row.uuid))
@@ -229,6 +256,7 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
             return True
         if self.complete:
             self.trouble = None
+            self._wait_between_tries(_RECONNECT)
         elif connection is not None and connection is not self._left:
             if connection.get_status():
                 self.trouble = _CLOSED.get(connection.get_status(), "the connection was lost")
@@ -253,6 +281,7 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
     def leave(self, trouble: str) -> None:
         """Trusts neither the peer nor the replica any more."""
         self.trouble = trouble
+        self._wait_between_tries(_RECONNECT_TO_MAD)
         self._left = self._session.rpc
         self.state = self.IDL_S_INITIAL
         self.last_id = str(UUID(int=0))  # All rows, the next time.
@@ -270,13 +299,10 @@ class Ovsdb:
     """A connection to the database that never blocks; drive it with `run` and `wait`."""
 
     def __init__(self, remote: str, schema: dict[str, Any]) -> None:
-        helper = ovs.db.idl.SchemaHelper(schema_json=schema)
-        self._columns: dict[str, list[str]] = {}
-        for table, columns in _COLUMNS.items():
-            present = [c for c in columns if c in schema["tables"][table]["columns"]]
-            self._columns[table] = present
-            helper.register_columns(table, present)
-        self._idl = _Idl(remote, helper)
+        self._remote = remote
+        self._columns = _present(schema)
+        self._idl = self._make_replica(schema)
+        self._connections = 1
         self._replicas: dict[str, Any] = {}
         self._rows: dict[str, dict[UUID, Any]] = {table: {} for table in _READERS}
         self._seqno: int | None = None
@@ -286,7 +312,13 @@ class Ovsdb:
         self._reconfigure = False
         self._begun = 0.0
         self.last_reconfigure = 0
-        """The `next_cfg` of the last transaction that asked for one."""
+        """The `next_cfg` of the last transaction that asked for one; 0 if it is not known."""
+
+    def _make_replica(self, schema: dict[str, Any]) -> _Idl:
+        helper = ovs.db.idl.SchemaHelper(schema_json=schema)
+        for table, columns in self._columns.items():
+            helper.register_columns(table, columns)
+        return _Idl(self._remote, helper)
 
     def close(self) -> None:
         """Drops the connection."""
@@ -298,8 +330,28 @@ class Ovsdb:
         self._idl.run()
         if self._txn is not None and self._idl.complete and self._idl.is_silent(self._begun):
             self._idl.leave(_NO_ANSWER)
+        if self._idl.connections != self._connections and self._idl.complete:
+            self._connections = self._idl.connections
+            self._mind_upgrade()
         self._tell_trouble()
         return self._finish_transaction() or before != self._idl.change_seqno
+
+    def _mind_upgrade(self) -> None:
+        """Begins anew if the database has other columns since it was away."""
+        try:
+            schema = fetch_schema(self._remote, _SILENCE)
+        except (ConnectionError, TapError) as error:
+            self._idl.leave(str(error))
+            return
+        columns = _present(schema)
+        if columns != self._columns:
+            log.info("the database was upgraded")
+            self._idl.close()
+            self._columns = columns
+            self._idl = self._make_replica(schema)
+            self._connections = 1
+            self._seqno = self._txn = None
+            self.last_reconfigure = 0
 
     def _tell_trouble(self) -> None:
         """Logs once what is wrong with the database, and when nothing is any more."""
@@ -320,6 +372,14 @@ class Ovsdb:
     def connected(self) -> bool:
         """Whether the replica is complete, and the connection was not lost."""
         return self._idl.complete
+
+    @property
+    def away(self) -> bool:
+        """Whether the database is not there, or hangs, and the replica is what it last was."""
+        if not self._idl.has_ever_connected():
+            return False
+        hangs = self._txn is not None and time.monotonic() >= self._begun + _SILENCE
+        return hangs or not self.connected
 
     @property
     def busy(self) -> bool:
@@ -413,8 +473,10 @@ class Ovsdb:
         status = self._txn.commit()
         if status == ovs.db.idl.Transaction.INCOMPLETE:
             return False
-        if status == ovs.db.idl.Transaction.SUCCESS and self._reconfigure:
-            self.last_reconfigure = self._txn.get_increment_new_value()
+        if self._reconfigure:
+            # Of one that was cut off nobody knows whether it was made.
+            success = status == ovs.db.idl.Transaction.SUCCESS
+            self.last_reconfigure = self._txn.get_increment_new_value() if success else 0
         if status not in (
             ovs.db.idl.Transaction.SUCCESS,
             ovs.db.idl.Transaction.UNCHANGED,

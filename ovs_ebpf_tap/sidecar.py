@@ -8,7 +8,7 @@ comes as the same objects while it is the same, so that a pass that finds nothin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from errno import EMFILE, ENFILE, ENOMEM
 from pathlib import Path
@@ -140,6 +140,9 @@ class Sidecar:
             self._next_statistics = now + STATISTICS
             self._pass(now)
             self._failed = False
+        elif (devices or hooks or due) and self._ovsdb.away:
+            self._next_statistics = now + STATISTICS
+            self._follow_devices(now)
 
     @property
     def _may_pass(self) -> bool:
@@ -157,11 +160,12 @@ class Sidecar:
         poller.fd_wait(self._netlink.fileno(), ovs.poller.POLLIN)
         for revalidation in self._revalidations:
             revalidation.wait(poller)
+        now = time.monotonic()
         ends = (revalidation.wake for revalidation in self._revalidations)
         # Else the database wakes it up.
         due = [self._next_statistics] if self._may_pass else []
         wake = min([self._next_resync, self._next_look, *due, *ends])
-        poller.timer_wait(max(0, int((wake - time.monotonic()) * 1000) + 1))
+        poller.timer_wait(max(0, int((wake - now) * 1000) + 1))
         if self._dirty and self._may_pass:
             poller.immediate_wake()
 
@@ -210,17 +214,14 @@ class Sidecar:
 
     def _pass(self, now: float) -> None:
         db = self._ovsdb.snapshot()
-        if self._stale:
-            self._datapath.read()
-            self._stale = False
-            self._done = ()
+        self._read_back()
         seen = (db, self._netlink.devices, self._openflow)
         if list(map(id, seen)) == list(map(id, self._done)) and self._is_counted():
             return
         if self.restoring:
-            db = _all_native(db)
+            db = _as_native(db, db.mirrors.keys())
         db = self._writers.look(db, now)
-        plan = self._apply(db, now)
+        plan = self._apply(db, now, self._held)
         if self._datapath.unfinished:
             self._next_statistics = min(self._next_statistics, now + _IMPROVE)
         self._flow_tables.watch(bridges_with_work(db))
@@ -257,6 +258,31 @@ class Sidecar:
             self._writers.settle(loose & verdicts.keys())
         return edits
 
+    def _read_back(self) -> None:
+        if self._stale:
+            self._datapath.read()
+            self._stale = False
+            self._done = ()
+
+    def _follow_devices(self, now: float) -> None:
+        """Has the hooks of mirrors that are parked follow their devices while the database is away.
+
+        No mirror is taken over or given back: whether Open vSwitch copies is not to be told.
+        """
+        self._read_back()
+        self._done = ()
+        db = self._ovsdb.snapshot()
+        native = {uuid for uuid, mirror in db.mirrors.items() if not mirror.parked}
+        self._apply(_as_native(db, native), now, self._not_offloaded)
+
+    def _not_offloaded(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> set[UUID]:
+        """The mirrors with a place in the maps that are not to be offloaded."""
+        return {
+            uuid
+            for uuid in self._datapath.mirrors
+            if uuid not in verdicts or verdicts[uuid].state != OFFLOADED
+        }
+
     def _is_counted(self) -> bool:
         """Whether the rows have what is counted."""
         return self._datapath.counters() is self._counted
@@ -279,13 +305,18 @@ class Sidecar:
         self._next_statistics = min([self._next_statistics, *wakes])
         return {uuid for uuid, each in self._draining.items() if not each.done}
 
-    def _apply(self, db: Database, now: float) -> Plan:
+    def _apply(
+        self,
+        db: Database,
+        now: float,
+        choose_held: Callable[[Database, Mapping[UUID, Verdict]], set[UUID]],
+    ) -> Plan:
         """Plans, and makes the kernel so; what it refuses is planned anew without."""
         self._refused = {i: r for i, r in self._refused.items() if r.until > now}
         while True:
             reasons = {ifindex: refusal.reason for ifindex, refusal in self._refused.items()}
             plan = self._planner.plan(db, self._netlink.devices, reasons, self._openflow)
-            held = self._held(db, plan.verdicts)
+            held = choose_held(db, plan.verdicts)
             refused = self._datapath.sync(plan.hooks, held)
             new = refused.keys() - self._refused.keys()
             for ifindex in new:
@@ -294,7 +325,8 @@ class Sidecar:
                 return plan
 
     def _taken_in(self, db: Database) -> bool:
-        target = self._ovsdb.last_reconfigure or db.next_cfg
+        # A database that was put back to an earlier state counts from there.
+        target = min(self._ovsdb.last_reconfigure, db.next_cfg) or db.next_cfg
         return db.cur_cfg >= target
 
     def _held(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> set[UUID]:
@@ -350,10 +382,12 @@ def _arrivals(plan: Plan, mirrors: set[UUID]) -> set[int]:
     }
 
 
-def _all_native(db: Database) -> Database:
-    """The rows as if the user had set every mirror's mode to native."""
+def _as_native(db: Database, chosen: Collection[UUID]) -> Database:
+    """The rows as if the user had set the mode of these mirrors to native."""
     mirrors = {
         uuid: replace(mirror, external_ids={**mirror.external_ids, MODE_KEY: "native"})
+        if uuid in chosen
+        else mirror
         for uuid, mirror in db.mirrors.items()
     }
     return replace(db, mirrors=mirrors)
