@@ -180,6 +180,17 @@ class Switch(Resource):
         self.stop_vswitchd()
         self.start_vswitchd()
 
+    def upgrade(self, ovs: Path) -> None:
+        """Restart ovsdb-server with another Open vSwitch, and its schema, which goes for
+        ovs-vswitchd from its next start on: it has to be stopped.
+        """
+        self.stop_ovsdb()
+        self._ovs = ovs
+        self._schema = ovs / SCHEMA.relative_to("/")
+        self._run("ovsdb-tool", "convert", str(self._conf_db), str(self._schema))
+        self.start_ovsdb()
+        self._init_db()
+
     def vswitchd_pid(self) -> int | None:
         """The process id of ovs-vswitchd, None if it does not run."""
         return self._pid("ovs-vswitchd")
