@@ -141,6 +141,9 @@ POINTS = {
     "entry written": _after(datapath.Datapath, "_publish"),
     "second program attached": _after(datapath.Datapath, "_attach_program", nth=2),
     "second entry written": _after(datapath.Datapath, "_publish", nth=2),
+    # Programs of their own come after shared ones.
+    "third program attached": _after(datapath.Datapath, "_attach_program", nth=3),
+    "third entry written": _after(datapath.Datapath, "_publish", nth=3),
     "hooks there": _after(datapath.Datapath, "_ensure", _has_hooks),
     "hooks about to go": _before(datapath.Datapath, "_remove"),
     "link detached": _after(bpf, "detach_link"),

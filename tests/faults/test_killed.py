@@ -34,6 +34,8 @@ _ATTACHING = (
     "entry written",
     "second program attached",
     "second entry written",
+    "third program attached",
+    "third entry written",
     "hooks there",
 )
 _REMOVING = (
@@ -315,7 +317,7 @@ def test_giving_back_at_the_end(bare_ground: Ground, fault: Fault, point: str) -
     assert_kept(ground)
 
 
-@at("hooks there", "parking sent", "putting protected back sent")
+@at("hooks there", "third program attached", "parking sent", "putting protected back sent")
 def test_told_to_end_moving_to_hooks(bare_ground: Ground, fault: Fault, point: str) -> None:
     told_to_end(bare_ground, fault, point, OFFLOADED)
     assert_kept(bare_ground)
