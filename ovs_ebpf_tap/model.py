@@ -37,6 +37,8 @@ class Interface:
     name: str
     type: str = ""
     policed: bool = False
+    opened: bool = False
+    """Whether OVS has it in use, by its OpenFlow port number."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,13 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
         "other_config",
         "protected",
     ),
-    "Interface": ("name", "type", "ingress_policing_rate", "ingress_policing_kpkts_rate"),
+    "Interface": (
+        "name",
+        "type",
+        "ofport",
+        "ingress_policing_rate",
+        "ingress_policing_kpkts_rate",
+    ),
     "Mirror": (
         "name",
         "select_all",
@@ -83,6 +89,9 @@ _LEGACY_VLAN_LIMIT = 1
 _MAX_VLAN_LIMIT = 2
 # What strtoll takes to its end; longer ones are out of range.
 _INT = re.compile(r"[ \t-\r]*[+-]?[0-9]{1,20}")
+
+# The OpenFlow port number of what could not be opened.
+_NO_PORT = -1
 
 _REPLIES = (ovs.jsonrpc.Message.T_REPLY, ovs.jsonrpc.Message.T_ERROR)
 
@@ -410,7 +419,13 @@ def _interface(row: Any, columns: list[str]) -> Interface:
     rates = [row.ingress_policing_rate]
     if "ingress_policing_kpkts_rate" in columns:
         rates.append(row.ingress_policing_kpkts_rate)
-    return Interface(uuid=row.uuid, name=row.name, type=row.type, policed=any(rates))
+    return Interface(
+        uuid=row.uuid,
+        name=row.name,
+        type=row.type,
+        policed=any(rates),
+        opened=(_first(row.ofport) or _NO_PORT) != _NO_PORT,
+    )
 
 
 def _mirror(row: Any, columns: list[str]) -> Mirror:
