@@ -10,7 +10,7 @@ from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.filter import InvalidFilterError, UnsupportedFilterError, parse
 from ovs_ebpf_tap.model import MODE_KEY, Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.ovs_version import mirrors_after_metadata, mirrors_modified_packets
-from ovs_ebpf_tap.topology import DEVICE_TYPES, Topology, to_ingress
+from ovs_ebpf_tap.topology import DEVICE_TYPES, INTERNAL_TYPES, Topology, to_ingress
 from ovs_ebpf_tap.vlan import ACCESS, ALL, PRIORITY_ALWAYS, PRIORITY_NEVER, TUNNEL
 from ovs_ebpf_tap.wanted import CLSACT, INVALID, OFFLOAD, NotOffloadedError, Verdict
 
@@ -168,7 +168,19 @@ class Judge:
             self._check_type(interface, where)
             if interface.name in self._common.flags.no_receive_stp:
                 raise NotOffloadedError(f"{where} has the OpenFlow flag no-receive-stp")
+            self._check_lost(interface, where)
         self._check_hooks(port, where)
+
+    def _check_lost(self, interface: Interface, where: str) -> None:
+        """The userspace datapath lets go of a device neither when it ends nor when it is renamed.
+
+        What is sent to it counts as leaving. Internal devices end with ovs-vswitchd.
+        """
+        lost = interface.opened and self._topology.device(interface) is None
+        if lost and self._topology.netdev and interface.type not in INTERNAL_TYPES:
+            raise NotOffloadedError(
+                f"{where}: device {interface.name} is gone, and Open vSwitch still has it"
+            )
 
     def _check_hooks(self, port: Port, where: str) -> None:
         for interface in self._topology.interfaces(port):

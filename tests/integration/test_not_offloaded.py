@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -506,6 +507,21 @@ def test_destination_that_is_down(bench: Bench) -> None:
     assert hook_count(bench.switch) == 0
     assert bench.copies(("m",), silent="b") == once(A_TO_B, C_TO_B)
     bench.switch.ns.run("ip", "link", "set", "b0", "up")
+    bench.assert_offloaded()
+    bench.fresh = True
+
+
+@pytest.mark.skipif(
+    os.environ.get("OVS_EBPF_TAP_DATAPATH") == "system", reason="the userspace datapath's way"
+)
+def test_destination_under_another_name(bench: Bench) -> None:
+    """OVS goes on sending to it, and copying what it sends."""
+    for name, new in (("b0", "b1"), ("b1", "b0")):
+        for words in ((name, "down"), (name, "name", new), (new, "up")):
+            bench.switch.ns.run("ip", "link", "set", "dev", *words)
+        if new == "b1":
+            bench.assert_not_offloaded("native", "port b0: device b0 is gone")
+            assert bench.copies(("m",)) == once(A_TO_B, C_TO_B)
     bench.assert_offloaded()
     bench.fresh = True
 

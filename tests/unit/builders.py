@@ -54,6 +54,7 @@ class World:
         members: Iterable[str] = (),
         type: str = "",
         policed: bool = False,
+        opened: bool = True,
         device: Mapping[str, Any] | None = MappingProxyType({}),
         **columns: Any,
     ) -> World:
@@ -63,7 +64,7 @@ class World:
         """
         interfaces = []
         for each in tuple(members) or (name,):
-            interface = Interface(self.new_uuid(), each, type=type, policed=policed)
+            interface = Interface(self.new_uuid(), each, type=type, policed=policed, opened=opened)
             self.interfaces[each] = interface
             interfaces.append(interface.uuid)
             if device is not None:

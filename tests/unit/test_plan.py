@@ -317,6 +317,12 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         "output port out has ingress_policing, which excludes clsact; TCX needs Linux 6.6 or later",
     ),
     ("refused", refuse("b"), NATIVE, "port b: hook refused: Operation not supported"),
+    (
+        "device gone, to the userspace datapath",
+        both(bridge(datapath_type="netdev"), no_device("b")),
+        NATIVE,
+        "port b: device b is gone, and Open vSwitch still has it",
+    ),
     # Leaving packets.
     (
         "down",
@@ -535,6 +541,8 @@ def test_reasons(change: Callable[[World], None], state: str, reason: str) -> No
         port("b", protected=True),
         port("c", tag=10),
         no_device("b"),
+        both(new_port("b", device=None, opened=False), bridge(datapath_type="netdev")),
+        both(new_port("b", device=None, type="internal"), bridge(datapath_type="netdev")),
         new_port("b", type="system"),
         new_port("b", type="internal"),
         new_port("b", type="tap"),

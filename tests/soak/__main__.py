@@ -1,0 +1,7 @@
+"""`python -m soak`, with tests/ as the working directory or on the path."""
+
+import sys
+
+from soak.run import main
+
+sys.exit(main())

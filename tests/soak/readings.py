@@ -1,0 +1,168 @@
+"""What the sidecar holds: as a process, and in the kernel beside what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from ovs_ebpf_tap import bpf, control, programs
+from ovs_ebpf_tap.netlink import EGRESS, INGRESS
+from ovs_ebpf_tap.object import MAPS, PROGRAMS
+from ovs_ebpf_tap.wanted import CLSACT, TCX
+from soak.pair import Pair, Row, is_offloaded
+
+MOST_GROWTH = {"memory": 4096, "descriptors": 2, "threads": 0}
+"""By how much each may grow over a life of any length, at equal numbers of mirrors.
+
+A descriptor or two are of callers that are just being answered.
+"""
+
+SHORTEST_LIFE = 12
+"""Steps of which growth can be told."""
+
+_HOOK = re.compile(r"([^\s,]+):(ingress|egress):([^\s,]+)")
+_OUR_FILTERS = re.compile(r"\bpref (42912|42913)\b")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The sidecar's process at rest; `hooks` are those that it says it has."""
+
+    pid: int
+    mirrors: int
+    memory: int
+    """KiB resident."""
+    descriptors: int
+    threads: int
+    hooks: int
+
+
+def read(pair: Pair, rows: Sequence[Row]) -> tuple[Reading, list[str]]:
+    """Counts; returns what is wrong, too: the kernel has to hold just what `status` tells of."""
+    process = pair.sidecar.process
+    assert process is not None
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    )
+    hooks = _hooks(pair)
+    reading = Reading(
+        pid=process.pid,
+        mirrors=sum(map(is_offloaded, rows)),
+        memory=int(status["VmRSS"].split()[0]),
+        descriptors=len(os.listdir(f"/proc/{process.pid}/fd")),
+        threads=int(status["Threads"]),
+        hooks=len(hooks),
+    )
+    return reading, list(_problems(pair, hooks))
+
+
+Place = tuple[str, str, str]
+"""A hook: its device's name, direction and attachment."""
+
+
+def _hooks(pair: Pair) -> set[Place]:
+    """Those that the running sidecar tells of."""
+    return set(_HOOK.findall(control.call(pair.sidecar.run_dir, "status") or ""))
+
+
+def _problems(pair: Pair, hooks: set[Place]) -> Iterator[str]:
+    ns, foreign, pin_dir = pair.tested.switch.ns, pair.foreign, pair.sidecar.pin_dir
+    indexes = {name: index for index, name in ns.call(socket.if_nameindex)}
+    of_kind = {
+        kind: {f"{indexes[device]}-{way}" for device, way, each in hooks if each == kind}
+        for kind in (TCX, CLSACT)
+    }
+    yield from _unlike("pins of links", of_kind[TCX], _names(pin_dir / programs.LINKS))
+    build = pin_dir / programs.build_id()
+    yield from _unlike("pins", {build.name, *_links_directory(pin_dir)}, _names(pin_dir))
+    yield from _unlike("pins of the build", {*PROGRAMS, *MAPS}, _names(build))
+    with pair.maps() as maps:
+        keys = {
+            f"{int.from_bytes(key, 'little')}-{way}"
+            for way in (INGRESS, EGRESS)
+            for key in maps[way].items()
+        }
+        noted = {int.from_bytes(key, "little") for key in maps["qdiscs"].items()}
+    yield from _unlike("entries of hooks", of_kind[TCX] | of_kind[CLSACT], keys)
+    devices = {device for device, _, kind in hooks if kind == CLSACT}
+    yield from _unlike("entries of qdiscs", {indexes[device] for device in devices}, noted)
+    links = len(of_kind[TCX]) + len(foreign.links)
+    found = ns.call(lambda: sum(bpf.count_tcx(index) for index in indexes.values()))
+    if found != links:
+        yield f"{found} TCX programs on devices, not {links}"
+    qdiscs = json.loads(ns.run("tc", "-json", "qdisc", "show").stdout)
+    with_clsact = {each["dev"] for each in qdiscs if each["kind"] == "clsact"}
+    yield from _unlike("devices with clsact", devices | foreign.qdiscs, with_clsact)
+    filters = {
+        f"{indexes[device]}-{way}"
+        for device in with_clsact
+        for way in (INGRESS, EGRESS)
+        if _OUR_FILTERS.search(ns.run("tc", "filter", "show", "dev", device, way).stdout)
+    }
+    yield from _unlike("filters", of_kind[CLSACT], filters)
+    lost = [
+        device
+        for device in foreign.filters
+        if "pref 5 " not in ns.run("tc", "filter", "show", "dev", device, EGRESS).stdout
+    ]
+    if lost:
+        yield f"filters of others lost: {lost}"
+    yield from _protected_problems(pair)
+
+
+def _protected_problems(pair: Pair) -> Iterator[str]:
+    """Whether each port's `protected` is the user's."""
+    for row in pair.tested.rows("Port", "name", "protected"):
+        port = pair.scene.ports.get(row["name"])
+        if port is not None and port.protected != row["protected"]:
+            yield f"port {row['name']}: protected is {row['protected']}"
+
+
+def _links_directory(pin_dir: Path) -> set[str]:
+    """It stays once it was needed."""
+    return {programs.LINKS} if (pin_dir / programs.LINKS).is_dir() else set()
+
+
+def _names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+
+
+def _unlike(what: str, wanted: set[str] | set[int], found: set[str] | set[int]) -> Iterator[str]:
+    missing, extra = sorted(wanted - found), sorted(found - wanted)
+    if missing or extra:
+        yield f"{what}: {missing or 'none'} missing, {extra or 'none'} left over"
+
+
+# Over time.
+
+
+def lives(readings: Sequence[Reading]) -> list[list[Reading]]:
+    """The readings of each process that lived long enough to tell."""
+    by_pid: dict[int, list[Reading]] = {}
+    for reading in readings:
+        by_pid.setdefault(reading.pid, []).append(reading)
+    return [life for life in by_pid.values() if len(life) >= SHORTEST_LIFE]
+
+
+def growth(life: Sequence[Reading], what: str) -> float:
+    """How much a member grew from the first third of the readings to the last.
+
+    At equal numbers of mirrors: the median over these, 0 if no number is in both.
+    """
+    third = len(life) // 3
+    first, last = _medians(life[:third], what), _medians(life[-third:], what)
+    both = first.keys() & last.keys()
+    return median(last[number] - first[number] for number in both) if both else 0.0
+
+
+def _medians(readings: Sequence[Reading], what: str) -> dict[int, float]:
+    values: dict[int, list[int]] = {}
+    for reading in readings:
+        values.setdefault(reading.mirrors, []).append(getattr(reading, what))
+    return {number: median(each) for number, each in values.items()}

@@ -1,0 +1,61 @@
+"""A minute of it, and that it finds what it is there to find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+import pytest
+
+from soak import changes, run, steps
+from soak.pair import Pair
+from soak.readings import Reading, growth, lives
+
+SEED = 1
+SECONDS = 60.0
+
+
+@pytest.mark.openvswitch
+def test_copies_are_those_of_open_vswitch_alone(
+    capsys: pytest.CaptureFixture[str], figure: Callable[[str], None]
+) -> None:
+    status = run.run(SEED, SECONDS)
+    printed = capsys.readouterr().out
+    figure(printed.partition("\nsteps ")[2].partition("\n")[0].strip() + " steps")
+    assert status == 0, printed
+
+
+@pytest.mark.openvswitch
+def test_a_missing_copy_ends_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(rng: Random, pair: Pair, *, may_end: bool) -> tuple[str, str]:
+        changes.add_mirror(rng, pair)
+        pair.vsctl("set", "Mirror", "m1", "select_all=true")
+        pair.tested.switch.remove_mirror("m1")
+        return "lose", "a mirror lost"
+
+    monkeypatch.setattr(steps, "take", take)
+    assert run.run(SEED, SECONDS) == 1
+    printed = capsys.readouterr().out
+    assert f"failed at seed {SEED}: step 1: a mirror lost" in printed
+    assert "missing" in printed
+    assert f"--seed {SEED} --step 1" in printed
+
+
+def test_growth_is_told_at_equal_numbers_of_mirrors() -> None:
+    assert growth(_life([(1, 100), (2, 200)] * 6), "memory") == 0
+    assert growth(_life([(step % 2, 100 + step) for step in range(12)]), "memory") == 8
+    assert growth(_life([(step, 100 + step) for step in range(12)]), "memory") == 0
+
+
+def test_short_lives_tell_nothing() -> None:
+    long = _life([(1, 1)] * 12, pid=2)
+    assert lives([*_life([(1, 1)] * 11), *long]) == [long]
+
+
+def _life(readings: Sequence[tuple[int, int]], pid: int = 1) -> list[Reading]:
+    return [
+        Reading(pid, mirrors, memory, descriptors=9, threads=1, hooks=0)
+        for mirrors, memory in readings
+    ]
