@@ -80,8 +80,13 @@ def watched(bridge: str = "br0") -> Iterator[tuple[FlowTables, Peer]]:
         tables, peer = FlowTables(Path(name)), Peer(Path(name), bridge)
         try:
             tables.watch([bridge])
-            assert not tables.run()
-            assert peer.accept() == 2
+            accepted = 0
+            for _ in range(20):  # One that is kept from its CPU leaves some to the next time.
+                assert not tables.run()
+                accepted += peer.accept()
+                if accepted == 2:
+                    break
+            assert accepted == 2
             yield tables, peer
         finally:
             tables.close()
