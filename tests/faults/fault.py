@@ -12,7 +12,7 @@ from faults.ground import Ground
 from ovs_ebpf_tap.lab.capture import Capture, Direction
 from ovs_ebpf_tap.lab.frames import parse_seq
 from ovs_ebpf_tap.lab.traffic import Stream
-from ovs_ebpf_tap.lab.waiting import patience
+from ovs_ebpf_tap.lab.waiting import patience, wait_for
 
 RATE = 5_000.0
 """Frames a second."""
@@ -31,6 +31,9 @@ _BEFORE = 0.1  # seconds of traffic before the fault
 _PATIENCE = 15.0  # seconds until all has to be right at last
 _SETTLED = 0.25
 """Seconds for which all has to be right: also what each frame's one copy is looked at in."""
+_LATE = 5.0
+"""Seconds that the last copies may take."""
+
 _APART = 0.1
 """Seconds without a doubled copy between those of two transitions."""
 
@@ -153,8 +156,7 @@ class Fault:
             right = _await_right(ground)
             for span in during._unattended:
                 span.end = right
-            stream.stop()
-            copies.wait_quiet(0.1)
+            _await_last(copies, stream)
         seen = _Seen(
             {number: whens[0] for number, whens in _by_number(sent, stream).items()},
             _by_number(copies, stream),
@@ -179,6 +181,14 @@ def _await_right(ground: Ground) -> float:
         assert time.monotonic() < deadline, f"not right: {ground.rows()}\n{ground.tap.log()}"
         time.sleep(0.005)
     return since
+
+
+def _await_last(copies: Capture, stream: Stream) -> None:
+    """Ends the stream; a switch that is busy may come to its last frame late."""
+    last = stream.stop() - 1
+    with contextlib.suppress(TimeoutError):  # It is missing, as will be told.
+        wait_for(lambda: last in copies.sequences(stream.stream_id), _LATE, every=0.1)
+    copies.wait_quiet(0.1)
 
 
 def _by_number(capture: Capture, stream: Stream) -> dict[int, list[float]]:

@@ -21,9 +21,11 @@ from ovs_ebpf_tap import (
     cli,
     control,
     datapath,
+    leftovers,
     netlink,
     ovsdb,
     programs,
+    release,
     session,
     sidecar,
     vswitchd,
@@ -170,6 +172,10 @@ POINTS = {
     "pins about to be removed": _before(session.Parts, "remove_all"),
     "half of the pins removed": _after(os, "unlink", nth=8),
     "pins removed": _after(session.Parts, "remove_all"),
+    "command gave all back": _after(release, "_give_back"),
+    "command about to forget keys": _before(release, "forget_edits"),
+    "leftovers about to be removed": _before(leftovers, "remove"),
+    "leftovers removed": _after(leftovers, "remove"),
     "lock about to be given back": _before(control.RunDir, "release"),
 }
 
