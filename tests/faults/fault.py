@@ -166,7 +166,12 @@ class Fault:
         during.outcome = outcome = _outcome(name, seen, during, right)
         self._tell(asdict(outcome))
         problems = outcome.problems()
-        assert not problems, f"{name}: {', '.join(problems)}\n{outcome}\n{ground.tap.log()}"
+        assert not problems, (
+            f"{name}: {', '.join(problems)}\n{outcome}\n"
+            f"seconds after the fault's end: right at {right - during._ended:.3f}, "
+            f"missing {_told(seen.missing(), during)}, doubled {_told(seen.doubled(), during)}\n"
+            f"{ground.tap.log()}"
+        )
 
 
 def _await_right(ground: Ground) -> float:
@@ -217,6 +222,11 @@ def _outcome(name: str, seen: _Seen, during: During, right: float) -> Outcome:
         unattended=len(excused),
         recovery=max([right, *wrong]) - during._ended,
     )
+
+
+def _told(times: list[float], during: During) -> str:
+    spans = [f"{run[0] - during._ended:.3f}..{run[-1] - during._ended:.3f}" for run in _runs(times)]
+    return ", ".join(spans) or "none"
 
 
 def _runs(times: list[float]) -> list[list[float]]:
