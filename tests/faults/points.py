@@ -21,9 +21,11 @@ from ovs_ebpf_tap import (
     cli,
     control,
     datapath,
+    leftovers,
     netlink,
     ovsdb,
     programs,
+    release,
     session,
     sidecar,
     vswitchd,
@@ -165,11 +167,13 @@ POINTS = {
     # Ending.
     "all given back": _after(session.Parts, "give_back"),
     "control socket closed": _after(control.Server, "close"),
-    "keys about to be forgotten": _before(session, "forget_edits"),
     "keys forgotten": _after(session.Parts, "forget"),
     "pins about to be removed": _before(session.Parts, "remove_all"),
+    # Ending without a sidecar.
+    "given back by release": _after(release, "_give_back"),
+    "leftovers about to be removed": _before(leftovers, "remove"),
     "half of the pins removed": _after(os, "unlink", nth=8),
-    "pins removed": _after(session.Parts, "remove_all"),
+    "leftovers removed": _after(leftovers, "remove"),
     "lock about to be given back": _before(control.RunDir, "release"),
 }
 

@@ -166,14 +166,13 @@ def test_the_outputs_vlan_changes(bare_ground: Ground, fault: Fault, point: str)
 @at(
     *_GIVING_BACK,
     *_PUTTING_BACK,
-    *_REMOVING,
-    "all given back",
-    "keys about to be forgotten",
-    "keys forgotten",
-    "pins about to be removed",
+    "given back by release",
+    "leftovers about to be removed",
     "half of the pins removed",
-    "pins removed",
+    "leftovers removed",
     "lock about to be given back",
+    tcx=_REMOVING_LINKS,
+    clsact=_REMOVING_FILTERS,
 )
 def test_release_is_killed(bare_ground: Ground, fault: Fault, point: str) -> None:
     """The command, without a sidecar; it is given again."""
