@@ -18,7 +18,7 @@ from ovs_ebpf_tap.links import attributes, dump
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _SHOW_INFO = 0x1
-_SHOW_MEMORY = 0x20
+_SHOW_MEMORY = 0x10
 _INFO = 0
 _MEMORY = 6
 

@@ -77,6 +77,8 @@ class _Row:
     own: _Own
     expected: _Own | None = None
     """As it will be if the transaction that is under way is made."""
+    flip: Flip | None = None
+    """What that transaction flips."""
     vlans: str | None = None
     """`ebpf-tap-select-vlan` of a parked mirror."""
     patience: float = _PATIENCE
@@ -104,7 +106,7 @@ class Writers:
             row = known.get(uuid) or _Row(mirror, _Own.of(mirror), counted=now)
             self._rows[uuid] = row
             if row.mirror is not mirror or row.expected is not None:
-                self._compare(row, mirror, now)
+                self._compare(row, mirror, db, now)
             self._remember(row)
             contended = now < row.left_until
             if contended or (mirror.parked and SELECT_VLAN_KEY not in mirror.external_ids):
@@ -124,15 +126,17 @@ class Writers:
         forgotten = tuple(flip for flip in self.flipped if flip.port not in kept)
         return replace(db, forgotten=forgotten) if forgotten else db
 
-    def _compare(self, row: _Row, mirror: Mirror, now: float) -> None:
+    def _compare(self, row: _Row, mirror: Mirror, db: Database, now: float) -> None:
         own = _Own.of(mirror)
         if own not in (row.own, row.expected):
             self._bear(row, now)
             if not own.taken and (row.own.taken or (row.expected and row.expected.taken)):
                 self.loose.add(mirror.uuid)
-        if own.taken or own.flips:
+        port = db.ports.get(row.flip.port) if row.flip is not None else None
+        flipped = row.flip and port and port.protected != row.flip.protected
+        if own.taken or own.flips or flipped:
             self.loose.discard(mirror.uuid)
-        row.mirror, row.own, row.expected = mirror, own, None
+        row.mirror, row.own, row.expected, row.flip = mirror, own, None, None
 
     def _remember(self, row: _Row) -> None:
         kept = row.mirror.external_ids.get(SELECT_VLAN_KEY)
@@ -198,6 +202,7 @@ class Writers:
             flip = parse_flip(edited)
             if flip is not None:
                 self.flipped.add(flip)
+            row.flip = flip if PROTECTED_KEY in edit.set_ids else None
             row.expected = _Own.of(edited)
             row.vlans = edit.set_ids.get(SELECT_VLAN_KEY, row.vlans)
             moves = edit.select_vlan is not None or PROTECTED_KEY in edit.set_ids

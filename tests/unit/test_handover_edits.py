@@ -180,6 +180,21 @@ def test_a_flip_is_put_back_when_its_mirror_is_gone() -> None:
     assert edits.reconfigure
 
 
+def test_a_flip_whose_key_is_removed_at_once_is_made_once() -> None:
+    sim = simulation()
+    sim.want(OFFLOAD)
+    sim.settle()
+    sim.want(BACK)
+    written = len(sim.protected["out"])
+    for _ in range(6):
+        sim.step()
+        sim.world.set_mirror("m", external_ids={})
+        sim.take_in()
+    sim.settle()
+    assert sim.protected["out"][written:] == [True, False]
+    assert sim.copying == {"m"}
+
+
 def test_forgetting_keeps_a_pending_flip() -> None:
     sim = simulation()
     sim.want(OFFLOAD)
