@@ -6,16 +6,18 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from ovs_ebpf_tap import bpf, control, programs
+from ovs_ebpf_tap.model import OWN_KEYS, SELECT_VLAN_KEY, parse_vlans
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS
 from ovs_ebpf_tap.object import MAPS, PROGRAMS
 from ovs_ebpf_tap.wanted import CLSACT, TCX
-from soak.pair import Pair, Row, is_offloaded
+from soak.pair import CANARY, Pair, Row, is_offloaded
 
 MOST_GROWTH = {"memory": 4096, "descriptors": 2, "threads": 0}
 """By how much each may grow over a life of any length, at equal numbers of mirrors.
@@ -26,8 +28,11 @@ A descriptor or two are of callers that are just being answered.
 SHORTEST_LIFE = 12
 """Steps of which growth can be told."""
 
+_INTENT = ("name", "_uuid", "select_all", "select_vlan", "output_vlan", "snaplen", "external_ids")
+
 _HOOK = re.compile(r"([^\s,]+):(ingress|egress):([^\s,]+)")
-_OUR_FILTERS = re.compile(r"\bpref (42912|42913)\b")
+_OURS = re.compile(r"\bpref (42912|42913)\b")
+_THEIRS = re.compile(r"\bpref 5\b")
 
 
 @dataclass(frozen=True)
@@ -72,48 +77,83 @@ def _hooks(pair: Pair) -> set[Place]:
 
 
 def _problems(pair: Pair, hooks: set[Place]) -> Iterator[str]:
-    ns, foreign, pin_dir = pair.tested.switch.ns, pair.foreign, pair.sidecar.pin_dir
+    ns = pair.tested.switch.ns
     indexes = {name: index for index, name in ns.call(socket.if_nameindex)}
-    of_kind = {
-        kind: {f"{indexes[device]}-{way}" for device, way, each in hooks if each == kind}
-        for kind in (TCX, CLSACT)
-    }
-    yield from _unlike("pins of links", of_kind[TCX], _names(pin_dir / programs.LINKS))
+    links, filters = (
+        {f"{indexes[device]}-{way}" for device, way, kind in hooks if kind == wanted}
+        for wanted in (TCX, CLSACT)
+    )
+    filtered = {device for device, _, kind in hooks if kind == CLSACT}
+    yield from _pin_problems(pair.sidecar.pin_dir, links)
+    yield from _entry_problems(pair, links | filters, {indexes[device] for device in filtered})
+    count = len(links) + len(pair.foreign.links)
+    found = ns.call(lambda: sum(bpf.count_tcx(index) for index in indexes.values()))
+    if found != count:
+        yield f"{found} TCX programs on devices, not {count}"
+    yield from _filter_problems(pair, indexes, filters, filtered)
+    yield from _protected_problems(pair)
+    yield from _intent_problems(pair)
+
+
+def _pin_problems(pin_dir: Path, links: set[str]) -> Iterator[str]:
+    yield from _unlike("pins of links", links, _names(pin_dir / programs.LINKS))
     build = pin_dir / programs.build_id()
     yield from _unlike("pins", {build.name, *_links_directory(pin_dir)}, _names(pin_dir))
     yield from _unlike("pins of the build", {*PROGRAMS, *MAPS}, _names(build))
+
+
+def _entry_problems(pair: Pair, hooks: set[str], filtered: set[int]) -> Iterator[str]:
     with pair.maps() as maps:
         keys = {
-            f"{int.from_bytes(key, 'little')}-{way}"
+            f"{int.from_bytes(key, sys.byteorder)}-{way}"
             for way in (INGRESS, EGRESS)
             for key in maps[way].items()
         }
-        noted = {int.from_bytes(key, "little") for key in maps["qdiscs"].items()}
-    yield from _unlike("entries of hooks", of_kind[TCX] | of_kind[CLSACT], keys)
-    devices = {device for device, _, kind in hooks if kind == CLSACT}
-    yield from _unlike("entries of qdiscs", {indexes[device] for device in devices}, noted)
-    links = len(of_kind[TCX]) + len(foreign.links)
-    found = ns.call(lambda: sum(bpf.count_tcx(index) for index in indexes.values()))
-    if found != links:
-        yield f"{found} TCX programs on devices, not {links}"
+        noted = {int.from_bytes(key, sys.byteorder) for key in maps["qdiscs"].items()}
+    yield from _unlike("entries of hooks", hooks, keys)
+    yield from _unlike("entries of qdiscs", filtered, noted)
+
+
+def _filter_problems(
+    pair: Pair, indexes: Mapping[str, int], filters: set[str], filtered: set[str]
+) -> Iterator[str]:
+    ns, foreign = pair.tested.switch.ns, pair.foreign
     qdiscs = json.loads(ns.run("tc", "-json", "qdisc", "show").stdout)
     with_clsact = {each["dev"] for each in qdiscs if each["kind"] == "clsact"}
-    yield from _unlike("devices with clsact", devices | foreign.qdiscs, with_clsact)
-    filters = {
-        f"{indexes[device]}-{way}"
+    yield from _unlike("devices with clsact", filtered | foreign.qdiscs, with_clsact)
+    shown = {
+        (device, way): ns.run("tc", "filter", "show", "dev", device, way).stdout
         for device in with_clsact
         for way in (INGRESS, EGRESS)
-        if _OUR_FILTERS.search(ns.run("tc", "filter", "show", "dev", device, way).stdout)
     }
-    yield from _unlike("filters", of_kind[CLSACT], filters)
-    lost = [
-        device
-        for device in foreign.filters
-        if "pref 5 " not in ns.run("tc", "filter", "show", "dev", device, EGRESS).stdout
-    ]
-    if lost:
-        yield f"filters of others lost: {lost}"
-    yield from _protected_problems(pair)
+    ours = {f"{indexes[d]}-{way}" for (d, way), text in shown.items() if _OURS.search(text)}
+    yield from _unlike("filters", filters, ours)
+    theirs = {d for (d, way), text in shown.items() if way == EGRESS and _THEIRS.search(text)}
+    yield from _unlike("filters of others", foreign.filters, theirs)
+
+
+def _intent_problems(pair: Pair) -> Iterator[str]:
+    """Whether each mirror is the user's but for what the sidecar writes."""
+    tested, oracle = (_intents(twin.rows("Mirror", *_INTENT)) for twin in pair.twins)
+    for name in sorted(tested.keys() | oracle.keys()):
+        if tested.get(name) != oracle.get(name):
+            yield f"mirror {name} is {tested.get(name)}, and was to be {oracle.get(name)}"
+
+
+def _intents(rows: Sequence[Row]) -> dict[str, Row]:
+    found = {}
+    for row in rows:
+        if row["name"] == CANARY:
+            continue
+        ids = dict(row.pop("external_ids")[1])
+        if SELECT_VLAN_KEY in ids:
+            row["select_vlan"] = parse_vlans(ids[SELECT_VLAN_KEY])
+        else:
+            vlans = row["select_vlan"]
+            row["select_vlan"] = tuple(vlans[1]) if isinstance(vlans, list) else (vlans,)
+        row["others"] = {key: value for key, value in ids.items() if key not in OWN_KEYS}
+        found[row["name"]] = row
+    return found
 
 
 def _protected_problems(pair: Pair) -> Iterator[str]:

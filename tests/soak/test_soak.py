@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
 
-from soak import changes, run, steps
+from ovs_ebpf_tap.lab.kernel import has_tcx
+from parity.case import Case
+from soak import run, steps, traffic
 from soak.pair import Pair
 from soak.readings import Reading, growth, lives
+from soak.traffic import Frames
 
 SEED = 1
 SECONDS = 60.0
@@ -29,18 +33,45 @@ def test_copies_are_those_of_open_vswitch_alone(
 def test_a_missing_copy_ends_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def take(rng: Random, pair: Pair, *, may_end: bool) -> tuple[str, str]:
-        changes.add_mirror(rng, pair)
-        pair.vsctl("set", "Mirror", "m1", "select_all=true")
-        pair.tested.switch.remove_mirror("m1")
-        return "lose", "a mirror lost"
+    real = traffic.play
+    lost: list[bytes] = []
 
-    monkeypatch.setattr(steps, "take", take)
+    def play(pair: Pair, case: Case) -> tuple[Frames, Frames]:
+        tested, oracle = real(pair, case)
+        if not lost:
+            lost.append(next(iter(tested["vb"])))
+            tested["vb"][lost[0]] -= 1
+        return tested, oracle
+
+    monkeypatch.setattr(run, "play", play)
     assert run.run(SEED, SECONDS) == 1
     printed = capsys.readouterr().out
-    assert f"failed at seed {SEED}: step 1: a mirror lost" in printed
-    assert "missing" in printed
+    assert f"failed at seed {SEED}: step 1: " in printed
+    assert "behind vb: 1 missing, 0 extra, 0 altered" in printed
     assert f"--seed {SEED} --step 1" in printed
+
+
+@pytest.mark.openvswitch
+@pytest.mark.skipif(not has_tcx(), reason="no TCX")
+def test_what_is_left_over_ends_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+
+    def take(rng: Random, pair: Pair, *, may_end: bool) -> tuple[str, str]:
+        pair.foreign.attach_link("va")
+        # It goes with its device.
+        left.append(pair.foreign.links.pop("va"))
+        return "leave", "a link left"
+
+    monkeypatch.setattr(steps, "take", take)
+    try:
+        assert run.run(SEED, SECONDS) == 1
+    finally:
+        for link in left:
+            os.close(link)
+    printed = capsys.readouterr().out
+    assert "FailedError: 1 TCX programs on devices, not 0\nports: " in printed
 
 
 def test_growth_is_told_at_equal_numbers_of_mirrors() -> None:
