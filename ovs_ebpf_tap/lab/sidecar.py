@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ovs_ebpf_tap import bpf
+from ovs_ebpf_tap import bpf, programs, rcu
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -34,7 +34,14 @@ def reap_pins() -> None:
     """Removes the pins of sidecars whose tests were killed."""
     for path in BPFFS.iterdir():
         if is_leftover(path.name):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove_pins(path)
+
+
+def _remove_pins(path: Path) -> None:
+    """Removes what is pinned there; the process may have been killed in the midst."""
+    for directory in programs.builds(path):
+        rcu.restore(directory)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 class Tap:
@@ -128,7 +135,7 @@ class Tap:
             self.process.kill()
             self.process.wait()
         if not self._keep_pins:
-            shutil.rmtree(self.pin_dir, ignore_errors=True)
+            _remove_pins(self.pin_dir)
         shutil.rmtree(self.run_dir, ignore_errors=True)
         self.log_file.unlink(missing_ok=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterable
 
 from faults.rows import Rows, read_rows
@@ -101,7 +100,6 @@ class Ground(Resource):
             words += ["--", "--may-exist", "add-port", "br0", port]
             words += ["--", "set", "Port", port, "protected=false", "tag=[]"]
         self.switch.vsctl(*words)
-        shutil.rmtree(self.tap.pin_dir, ignore_errors=True)
         for port in ports:
             self.switch.ns.run("tc", "qdisc", "del", "dev", port, "clsact", check=False)
         wait_for(lambda: not hook_count(self.switch), what="no hooks")

@@ -15,7 +15,6 @@ from faults.ground import Ground
 from ovs_ebpf_tap import abi, programs
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import hook_count
-from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.wanted import CLSACT, NATIVE, OFFLOADED, TCX
 
 _AWAY = 0.15
@@ -23,8 +22,6 @@ _AWAY = 0.15
 
 _HOOKS = 2
 """Of a mirror of what `a` sends and `b` receives."""
-
-_EXPEDITED = Path("/sys/kernel/rcu_expedited")
 
 _STARTING = ("lock taken", "programs opened", "hooks read", "control socket made", "rows read")
 _ATTACHING = (
@@ -92,8 +89,6 @@ def assert_kept(ground: Ground, hooks: int = _HOOKS) -> None:
     assert len(links) == (hooks if ground.attach == TCX else 0)
     assert {path.name for path in pins.iterdir()} <= {programs.build_id(), programs.LINKS}
     assert not (pins / programs.build_id() / "expedited").exists()
-    # Of the whole machine: another sidecar may be at it.
-    wait_for(lambda: _EXPEDITED.read_text().strip() == "0", what="grace periods as they were")
 
 
 @at(

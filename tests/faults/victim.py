@@ -13,6 +13,7 @@ from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience
 
+_HIT = 60.0  # seconds: the programs may have to be compiled
 _TESTS = Path(__file__).resolve().parent.parent
 
 
@@ -68,7 +69,7 @@ class Victim(Tap):
         process, self.process = process or self.process, None
         assert process is not None
         try:
-            status = process.wait(patience(10))
+            status = process.wait(patience(_HIT))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
