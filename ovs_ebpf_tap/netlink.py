@@ -291,6 +291,8 @@ class Netlink:
         try:
             self._route.tc("add", "clsact", ifindex)
         except NetlinkError as error:
+            if error.code == EEXIST and self.ingress_qdisc(ifindex) == "clsact":
+                return False  # Somebody was faster.
             raise OSError(error.code, os.strerror(error.code)) from None
         return True
 

@@ -31,7 +31,7 @@ only_tcx = pytest.mark.skipif(TCX not in attachments(), reason="this kernel has 
 with_clsact = pytest.mark.parametrize("bare_ground", [CLSACT], indirect=True)
 with_both = pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
 
-_AGAIN = 5.0  # seconds until a test waits no more for hooks
+_AGAIN = 10.0  # seconds until a test waits no more for hooks
 
 
 # What is ours is removed by hand.
