@@ -231,7 +231,7 @@ def test_given_back_by_hand(bench: Bench) -> None:
 def test_protected_is_put_back_though_the_key_is_removed(bench: Bench) -> None:
     remove = delete_keys("m1", "ebpf-tap-protected")
     with Watch(bench) as watch, Loop(lambda _: bench.controller.write(remove), 0.001):
-        for _ in range(8):
+        for _ in range(4):
             for mode, state in (("native", "native"), ("offload", "offloaded")):
                 bench.tap.set_mode("m1", mode)
                 bench.tap.wait_settled("m1", state)
