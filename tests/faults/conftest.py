@@ -111,8 +111,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         )
     late = sum(outcome.is_late for outcome in outcomes)
     for line in (
-        "dark: missing while nobody could copy; unattended: doubled from the moment on that a",
-        "transition began in which the sidecar was killed, until the next one had ended it",
+        "dark: missing while nobody could copy, or dropped at the output's device; unattended:",
+        "doubled from the moment on that a transition began in which the sidecar was killed,",
+        "until the next one had ended it",
         f"{late} of {len(outcomes)} doubled for over {DOUBLED:g} s, or took over {RECOVERY:g} s",
     ):
         terminalreporter.line(line)

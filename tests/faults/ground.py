@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable
 
 from faults.rows import Rows, read_rows
@@ -82,6 +83,13 @@ class Ground(Resource):
         if not all(states.values()) or rows.protected:
             return False
         return OFFLOADED in self.wanted.values() or not hook_count(self.switch)
+
+    def dropped(self) -> int:
+        """How many frames the kernel has dropped that were sent to the output's device."""
+        shown = self.switch.ns.run(
+            "ip", "-json", "-stats", "link", "show", "dev", self.monitor.port, check=False
+        ).stdout
+        return int(json.loads(shown)[0]["stats64"]["tx"]["dropped"]) if shown.strip() else 0
 
     def wait_right(self, seconds: float = 10.0) -> None:
         """Waits until all is right. Raises AssertionError."""
