@@ -32,7 +32,7 @@ _MAX_RULES = abi.constant("MAX_RULES")
 _MAX_MIRRORS = abi.constant("MAX_MIRRORS")
 _QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
 
-_IMPROVING = 0.005
+_IMPROVING = 0.02
 """Seconds of one `sync` that hooks are given faster forms in."""
 
 _LOOKS = 32

@@ -122,7 +122,9 @@ class Sidecar:
             self._dirty = True
         devices, hooks = self._netlink.run()
         now = time.monotonic()
-        if now >= self._next_look:
+        due = now >= self._next_statistics
+        # Together with what else is due about now: to wake up is most of the work.
+        if now >= self._next_look - (LOOK / 4 if due else 0):
             self._next_look = now + LOOK
             hooks |= self._datapath.is_disturbed()
         self._dirty |= devices or hooks
@@ -134,7 +136,6 @@ class Sidecar:
             self._netlink.refresh()
             self._stale = self._dirty = True
             self._next_resync = now + RESYNC
-        due = now >= self._next_statistics
         if (self._dirty or due) and self._may_pass:
             self._dirty = False
             self._next_statistics = now + STATISTICS

@@ -52,6 +52,9 @@ RATE = 2_000
 _SETTLED = 2.0
 """Seconds after a start or a move in which its last work is done."""
 
+_CALM = 0.02
+"""Seconds that it runs in a second at most, when it has nothing to do."""
+
 _BATCH = 100
 _MIRROR = "measured"
 
@@ -200,9 +203,16 @@ class Bench:
     def idle(self, seconds: float) -> float:
         """Percent of a core that the sidecar takes in that time, without traffic."""
         time.sleep(_SETTLED)
+        # Hooks get programs of their own one after the other.
+        wait_for(self._is_calm, 120, "a sidecar that has nothing to do")
         started, before = time.monotonic(), self._cpu_time()
         time.sleep(seconds)
         return (self._cpu_time() - before) / (time.monotonic() - started) * 100
+
+    def _is_calm(self) -> bool:
+        before = self._cpu_time()
+        time.sleep(1)
+        return self._cpu_time() - before < _CALM
 
     def _cpu_time(self) -> float:
         """Seconds that the sidecar, which has one thread, has run."""
