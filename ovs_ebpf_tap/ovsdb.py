@@ -381,6 +381,12 @@ class Ovsdb:
         hangs = self._txn is not None and time.monotonic() >= self._begun + _SILENCE
         return hangs or not self.connected
 
+    def taken_in(self, db: Database) -> bool:
+        """Whether ovs-vswitchd has taken in the last transaction that asked for it."""
+        # A database that was put back to an earlier state counts from there.
+        target = min(self.last_reconfigure, db.next_cfg) or db.next_cfg
+        return db.cur_cfg >= target
+
     @property
     def busy(self) -> bool:
         """Whether a transaction is under way: wait for it before the next."""

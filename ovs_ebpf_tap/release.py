@@ -119,7 +119,7 @@ def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
     while True:
         db = ovsdb.snapshot()
         # One that does not run takes all in when it starts.
-        taken_in = not runs or db.cur_cfg >= (ovsdb.last_reconfigure or db.next_cfg)
+        taken_in = not runs or ovsdb.taken_in(db)
         edits = next_edits(db, dict.fromkeys(mirrors & db.mirrors.keys(), native), {}, taken_in)
         if edits:
             transact(ovsdb, edits)

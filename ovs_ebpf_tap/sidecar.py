@@ -253,7 +253,7 @@ class Sidecar:
         verdicts: Mapping[UUID, Verdict],
         counters: Mapping[UUID, dp.Counters],
     ) -> Edits:
-        taken_in, loose = self._taken_in(db), self._writers.loose
+        taken_in, loose = self._ovsdb.taken_in(db), self._writers.loose
         edits = handover.next_edits(db, verdicts, counters, taken_in, loose)
         if not edits and taken_in:
             self._writers.settle(loose & verdicts.keys())
@@ -325,15 +325,10 @@ class Sidecar:
             if not new:
                 return plan
 
-    def _taken_in(self, db: Database) -> bool:
-        # A database that was put back to an earlier state counts from there.
-        target = min(self._ovsdb.last_reconfigure, db.next_cfg) or db.next_cfg
-        return db.cur_cfg >= target
-
     def _held(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> set[UUID]:
         """The mirrors that are not offloaded, but that OVS may not copy for yet."""
         bridges = {uuid: bridge for bridge in db.bridges.values() for uuid in bridge.mirrors}
-        taken_in = self._taken_in(db)
+        taken_in = self._ovsdb.taken_in(db)
         returning: dict[UUID, Revalidation] = {}
         held = set()
         begun: Revalidation | None = None
