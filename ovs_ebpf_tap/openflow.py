@@ -40,6 +40,7 @@ import ovs.poller
 import ovs.stream
 
 from ovs_ebpf_tap import ofp
+from ovs_ebpf_tap.timers import wake_at
 
 _RUN = 0.02
 """Seconds after which `run` leaves the rest for the next time."""
@@ -203,7 +204,7 @@ class _Channel(ABC):
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""
         if self._stream is None:
-            self._wake(poller, self._next_try)
+            wake_at(poller, self._next_try)
             return
         if self._stream.connect() == EAGAIN:
             self._stream.connect_wait(poller)
@@ -212,13 +213,10 @@ class _Channel(ABC):
             if self._output:
                 self._stream.send_wait(poller)
         if self._answer_by is not None:
-            self._wake(poller, self._answer_by)
+            wake_at(poller, self._answer_by)
         due = self._due()
         if due is not None:
-            self._wake(poller, due)
-
-    def _wake(self, poller: ovs.poller.Poller, when: float) -> None:
-        poller.timer_wait(max(0, int((when - time.monotonic()) * 1000) + 1))
+            wake_at(poller, due)
 
     # What differs.
 

@@ -138,7 +138,6 @@ def _await_revalidation(run_dir: Path) -> None:
     while not revalidation.done:
         poller = ovs.poller.Poller()
         revalidation.wait(poller)
-        poller.timer_wait(max(0, int((revalidation.wake - time.monotonic()) * 1000) + 1))
         poller.block()
         revalidation.run()
 

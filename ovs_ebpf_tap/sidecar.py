@@ -27,6 +27,7 @@ from ovs_ebpf_tap.openflow import FlowTables
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
 from ovs_ebpf_tap.plan import Planner, bridges_with_work
 from ovs_ebpf_tap.queues import Draining
+from ovs_ebpf_tap.timers import wake_at
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.vswitchd import Revalidation
 from ovs_ebpf_tap.wanted import OFFLOADED, Plan, Verdict
@@ -161,12 +162,9 @@ class Sidecar:
         poller.fd_wait(self._netlink.fileno(), ovs.poller.POLLIN)
         for revalidation in self._revalidations:
             revalidation.wait(poller)
-        now = time.monotonic()
-        ends = (revalidation.wake for revalidation in self._revalidations)
         # Else the database wakes it up.
         due = [self._next_statistics] if self._may_pass else []
-        wake = min([self._next_resync, self._next_look, *due, *ends])
-        poller.timer_wait(max(0, int((wake - now) * 1000) + 1))
+        wake_at(poller, min([self._next_resync, self._next_look, *due]))
         if self._dirty and self._may_pass:
             poller.immediate_wake()
 
@@ -239,8 +237,13 @@ class Sidecar:
             self._ovsdb.commit(edits)
         elif edits:
             self._next_statistics = min(self._next_statistics, self._last_write + _EDIT_GAP)
-        waiting = early or self._settling or self._refused or self._datapath.unfinished
-        waiting = waiting or self._writers.is_contended(now)
+        waiting = (
+            early
+            or self._settling
+            or self._refused
+            or self._datapath.unfinished
+            or self._writers.is_contended(now)
+        )
         if not edits and said and not waiting:
             self._done, self._counted = seen, counters
         if not self._passed:

@@ -14,6 +14,8 @@ from collections.abc import MutableMapping
 
 import ovs.poller
 
+from ovs_ebpf_tap.timers import wake_at
+
 _OWN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _SECOND = 1_000_000  # in microseconds
 
@@ -62,7 +64,7 @@ class Supervisor:
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up in time for `alive`."""
         if self._period:
-            poller.timer_wait(max(0, int((self._next_alive - time.monotonic()) * 1000) + 1))
+            wake_at(poller, self._next_alive)
 
     def _tell(self, message: str) -> None:
         if self._address:

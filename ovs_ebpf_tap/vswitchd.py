@@ -17,6 +17,7 @@ import ovs.poller
 import ovs.stream
 
 from ovs_ebpf_tap import rpc
+from ovs_ebpf_tap.timers import wake_at
 
 _WAIT = "revalidator/wait"
 _SHOW = "upcall/show"
@@ -51,11 +52,6 @@ class Revalidation:
         self._asked = [_WAIT, _SHOW, _WAIT]
         for command in self._asked:
             self._ask(command)
-
-    @property
-    def wake(self) -> float:
-        """When, by the monotonic clock, no more is waited for."""
-        return self._until
 
     def _ask(self, command: str) -> None:
         if self._connection is None or self._connection.send(
@@ -98,6 +94,7 @@ class Revalidation:
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""
+        wake_at(poller, self._until)
         if self._connection is not None:
             self._connection.wait(poller)
             self._connection.recv_wait(poller)
