@@ -209,16 +209,16 @@ class Datapath:
             for path in (self._programs.directory, self._links)
         )
 
-    def _ensure_pins(self) -> None:
+    def ensure_pins(self) -> None:
+        """Pins again what was unpinned; where that can't be, says so."""
         try:
             self._programs.pin_again()
         except (OSError, TapError) as error:
             log.warning("programs not pinned", error=str(error))
 
     def read(self) -> None:
-        """Reads hooks, rules and slots back from the kernel, and pins again what was unpinned."""
+        """Reads hooks, rules and slots back from the kernel."""
         self._synced = None
-        self._ensure_pins()
         own = self._read_maps()
         self._outdated.clear()
         self._attached = {}

@@ -264,6 +264,7 @@ class Sidecar:
 
     def _read_back(self) -> None:
         if self._stale:
+            self._datapath.ensure_pins()
             self._datapath.read()
             self._stale = False
             self._done = ()
