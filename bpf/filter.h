@@ -163,6 +163,12 @@ static __always_inline bool tap_extract_ip(struct __sk_buff *skb, struct tap_key
 	return true;
 }
 
+static __always_inline bool tap_is_ip6_ext(u8 proto)
+{
+	return proto == IPPROTO_HOPOPTS || proto == IPPROTO_ROUTING || proto == IPPROTO_FRAGMENT ||
+	       proto == IPPROTO_AH || proto == IPPROTO_DSTOPTS;
+}
+
 /* parse_ipv6_ext_hdrs__(); returns false where one of them is cut. */
 static __always_inline bool tap_pass_ip6_exts(struct __sk_buff *skb, u8 *proto, u8 *frag,
 					      struct tap_rest *rest)
@@ -173,8 +179,7 @@ static __always_inline bool tap_pass_ip6_exts(struct __sk_buff *skb, u8 *proto, 
 	for (i = 0; i < TAP_MAX_IP6_EXTS; i++) {
 		bool fragment = *proto == IPPROTO_FRAGMENT;
 
-		if (*proto != IPPROTO_HOPOPTS && *proto != IPPROTO_ROUTING && !fragment &&
-		    *proto != IPPROTO_AH && *proto != IPPROTO_DSTOPTS)
+		if (!tap_is_ip6_ext(*proto))
 			break;
 		if (rest->len < sizeof(ext) ||
 		    bpf_skb_load_bytes(skb, rest->offset, &ext, sizeof(ext)))

@@ -47,12 +47,6 @@ static __always_inline bool tap_has_ports(u8 proto)
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
 }
 
-static __always_inline bool tap_is_ip6_ext(u8 proto)
-{
-	return proto == IPPROTO_HOPOPTS || proto == IPPROTO_ROUTING || proto == IPPROTO_FRAGMENT ||
-	       proto == IPPROTO_AH || proto == IPPROTO_DSTOPTS;
-}
-
 /* Whether an IP protocol or ports, @at bytes into the frame, are none that the match selects. */
 static __always_inline bool tap_transport_misses(const u8 *data, u8 proto, u32 at, bool ports)
 {
@@ -130,21 +124,14 @@ static __always_inline bool tap_is_plain(struct __sk_buff *skb)
 static __always_inline int tap_copy_plain(struct __sk_buff *skb, u32 shape)
 {
 	u32 len = skb->len, slot = TAP_OF_RULE(slot), flags = TAP_OF_RULE(flags);
-	bool copied = len <= TAP_OF_RULE(max_len) || skb->gso_size;
-	bool act = copied;
-	struct tap_counters *c;
+	bool fits = len <= TAP_OF_RULE(max_len) || skb->gso_size;
+	bool copied = fits;
 
-	if (copied && !(shape & TAP_SHAPE_ACTION))
+	if (fits && !(shape & TAP_SHAPE_ACTION))
 		copied = !bpf_clone_redirect(skb, TAP_OF_RULE(output),
 					     flags & TAP_RULE_TO_INGRESS ? BPF_F_INGRESS : 0);
-	c = counters.lookup(&slot);
-	if (c && !copied) {
-		c->drops++;
-	} else if (c && !(flags & TAP_RULE_UNCOUNTED)) {
-		c->packets++;
-		c->bytes += len;
-	}
-	return act && shape & TAP_SHAPE_ACTION ? TAP_MATCH : tap_done(shape);
+	tap_count(slot, flags, len, copied);
+	return fits && shape & TAP_SHAPE_ACTION ? TAP_MATCH : tap_done(shape);
 }
 
 /*

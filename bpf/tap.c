@@ -159,12 +159,11 @@ static __always_inline bool tap_is_reserved(struct __sk_buff *skb)
 	       address == 0x01000ccdcdcdULL;
 }
 
-static __always_inline void tap_account(const struct tap_rule *rule, u32 len, bool delivered)
+static __always_inline void tap_count(u32 slot, u32 flags, u32 len, bool delivered)
 {
-	u32 slot = rule->slot;
 	struct tap_counters *c;
 
-	if (delivered && rule->flags & TAP_RULE_UNCOUNTED)
+	if (delivered && flags & TAP_RULE_UNCOUNTED)
 		return;
 	c = counters.lookup(&slot);
 	if (!c)
@@ -175,6 +174,11 @@ static __always_inline void tap_account(const struct tap_rule *rule, u32 len, bo
 	} else {
 		c->drops++;
 	}
+}
+
+static __always_inline void tap_account(const struct tap_rule *rule, u32 len, bool delivered)
+{
+	tap_count(rule->slot, rule->flags, len, delivered);
 }
 
 /*
