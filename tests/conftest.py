@@ -12,6 +12,7 @@ from ovs_ebpf_tap.lab.netns import reap
 from ovs_ebpf_tap.lab.sidecar import Tap, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.systemd import reap_cgroups
+from talking import Trio, add_trio
 
 _FIGURE = "figure"
 
@@ -45,6 +46,22 @@ def tap(switch: Switch) -> Iterator[Tap]:
     """A running sidecar beside the switch."""
     with Tap(switch) as started:
         yield started
+
+
+@pytest.fixture
+def idle(switch: Switch) -> Iterator[Tap]:
+    """A sidecar that is not started; its files are removed at the end."""
+    made = Tap(switch)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def trio(switch: Switch) -> Trio:
+    """Two hosts that talk, and one that monitors; m1 mirrors the first both ways."""
+    return add_trio(switch)
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def _bare_clone(output: int) -> bytes:
 _BARE_PUSH = _code((0xB7, 2, socket.htons(0x8100)), (0xB7, 3, 10), (0x85, 0, 18))
 """Does nothing but `bpf_skb_vlan_push`."""
 
-_TRUNK = Edit(
+TRUNK = Edit(
     in_mode=KEEP,
     in_tag=0,
     in_tpid=0x8100,
@@ -135,9 +135,10 @@ _TRUNK = Edit(
     netdev=True,
     no_dei=True,
 )
+"""From a trunk port to a trunk port."""
 
 
-_RULE = Rule(_MIRROR, output=0, group=0, run=1, arrival=True, edit=_TRUNK)
+_RULE = Rule(_MIRROR, output=0, group=0, run=1, arrival=True, edit=TRUNK)
 """Copies what arrives on a port."""
 
 
@@ -263,7 +264,7 @@ class Bench:
 
 def set_up(bench: Bench, others: int) -> None:
     """Makes all ways to copy, and not to copy."""
-    access = replace(_TRUNK, in_mode=ACCESS, in_tag=10)
+    access = replace(TRUNK, in_mode=ACCESS, in_tag=10)
     rules = {
         "": _RULE,
         ", once: arriving": replace(_RULE, once=True),

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.waiting import patience
 from ovs_ebpf_tap.ovsdb import DATABASE
 
@@ -36,7 +37,7 @@ def delete_keys(mirror: str, *keys: str) -> Operation:
     return {"op": "mutate", "table": "Mirror", "where": where(mirror), "mutations": mutations}
 
 
-class Controller:
+class Controller(Resource):
     """A client of the database that writes at once what it is told to."""
 
     def __init__(self, remote: str) -> None:
@@ -44,18 +45,14 @@ class Controller:
         self._path = remote.removeprefix("unix:")
         self.written = 0
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
+        """Connects."""
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(self._path)
         self._socket.settimeout(patience(60))
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Drops the connection."""
         self._socket.close()
 
     def write(self, *operations: Operation) -> None:

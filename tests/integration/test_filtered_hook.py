@@ -21,6 +21,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap import abi, bpf, programs
+from ovs_ebpf_tap.bench.copy import TRUNK
 from ovs_ebpf_tap.encoding import Encoding
 from ovs_ebpf_tap.filter import Match, parse
 from ovs_ebpf_tap.lab.flowkey import key_of, selects
@@ -35,26 +36,11 @@ from ovs_ebpf_tap.lab.frames import (
 )
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.netlink import INGRESS
-from ovs_ebpf_tap.vlan import KEEP, Edit
 from ovs_ebpf_tap.wanted import Hook, Rule
 
 COUNTERS = abi.layout("counters")
 SLOT = 0
 PARKED_VLAN = abi.constant("PARKED_VLAN")
-PLAIN = Edit(
-    in_mode=KEEP,
-    in_tag=0,
-    in_tpid=0x8100,
-    set_vid=None,
-    out_mode=KEEP,
-    out_tag=0,
-    priority=0,
-    limit=1,
-    snaplen=0,
-    max_len=1514,
-    netdev=True,
-    no_dei=True,
-)
 
 
 @dataclass(frozen=True)
@@ -69,7 +55,7 @@ class FilteredHook:
         """Whether the hook would copy the frame."""
         maps = self.opened.maps
         encoding = Encoding(maps)
-        edit = replace(PLAIN, limit=vlan_limit)
+        edit = replace(TRUNK, limit=vlan_limit)
         rule = Rule(UUID(int=1), self.output, self.output, 1, arrival=True, edit=edit, match=match)
         packed = encoding.pack(Hook(1, INGRESS), rule, SLOT)
         maps["rules"].set(bpf.u32(0), packed)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,40 +19,20 @@ from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
-from ovs_ebpf_tap.lab.switch import Host, Switch
+from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.object import MAPS, PROGRAMS
+from talking import Trio, copies_of
 
 ATTACH = attachments()
-
-
-@pytest.fixture
-def trio(switch: Switch) -> tuple[Host, Host, Host]:
-    """Two hosts that talk, and one that monitors; m1 mirrors the first both ways."""
-    a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
-    switch.learn(a, b)
-    switch.mirror("m1", src=[a], dst=[a], output=m)
-    return a, b, m
-
-
-def copies_of(a: Host, b: Host, m: Host, count: int = 20) -> int:
-    """How often a frame sent was copied, which has to be the same for all."""
-    frames = [udp_frame(a, b, b"%d" % number) for number in range(count)]
-    with Capture.of(m) as capture:
-        a.send(frames)
-        capture.wait_quiet(0.2)
-        counts = Counter(capture.frames())
-    times = {counts[frame] for frame in frames}
-    assert len(times) == 1, counts
-    return times.pop()
 
 
 @pytest.mark.parametrize("attach", ATTACH)
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_copies_go_on_without_the_process_and_are_taken_over(
     switch: Switch,
-    trio: tuple[Host, Host, Host],
+    trio: Trio,
     attach: str,
     end: signal.Signals,
     figure: Callable[[str], None],
@@ -77,7 +56,7 @@ def test_copies_go_on_without_the_process_and_are_taken_over(
         assert not result, str(result)
 
 
-def test_a_restart_does_not_compile(switch: Switch, trio: tuple[Host, Host, Host]) -> None:
+def test_a_restart_does_not_compile(switch: Switch, trio: Trio) -> None:
     with Tap(switch) as tap:
         directory = tap.pin_dir / programs.build_id()
         pins = [directory / name for name in (*PROGRAMS, *MAPS)]
@@ -95,9 +74,7 @@ def test_the_sidecar_never_loads_llvm(switch: Switch, tap: Tap) -> None:
 
 
 @pytest.mark.parametrize("attach", ATTACH)
-def test_counters_are_kept_and_statistics_follow(
-    switch: Switch, trio: tuple[Host, Host, Host], attach: str
-) -> None:
+def test_counters_are_kept_and_statistics_follow(switch: Switch, trio: Trio, attach: str) -> None:
     a, b, m = trio
     with Tap(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
@@ -120,7 +97,7 @@ def wait_statistics(switch: Switch, packets: int) -> None:
 
 
 def test_statistics_hold_after_ovs_has_overwritten_them(
-    switch: Switch, trio: tuple[Host, Host, Host], tap: Tap
+    switch: Switch, trio: Trio, tap: Tap
 ) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
@@ -155,9 +132,7 @@ def test_failed_copies_are_counted(switch: Switch) -> None:
 
 @pytest.mark.parametrize("attach", ATTACH)
 @pytest.mark.parametrize("running", [True, False])
-def test_release_leaves_nothing(
-    switch: Switch, trio: tuple[Host, Host, Host], attach: str, running: bool
-) -> None:
+def test_release_leaves_nothing(switch: Switch, trio: Trio, attach: str, running: bool) -> None:
     a, b, m = trio
     loaded = program_count()
     with Tap(switch, "--attach", attach) as tap:
@@ -209,9 +184,7 @@ def test_release_of_one_mirror_leaves_the_others(switch: Switch, running: bool) 
         assert tap.release("nobody").returncode == 1
 
 
-def test_on_exit_restore_gives_everything_back(
-    switch: Switch, trio: tuple[Host, Host, Host]
-) -> None:
+def test_on_exit_restore_gives_everything_back(switch: Switch, trio: Trio) -> None:
     a, b, m = trio
     with Tap(switch, "--on-exit", "restore") as tap:
         tap.wait_state("m1", "offloaded")
@@ -225,9 +198,7 @@ def test_on_exit_restore_gives_everything_back(
 
 
 @pytest.mark.parametrize("attach", ATTACH)
-def test_hooks_of_no_mirror_are_removed_at_start(
-    switch: Switch, trio: tuple[Host, Host, Host], attach: str
-) -> None:
+def test_hooks_of_no_mirror_are_removed_at_start(switch: Switch, trio: Trio, attach: str) -> None:
     with Tap(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
@@ -237,9 +208,7 @@ def test_hooks_of_no_mirror_are_removed_at_start(
         wait_for(lambda: hook_count(switch) == 0, what="no hooks")
 
 
-def test_a_device_that_left_with_its_hook(
-    switch: Switch, trio: tuple[Host, Host, Host], tap: Tap
-) -> None:
+def test_a_device_that_left_with_its_hook(switch: Switch, trio: Trio, tap: Tap) -> None:
     """Its link is pinned, and on a device; but the device is not ours any more."""
     tap.wait_state("m1", "offloaded")
     hooks = tap.status()[0]["hooks"]
@@ -264,9 +233,7 @@ def test_a_second_sidecar_refuses(switch: Switch, tap: Tap) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_two_sidecars_beside_two_databases(
-    switch: Switch, trio: tuple[Host, Host, Host], tap: Tap
-) -> None:
+def test_two_sidecars_beside_two_databases(switch: Switch, trio: Trio, tap: Tap) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
     with Switch("other") as other:
@@ -285,7 +252,7 @@ def test_two_sidecars_beside_two_databases(
 
 @pytest.mark.parametrize("attach", ATTACH)
 def test_an_upgrade_takes_over_without_a_gap(
-    switch: Switch, trio: tuple[Host, Host, Host], attach: str, tmp_path: Path
+    switch: Switch, trio: Trio, attach: str, tmp_path: Path
 ) -> None:
     a, b, m = trio
     newer = tmp_path / "newer"

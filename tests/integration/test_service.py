@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,22 +12,20 @@ import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import account
-from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments, has_tcx
 from ovs_ebpf_tap.lab.netns import CommandError
 from ovs_ebpf_tap.lab.sidecar import hook_count
-from ovs_ebpf_tap.lab.switch import Host, Switch
+from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.systemd import PREFIX, Systemd
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
+from talking import Trio, copies_of
 
 UNIT = Path(__file__).resolve().parents[2] / "scripts" / "ovs-ebpf-tap.service"
 NAME = UNIT.stem
 COMMAND = str(PREFIX / "bin" / "ovs-ebpf-tap")
 LOG = "/run/sidecar.log"
 PINS = "/sys/fs/bpf/ovs-ebpf-tap"
-
-Trio = tuple[Host, Host, Host]
 
 
 class Service:
@@ -84,30 +81,9 @@ class Service:
 
 
 @pytest.fixture
-def trio(switch: Switch) -> Trio:
-    """Two hosts that talk, and one that monitors; m1 mirrors the first both ways."""
-    a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
-    switch.learn(a, b)
-    switch.mirror("m1", src=[a], dst=[a], output=m)
-    return a, b, m
-
-
-@pytest.fixture
 def service(switch: Switch) -> Iterator[Service]:
     with Systemd(switch, [UNIT]) as systemd:
         yield Service(systemd)
-
-
-def copies_of(a: Host, b: Host, m: Host, count: int = 20) -> int:
-    """How often a frame sent was copied, which has to be the same for all."""
-    frames = [udp_frame(a, b, b"%d" % number) for number in range(count)]
-    with Capture.of(m) as capture:
-        a.send(frames)
-        capture.wait_quiet(0.2)
-        counts = Counter(capture.frames())
-    times = {counts[frame] for frame in frames}
-    assert len(times) == 1, counts
-    return times.pop()
 
 
 def state(switch: Switch) -> str:

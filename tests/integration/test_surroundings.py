@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import ovs_ebpf_tap
+from faults.guests import index_of, make_device, remove_device
 from ovs_ebpf_tap import bpf, control, programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.capture import Capture
@@ -23,30 +24,10 @@ from ovs_ebpf_tap.lab.frames import arp_request, sequenced
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import SCHEMA, Host, Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
+from talking import Trio
 
 PACKAGE = Path(ovs_ebpf_tap.__path__[0]).parent
 FRAMES = 20
-
-Trio = tuple[Host, Host, Host]
-
-
-@pytest.fixture
-def trio(switch: Switch) -> Trio:
-    """Two hosts that talk, and one that monitors; m1 mirrors the first both ways."""
-    a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
-    switch.learn(a, b)
-    switch.mirror("m1", src=[a], dst=[a], output=m)
-    return a, b, m
-
-
-@pytest.fixture
-def idle(switch: Switch) -> Iterator[Tap]:
-    """A sidecar that is not started; its files are removed at the end."""
-    made = Tap(switch)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def assert_refused(
@@ -556,22 +537,6 @@ def test_output_device_that_comes_later(switch: Switch, trio: Trio, tap: Tap) ->
     assert "Traceback" not in tap.log()
 
 
-def ifindex(switch: Switch, device: str) -> int:
-    return switch.ns.call(lambda: socket.if_nametoindex(device))
-
-
-def remove_device(switch: Switch, host: Host) -> None:
-    switch.ns.run("ip", "link", "del", host.port)
-
-
-def make_device(switch: Switch, host: Host) -> None:
-    """Makes a host's device, and the switch's end of it, anew."""
-    peer = ("peer", "name", host.device, "address", host.mac, "netns", host.ns.name)
-    switch.ns.run("ip", "link", "add", host.port, "type", "veth", *peer)
-    switch.ns.run("ip", "link", "set", host.port, "up")
-    host.ns.run("ip", "link", "set", host.device, "up")
-
-
 def reopen(switch: Switch) -> None:
     """Has OVS use a device that was made anew: its userspace datapath keeps the old socket."""
     switch.restart_vswitchd()
@@ -586,7 +551,7 @@ def test_device_that_goes_and_comes_back(switch: Switch, tap: Tap, which: str) -
     assert times_copied(a, b, m) == 1
     moved = {"source": a, "destination": b, "output": m}[which]
     for _ in range(2):
-        before = ifindex(switch, moved.port)
+        before = index_of(switch, moved.port)
         remove_device(switch, moved)
         if which == "output":
             tap.wait_settled("m1", "native")
@@ -599,7 +564,7 @@ def test_device_that_goes_and_comes_back(switch: Switch, tap: Tap, which: str) -
             assert "is gone, and Open vSwitch still has it" in (tap.reason("m1") or "")
             wait_hooks(tap)
         make_device(switch, moved)
-        assert ifindex(switch, moved.port) != before
+        assert index_of(switch, moved.port) != before
         wait_hooks(tap, "a0", "b0")
         tap.wait_state("m1", "offloaded")
         reopen(switch)
@@ -614,13 +579,13 @@ def test_device_that_comes_back_before_anybody_looks(switch: Switch, trio: Trio,
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
     for host in (a, m):
-        before = ifindex(switch, host.port)
+        before = index_of(switch, host.port)
         assert tap.process is not None
         tap.process.send_signal(signal.SIGSTOP)
         remove_device(switch, host)
         make_device(switch, host)
         tap.process.send_signal(signal.SIGCONT)
-        assert ifindex(switch, host.port) != before
+        assert index_of(switch, host.port) != before
         reopen(switch)
         wait_passes(a, b)
         wait_for(lambda: copies_seen(a, b, m), 15, "copies")

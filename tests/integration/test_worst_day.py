@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -21,12 +20,12 @@ import ovs_ebpf_tap
 from ovs_ebpf_tap import bpf
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import account
-from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
-from ovs_ebpf_tap.lab.switch import Host, Switch
+from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import wait_for
+from talking import Trio, add_trio, copies_of
 
 PACKAGE = Path(ovs_ebpf_tap.__path__[0]).parent
 RESTORE = PACKAGE / "scripts" / "restore"
@@ -48,36 +47,6 @@ def restore(tap: Tap, *options: str) -> Done:
 
 
 UNDO = pytest.mark.parametrize("undo", [release, restore])
-
-
-def fill(switch: Switch) -> tuple[Host, Host, Host]:
-    """Two hosts that talk, and one that monitors; m1 mirrors the first both ways."""
-    a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
-    switch.learn(a, b)
-    switch.mirror("m1", src=[a], dst=[a], output=m)
-    return a, b, m
-
-
-@pytest.fixture
-def idle(switch: Switch) -> Iterator[Tap]:
-    """A sidecar that is not started; its files are removed at the end."""
-    made = Tap(switch)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def copies_of(a: Host, b: Host, m: Host, count: int = 20) -> int:
-    """How often a frame sent was copied, which has to be the same for all."""
-    frames = [udp_frame(a, b, b"%d" % number) for number in range(count)]
-    with Capture.of(m) as capture:
-        a.send(frames)
-        capture.wait_quiet(0.2)
-        counts = Counter(capture.frames())
-    times = {counts[frame] for frame in frames}
-    assert len(times) == 1, counts
-    return times.pop()
 
 
 def set_ids(switch: Switch, mirror: str, ids: dict[str, str]) -> None:
@@ -105,7 +74,7 @@ def backup(tmp_path: Path) -> Path:
     path = tmp_path / "conf.db"
     with Switch("before") as before:
         before.add_bridge()
-        a, _, _ = fill(before)
+        a, _, _ = add_trio(before)
         n = before.add_host("n", with_ip=False)
         before.mirror("m2", src=[a], output=n, select_vlan=[20, 10])
         set_ids(before, "m2", OTHERS)
@@ -133,7 +102,7 @@ def rebooted(backup: Path) -> Iterator[Tap]:
             tap.close()
 
 
-def trio(tap: Tap) -> tuple[Host, Host, Host]:
+def trio(tap: Tap) -> Trio:
     a, b, m = (tap.switch.hosts[name] for name in "abm")
     return a, b, m
 
@@ -176,7 +145,7 @@ def test_a_backup_that_is_restored_beside_a_sidecar(
     switch: Switch, tap: Tap, tmp_path: Path
 ) -> None:
     """The rows of mirrors that were parked, for one that is not, and for one that is no more."""
-    a, b, m = fill(switch)
+    a, b, m = add_trio(switch)
     switch.mirror("m2", src=[a], output=m, select_vlan=[10, 20])
     tap.wait_state("m1", "offloaded")
     tap.wait_state("m2", "offloaded")
@@ -255,7 +224,7 @@ def test_release_where_no_sidecar_can_run(
 @pytest.mark.parametrize("attach", attachments())
 def test_hooks_of_one_that_may_not_use_bpf_any_more(switch: Switch, attach: str) -> None:
     """Whose the qdisc is, only a map says."""
-    a, b, m = fill(switch)
+    a, b, m = add_trio(switch)
     with Tap(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
@@ -329,7 +298,7 @@ def test_a_move_that_was_interrupted(
     switch: Switch, idle: Tap, undo: Undo, own: str, where: str
 ) -> None:
     """`protected` of a port is flipped, and what it was is on the Mirror."""
-    fill(switch)
+    add_trio(switch)
     port = {"output": "m0", "other": "b0", "gone": "m0", "unsaid": "m0"}[where]
     uuid = str(uuid4()) if where == "gone" else switch.get("Port", port, "_uuid")
     flipped = "false" if own == "true" else "true"
@@ -349,7 +318,7 @@ def test_a_move_that_was_interrupted(
 def test_restore_removes_hooks_when_ovs_copies(
     switch: Switch, attach: str, figure: Callable[[str], None]
 ) -> None:
-    a, b, m = fill(switch)
+    a, b, m = add_trio(switch)
     with Tap(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
@@ -370,7 +339,7 @@ def test_restore_removes_hooks_when_ovs_copies(
 
 @pytest.mark.parametrize("attach", attachments())
 def test_a_dry_run_says_all_and_does_nothing(switch: Switch, attach: str) -> None:
-    fill(switch)
+    add_trio(switch)
     with Tap(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
@@ -395,7 +364,7 @@ def test_a_dry_run_says_all_and_does_nothing(switch: Switch, attach: str) -> Non
 
 
 def test_restore_leaves_a_running_sidecar_alone(switch: Switch) -> None:
-    fill(switch)
+    add_trio(switch)
     with Tap(switch) as tap:
         tap.wait_state("m1", "offloaded")
         done = restore(tap)

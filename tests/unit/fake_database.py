@@ -8,9 +8,9 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.switch import SCHEMA
 
 Message = dict[str, Any]
@@ -63,7 +63,7 @@ def honest(*mirrors: str) -> Answer:
     return answer
 
 
-class FakeDatabase:
+class FakeDatabase(Resource):
     """Listens while the with-block runs, in a thread; `answer` may be changed meanwhile."""
 
     def __init__(self, path: Path, answer: Answer, greeting: bytes = b"") -> None:
@@ -76,7 +76,8 @@ class FakeDatabase:
         self._path = path
         self._clients: dict[socket.socket, str] = {}
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
+        """Listens."""
         self._path.unlink(missing_ok=True)
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(self._path))
@@ -84,14 +85,9 @@ class FakeDatabase:
         self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="fake-database", daemon=True)
         self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Ends all connections, and listens no more."""
         self._wake.close()
         self._thread.join()
         for each in (*self._clients, self._listening, self._woken):

@@ -1,0 +1,31 @@
+"""Two hosts that talk and one that monitors, and how often it gets what is said."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ovs_ebpf_tap.lab.capture import Capture
+from ovs_ebpf_tap.lab.frames import udp_frame
+from ovs_ebpf_tap.lab.switch import Host, Switch
+
+Trio = tuple[Host, Host, Host]
+
+
+def add_trio(switch: Switch) -> Trio:
+    """Two hosts that talk, and one that monitors; m1 mirrors the first both ways."""
+    a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
+    switch.learn(a, b)
+    switch.mirror("m1", src=[a], dst=[a], output=m)
+    return a, b, m
+
+
+def copies_of(a: Host, b: Host, m: Host, count: int = 20) -> int:
+    """How often a frame sent was copied, which has to be the same for all."""
+    frames = [udp_frame(a, b, b"%d" % number) for number in range(count)]
+    with Capture.of(m) as capture:
+        a.send(frames)
+        capture.wait_quiet(0.2)
+        counts = Counter(capture.frames())
+    times = {counts[frame] for frame in frames}
+    assert len(times) == 1, counts
+    return times.pop()
