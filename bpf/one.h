@@ -117,6 +117,14 @@ static __always_inline bool tap_is_plain(struct __sk_buff *skb)
 	       !tap_is_vlan(__builtin_bswap16(skb->protocol));
 }
 
+/* What copies of plain packets carry. */
+static __always_inline u32 tap_plain_mark(void)
+{
+	if (TAP_CONSTANT(TAP_CONSTANT_PLAIN) == TAP_PLAIN_EDIT)
+		return TAP_COPY | TAP_OF_RULE(edit);
+	return TAP_OF_RULE(flags) & TAP_RULE_TO_HOOK ? TAP_COPY : 0;
+}
+
 /*
  * Most packets of most hooks. There is nothing to find out, and what is kept in
  * registers here is not moved to the stack and back.
@@ -124,12 +132,18 @@ static __always_inline bool tap_is_plain(struct __sk_buff *skb)
 static __always_inline int tap_copy_plain(struct __sk_buff *skb, u32 shape)
 {
 	u32 len = skb->len, slot = TAP_OF_RULE(slot), flags = TAP_OF_RULE(flags);
-	bool fits = len <= TAP_OF_RULE(max_len) || skb->gso_size;
+	u32 mark = tap_plain_mark();
+	bool fits = mark & (TAP_COPY - 1) || len <= TAP_OF_RULE(max_len) || skb->gso_size;
 	bool copied = fits;
 
-	if (fits && !(shape & TAP_SHAPE_ACTION))
+	if (fits && mark)
+		skb->tc_index = mark;
+	if (fits && !(shape & TAP_SHAPE_ACTION)) {
 		copied = !bpf_clone_redirect(skb, TAP_OF_RULE(output),
 					     flags & TAP_RULE_TO_INGRESS ? BPF_F_INGRESS : 0);
+		if (mark)
+			skb->tc_index = 0;
+	}
 	tap_count(slot, flags, len, copied);
 	return fits && shape & TAP_SHAPE_ACTION ? TAP_MATCH : tap_done(shape);
 }
@@ -149,7 +163,8 @@ int tap_one(struct __sk_buff *skb)
 	u32 edit;
 
 	if (TAP_CONSTANT(TAP_CONSTANT_PLAIN) && tap_is_plain(skb))
-		return tap_copy_plain(skb, shape);
+		return TAP_CONSTANT(TAP_CONSTANT_PLAIN) == TAP_PLAIN_NONE ?
+		       done : tap_copy_plain(skb, shape);
 	if (!(shape & TAP_SHAPE_ACTION) && skb->tc_index & TAP_COPY)
 		return tap_arrived(skb);
 	tap_fill_rule(&rule);
@@ -193,6 +208,14 @@ static __always_inline void tap_fill_edit(struct tap_edit *edit)
 	edit->flags = TAP_OF_EDIT(flags);
 }
 
+/* Most copies of most mirrors that change them. The tag is in the metadata, the length stays. */
+static __always_inline int tap_out_plain(struct __sk_buff *skb)
+{
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), TAP_CONSTANT(TAP_CONSTANT_PUSH)))
+		return TAP_DROP;
+	return skb->len <= TAP_OF_EDIT(max_len) || skb->gso_size ? TAP_NEXT : TAP_DROP;
+}
+
 /* Changes copies that have come to their output device, as tap_finish does. */
 int tap_out(struct __sk_buff *skb)
 {
@@ -204,6 +227,8 @@ int tap_out(struct __sk_buff *skb)
 	if (skb->tc_index != (TAP_COPY | TAP_CONSTANT(TAP_CONSTANT_FIRST)))
 		return tap_arrived(skb);
 	skb->tc_index = 0;
+	if (TAP_CONSTANT(TAP_CONSTANT_PUSH) && tap_is_plain(skb))
+		return tap_out_plain(skb);
 	tap_fill_edit(&edit);
 	tap_work_out(skb, &edit, &work);
 	return tap_change_tags(skb, &work.change) ? tap_trim(skb, &edit) : TAP_DROP;

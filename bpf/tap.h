@@ -58,8 +58,16 @@
 #define TAP_CONSTANT_EDIT 32
 #define TAP_CONSTANT_FIRST 48
 #define TAP_CONSTANT_SHAPE 49
-/* Whether a packet without a tag is copied as it is, by the rule and the port's settings. */
+/* What becomes of packets without a tag, any of them; 0: it depends. */
 #define TAP_CONSTANT_PLAIN 50
+/* They are not copied. */
+#define TAP_PLAIN_NONE 1
+/* They are copied as they are. */
+#define TAP_PLAIN_AS_IS 2
+/* And the output's hook makes the rule's edit. */
+#define TAP_PLAIN_EDIT 3
+/* The VLAN whose tag a copy without one gets, if the edit changes no more of it; 0: it depends. */
+#define TAP_CONSTANT_PUSH 51
 /* And what every program has there: halves of a secret, and spans of time in the kernel's ticks. */
 #define TAP_CONSTANT_SEED_HIGH 56
 #define TAP_CONSTANT_SEED_LOW 57

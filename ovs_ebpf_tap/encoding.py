@@ -40,7 +40,11 @@ _CONSTANT_EDIT = abi.constant("CONSTANT_EDIT")
 _CONSTANT_FIRST = abi.constant("CONSTANT_FIRST")
 _CONSTANT_SHAPE = abi.constant("CONSTANT_SHAPE")
 _CONSTANT_PLAIN = abi.constant("CONSTANT_PLAIN")
+_CONSTANT_PUSH = abi.constant("CONSTANT_PUSH")
 _CONSTANT_GLANCE = abi.constant("CONSTANT_GLANCE")
+_PLAIN_NONE = abi.constant("PLAIN_NONE")
+_PLAIN_AS_IS = abi.constant("PLAIN_AS_IS")
+_PLAIN_EDIT = abi.constant("PLAIN_EDIT")
 
 _RULE = abi.layout("rule")
 _PORT = abi.layout("port")
@@ -166,7 +170,9 @@ class Encoding:
 
     def rule_constants(self, rule: Rule, packed: bytes, first: int, shape: int) -> dict[int, int]:
         """Those of `tap_one`, for a hook whose one rule is `packed`, at the place `first`."""
-        words = {_CONSTANT_FIRST: first, _CONSTANT_SHAPE: shape, _CONSTANT_PLAIN: rule.plain}
+        words = {_CONSTANT_FIRST: first, _CONSTANT_SHAPE: shape}
+        if rule.copies_untagged is not None:
+            words[_CONSTANT_PLAIN] = _plain(rule)
         words.update(enumerate(_words(packed), start=_CONSTANT_RULE))
         if rule.gate is not None:
             words.update(enumerate(_words(self._pack_gate(rule.gate)), start=_CONSTANT_PORT))
@@ -176,7 +182,7 @@ class Encoding:
 
     def edit_constants(self, edit: Edit) -> dict[int, int]:
         """Those of `tap_out`, for a hook where copies arrive that need this edit."""
-        words = {_CONSTANT_FIRST: self.edit_place(edit)}
+        words = {_CONSTANT_FIRST: self.edit_place(edit), _CONSTANT_PUSH: edit.pushed}
         words.update(enumerate(_words(_pack_edit(edit)), start=_CONSTANT_EDIT))
         return words
 
@@ -205,6 +211,12 @@ class Encoding:
         admitted = fields["admitted"]
         vlans = _unpack_vlans(self._vlans.read(admitted)) if admitted else ALL
         return Gate(fields["mode"], fields["tag"], vlans)
+
+
+def _plain(rule: Rule) -> int:
+    if not rule.copies_untagged:
+        return _PLAIN_NONE
+    return _PLAIN_AS_IS if rule.edit.only_tagged else _PLAIN_EDIT
 
 
 def _words(packed: bytes) -> tuple[int, ...]:

@@ -169,6 +169,15 @@ class Edit:
         """Whether frames without a tag stay as they are."""
         return self.plain or (self.out_mode == ACCESS and not self.snaplen)
 
+    @property
+    def pushed(self) -> int:
+        """The VLAN whose 802.1Q tag frames without one get, if that is all; 0: it depends."""
+        if self.in_mode in (TUNNEL, FORCED) or self.out_mode in (TUNNEL, ACCESS) or self.snaplen:
+            return 0
+        native = 0 if self.in_mode == KEEP else self.in_tag
+        vlan = native if self.set_vid is None else self.set_vid
+        return 0 if self.out_mode == NATIVE and vlan == self.out_tag else vlan
+
 
 @dataclass(frozen=True)
 class Path:

@@ -74,20 +74,19 @@ class Rule:
         return bool(self.group & VLAN_GROUP)
 
     @property
-    def plain(self) -> bool:
-        """Whether it copies all frames without a tag, as they are, and each of them."""
+    def copies_untagged(self) -> bool | None:
+        """Whether it copies any frame without a tag, and changes none here; None: it depends."""
         gate = self.gate or Gate(KEEP, 0)
+        if gate.mode not in (KEEP, ACCESS):
+            return None
         vlan = 0 if gate.mode == KEEP else gate.tag
         selected = ALL if self.vlans is None else self.vlans
-        return (
-            gate.mode in (KEEP, ACCESS)
-            and bool(gate.admitted & 1)
-            and bool(selected >> vlan & 1)
-            and vlan not in PARKED_VLANS
-            and self.match is None
-            and self.edit.only_tagged
-            and not (self.once or self.unreserved or self.to_hook)
-        )
+        if not gate.admitted & 1 or not selected >> vlan & 1 or vlan in PARKED_VLANS:
+            return False
+        changed = self.edit_here and not self.edit.only_tagged
+        if changed or self.match is not None or self.once or self.unreserved:
+            return None
+        return True
 
     @property
     def edit_here(self) -> bool:

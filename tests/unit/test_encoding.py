@@ -16,7 +16,7 @@ from ovs_ebpf_tap import abi, bpf, pool
 from ovs_ebpf_tap.encoding import Encoding
 from ovs_ebpf_tap.filter import parse
 from ovs_ebpf_tap.netlink import EGRESS
-from ovs_ebpf_tap.vlan import ALL, KEEP, PRIORITY_NEVER, Edit, vlan_set
+from ovs_ebpf_tap.vlan import ACCESS, ALL, KEEP, NATIVE, PRIORITY_NEVER, Edit, vlan_set
 from ovs_ebpf_tap.wanted import Gate, Hook, Rule
 
 SIZES = {
@@ -195,6 +195,42 @@ def test_a_plain_hook_needs_no_places() -> None:
     fields = RULE.unpack(encoding.pack(HOOK, PLAIN, 1))
     assert (fields["hook"], fields["slot"], fields["vlans"], fields["match"]) == (7, 1, 0, 0)
     assert encoding.shape([PLAIN]) >> abi.constant("SHAPE_PORT") == 0
+
+
+NONE, AS_IS, EDITED = (abi.constant(f"PLAIN_{what}") for what in ("NONE", "AS_IS", "EDIT"))
+TRUNK_FROM_ACCESS = replace(PLAIN.edit, in_mode=ACCESS, in_tag=5)
+
+
+@pytest.mark.parametrize(
+    ("special", "constant"),
+    [
+        ({}, AS_IS),
+        ({"to_hook": True}, AS_IS),
+        ({"to_ingress": True}, AS_IS),
+        ({"edit": replace(PLAIN.edit, out_mode=ACCESS)}, AS_IS),
+        ({"gate": Gate(ACCESS, 5, 1), "vlans": 1 << 5}, AS_IS),
+        ({"gate": Gate(ACCESS, 5, 1), "edit": TRUNK_FROM_ACCESS}, EDITED),
+        ({"edit": replace(PLAIN.edit, snaplen=200)}, EDITED),
+        ({"vlans": 1 << 5}, NONE),
+        ({"vlans": 1 << 5, "match": parse("tcp")}, NONE),
+        ({"gate": Gate(ACCESS, 5, 1), "vlans": 1}, NONE),
+        ({"gate": Gate(KEEP, 0, 1 << 5)}, NONE),
+        ({"gate": Gate(ACCESS, 4095, 1)}, NONE),
+        ({"gate": Gate(NATIVE, 5, 1)}, None),
+        ({"match": parse("tcp")}, None),
+        ({"once": True}, None),
+        ({"unreserved": True}, None),
+        ({"to_ingress": True, "edit": TRUNK_FROM_ACCESS}, None),
+    ],
+)
+def test_what_becomes_of_frames_without_a_tag(
+    special: dict[str, object], constant: int | None
+) -> None:
+    """As long as nothing more is to be known of them."""
+    encoding = Encoding(fake_maps())
+    rule = replace(PLAIN, **special)  # type: ignore[arg-type]
+    constants = encoding.rule_constants(rule, encoding.pack(HOOK, rule, 1), 0, 0)
+    assert constants.get(abi.constant("CONSTANT_PLAIN")) == constant
 
 
 def test_a_hook_without_rules() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -220,6 +221,28 @@ def test_which_frames_need_an_edit(
 ) -> None:
     found = edit(Path.of(source), output, **special)
     assert (found.only_bare, found.only_tagged) == (bare, tagged)
+
+
+@settings(deadline=None)
+@given(ports(), ports(), st.none() | VLANS)
+def test_the_tag_that_frames_without_one_get(source: Port, output: Port, into: int | None) -> None:
+    path = Path.of(PortVlans.of(source))
+    pushed = edit(path if into is None else path.into(into), PortVlans.of(output)).pushed
+    packet = Packet.received([], 1)
+    vlans = enter(packet, Bundle.of(source))
+    if not pushed or vlans is None:
+        return
+    if into is not None:
+        vlans = (replace(vlans[0], vid=into), vlans[1])
+    assert list(leave(packet, vlans, Bundle.of(output)).frame) == [Tag(pushed)]
+
+
+def test_the_usual_tag_is_known_beforehand() -> None:
+    access, trunk = PortVlans(ACCESS, 5), PortVlans()
+    assert edit(Path.of(access), trunk).pushed == 5
+    assert edit(Path.of(trunk).into(7), trunk).pushed == 7
+    assert not edit(Path.of(access), trunk, snaplen=200).pushed
+    assert not edit(Path.of(access), PortVlans(NATIVE, 5)).pushed
 
 
 def test_payload_of_an_access_port_is_not_looked_at() -> None:
