@@ -3,6 +3,8 @@
 A sender's frames arrive through a veth pair on a port's device, and are copied to another veth
 pair. All of that happens in the sender's own thread, whose CPU time is measured. Each way of
 copying, ours and the kernel's own, has devices of its own, and they take turns, round by round.
+Where code and data happen to lie in memory, and who was before, has a part in what they take: two
+of the same kind may differ by 20 ns. So all is set up anew every some rounds, in another order.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import itertools
 import json
 import mmap
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -38,7 +41,9 @@ from ovs_ebpf_tap.wanted import CLSACT, TCX, Gate, Hook, Rule
 SIZES = (64, 1400)
 """Bytes a frame."""
 
-_ROUNDS = 200
+_SETUPS = 16
+_ROUNDS = 12
+"""Rounds a set-up."""
 _BATCHES = 10
 _BATCH = 256
 _WARM_UP = 2
@@ -167,18 +172,21 @@ class Bench:
         self._netlink = self._switch.call(Netlink)
         stack.callback(self._netlink.close)
         self._empty = self._load("empty", bpf.EMPTY)
-        self.ports: dict[str, str] = {}
+        self._pairs: dict[str, Pair] = {}
 
-    def pair(self, way: str) -> Pair:
-        """Makes the devices of a way to copy."""
-        number = len(self.ports)
-        self.ports[way] = port = f"port{number}"
-        for device, peer in ((port, self._machine), (f"out{number}", self._monitor)):
+    def make_pairs(self, ways: Sequence[str]) -> None:
+        """Makes the devices of each way to copy, one after the other."""
+        for number, way in enumerate(ways):
+            self._pairs[way] = self._make_pair(number)
+
+    def _make_pair(self, number: int) -> Pair:
+        port, output = f"port{number}", f"out{number}"
+        for device, peer in ((port, self._machine), (output, self._monitor)):
             ends = ("type", "veth", "peer", "name", device, "netns", peer.name)
             self._switch.run("ip", "link", "add", device, *ends)
             for ns in (self._switch, peer):
                 ns.run("ip", "link", "set", device, "up", "arp", "off")
-        return Pair(port, *map(self._ifindex, (port, f"out{number}")))
+        return Pair(port, *map(self._ifindex, (port, output)))
 
     def _ifindex(self, device: str) -> int:
         return self._switch.call(lambda: socket.if_nametoindex(device))
@@ -187,7 +195,7 @@ class Bench:
         """Of frames of `size` bytes that arrive on the way's port."""
         ips, macs = ("10.0.0.1", "10.0.0.2"), ("02:00:00:00:00:0b", "02:00:00:00:00:0a")
         packet = ipv4(*ips, IP_UDP, udp(*ips, 9, 9, bytes(size - 42)))
-        return Sender(self._machine, self.ports[way], ethernet(*macs, 0x0800, packet))
+        return Sender(self._machine, self._pairs[way].name, ethernet(*macs, 0x0800, packet))
 
     # The kernel's own ways.
 
@@ -196,15 +204,11 @@ class Bench:
         self._stack.callback(os.close, fd)
         return fd
 
-    def nothing(self) -> None:
-        """No hook at all."""
-        self.pair("none")
-
     def bare(self, kind: str) -> None:
         """Programs on hooks of that kind, as short as they can be."""
-        self._attach(kind, self.pair(f"{kind} empty").port, INGRESS, self._empty)
+        self._attach(kind, self._pairs[f"{kind} empty"].port, INGRESS, self._empty)
         for way in (f"{kind} bare clone", f"{kind} bare clone and push"):
-            pair = self.pair(way)
+            pair = self._pairs[way]
             self._attach(kind, pair.port, INGRESS, self._load("bare", _bare_clone(pair.output)))
         self._attach(kind, pair.output, EGRESS, self._load("push", _BARE_PUSH))
 
@@ -221,7 +225,7 @@ class Bench:
 
     def mirred(self) -> None:
         """A filter of u32 that takes all, and an action that copies."""
-        pair = self.pair("u32 mirred")
+        pair = self._pairs["u32 mirred"]
         output = f"out{pair.name.removeprefix('port')}"
         match = ("protocol", "all", "prio", str(_PRIORITY), "u32", "match", "u32", "0", "0")
         action = ("action", "mirred", "egress", "mirror", "dev", output, "continue")
@@ -234,7 +238,7 @@ class Bench:
         """Hooks of that kind with one rule each, beside as many mirrors of other ports."""
         rules: dict[Hook, tuple[Rule, ...]] = {}
         for way, rule in ways.items():
-            pair = self.pair(f"{kind}{way}")
+            pair = self._pairs[f"{kind}{way}"]
             rules[pair.hook] = (replace(rule, output=pair.output, group=pair.output),)
         rules.update(self._others(others))
         pins = programs.BPFFS / f"ovs-ebpf-tap-bench-{secrets.token_hex(4)}"
@@ -262,24 +266,35 @@ class Bench:
         }
 
 
-def set_up(bench: Bench, others: int) -> None:
-    """Makes all ways to copy, and not to copy."""
-    access = replace(TRUNK, in_mode=ACCESS, in_tag=10)
-    rules = {
-        "": _RULE,
-        ", once: arriving": replace(_RULE, once=True),
-        ", once: leaving": replace(_RULE, once=True, arrival=False),
-        ", VLAN": replace(_RULE, edit=access, gate=Gate(ACCESS, 10, 1)),
-        ", other VLAN": replace(_RULE, vlans=vlan_set([7])),
-        ", filtered out": replace(_RULE, match=parse_filter("tcp,tp_dst=80")),
-    }
-    bench.nothing()
-    for kind in (TCX, CLSACT) if has_tcx() else (CLSACT,):
+_ACCESS = replace(TRUNK, in_mode=ACCESS, in_tag=10)
+_RULES = {
+    "": _RULE,
+    ", once: arriving": replace(_RULE, once=True),
+    ", once: leaving": replace(_RULE, once=True, arrival=False),
+    ", VLAN": replace(_RULE, edit=_ACCESS, gate=Gate(ACCESS, 10, 1)),
+    ", other VLAN": replace(_RULE, vlans=vlan_set([7])),
+    ", filtered out": replace(_RULE, match=parse_filter("tcp,tp_dst=80")),
+}
+_BARE = (" empty", " bare clone", " bare clone and push")
+_NONE = "none"
+_MIRRED = "u32 mirred"
+_BESIDE = f", beside {_OTHERS}"
+
+
+def set_up(bench: Bench, others: int) -> list[str]:
+    """Makes all ways to copy, and not to copy; returns their names."""
+    kinds = (TCX, CLSACT) if has_tcx() else (CLSACT,)
+    ways = [_NONE, *(kind + what for kind in kinds for what in (*_BARE, *_RULES)), _MIRRED]
+    if others:
+        ways.append(CLSACT + _BESIDE)
+    bench.make_pairs(random.sample(ways, len(ways)))
+    for kind in kinds:
         bench.bare(kind)
-        bench.ours(kind, rules)
+        bench.ours(kind, dict(random.sample([*_RULES.items()], len(_RULES))))
     bench.mirred()
     if others:
-        bench.ours(CLSACT, {f", beside {others}": _RULE}, others)
+        bench.ours(CLSACT, {_BESIDE: _RULE}, others)
+    return ways
 
 
 @dataclass(frozen=True)
@@ -299,7 +314,7 @@ class Limit:
 
 def limits(names: Collection[str]) -> list[Limit]:
     """Those for the ways that there are."""
-    wanted = [Limit(CLSACT, "u32 mirred", 1.10, True)]
+    wanted = [Limit(CLSACT, _MIRRED, 1.10, True)]
     wanted.append(Limit(CLSACT, f"{CLSACT} bare clone", 0.85, True))
     wanted.append(Limit(TCX, f"{TCX} bare clone", 1.05, True))
     for kind in (TCX, CLSACT):
@@ -307,27 +322,26 @@ def limits(names: Collection[str]) -> list[Limit]:
             wanted.append(Limit(f"{kind}, {more}", kind, 100, False))
         for less in ("other VLAN", "filtered out"):
             wanted.append(Limit(f"{kind}, {less}", f"{kind} empty", 60, False))
-    wanted.append(Limit(f"{CLSACT}, beside {_OTHERS}", CLSACT, 1.05, True))
+    wanted.append(Limit(CLSACT + _BESIDE, CLSACT, 1.05, True))
     return [each for each in wanted if each.of in names]
 
 
 def measure(senders: Mapping[str, Sender], rounds: int, batches: int) -> dict[str, list[float]]:
-    """The cost of each way, in ns a frame over the first one, round by round."""
-    order = list(senders)
-    found: dict[str, list[float]] = {name: [] for name in order}
-    for number in range(rounds):
+    """The cost of each way, in ns a frame over none, round by round."""
+    found: dict[str, list[float]] = {name: [] for name in senders}
+    for _ in range(rounds):
         costs = {}
-        for name in order if number % 2 else reversed(order):
+        for name in random.sample([*senders], len(senders)):
             senders[name].cost(_WARM_UP)
             costs[name] = senders[name].cost(batches)
-        for name in order:
-            found[name].append(costs[name] - costs[order[0]])
+        for name in senders:
+            found[name].append(costs[name] - costs[_NONE])
     return found
 
 
 def report(size: int, found: Mapping[str, Sequence[float]]) -> Iterator[str]:
     """The costs and what they come to beside the limits, in lines for people."""
-    yield f"{size} bytes a frame: ns a frame over no hook, {len(found['none'])} rounds"
+    yield f"{size} bytes a frame: ns a frame over no hook, {len(found[_NONE])} rounds"
     for name, costs in itertools.islice(found.items(), 1, None):
         low, middle, high = statistics.quantiles(costs, n=4)
         yield f"    {name:<28}{middle:>7.0f}    quartiles {low:.0f} to {high:.0f}"
@@ -339,31 +353,42 @@ def report(size: int, found: Mapping[str, Sequence[float]]) -> Iterator[str]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench copy", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument("--setups", type=int, default=_SETUPS)
+    parser.add_argument("--rounds", type=int, default=_ROUNDS, help="of each set-up")
     parser.add_argument("--batches", type=int, default=_BATCHES, help=f"of {_BATCH} frames a turn")
     parser.add_argument("--no-others", action="store_true", help=f"not beside {_OTHERS} mirrors")
     parser.add_argument("--json", action="store_true", help="print JSON: ns a frame, by round")
     return parser.parse_args()
 
 
+def _measure_anew(options: argparse.Namespace) -> dict[int, dict[str, list[float]]]:
+    """Sets everything up, and measures it; by size."""
+    found = {}
+    with contextlib.ExitStack() as stack:
+        bench = Bench(stack)
+        ways = set_up(bench, 0 if options.no_others else _OTHERS)
+        for size in SIZES:
+            with contextlib.ExitStack() as closing:
+                senders = {way: bench.sender(way, size) for way in ways}
+                for sender in senders.values():
+                    closing.callback(sender.close)
+                found[size] = measure(senders, options.rounds, options.batches)
+    return found
+
+
 def main() -> int:
     """Measures as the command line says; returns the exit status."""
     options = _options()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    found: dict[int, dict[str, list[float]]] = {}
-    with contextlib.ExitStack() as stack:
-        bench = Bench(stack)
-        set_up(bench, 0 if options.no_others else _OTHERS)
-        for size in SIZES:
-            with contextlib.ExitStack() as closing:
-                senders = {way: bench.sender(way, size) for way in bench.ports}
-                for sender in senders.values():
-                    closing.callback(sender.close)
-                found[size] = measure(senders, options.rounds, options.batches)
-            if not options.json:
-                print("\n".join(report(size, found[size])), flush=True)
+    setups = [_measure_anew(options) for _ in range(options.setups)]
+    found = {
+        size: {name: [cost for each in setups for cost in each[size][name]] for name in ways}
+        for size, ways in setups[0].items()
+    }
     if options.json:
         print(json.dumps(found, indent=2))
+    else:
+        print("\n".join(line for size in found for line in report(size, found[size])))
     return 0
 
 

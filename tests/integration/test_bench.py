@@ -36,7 +36,7 @@ def test_control() -> None:
 @pytest.mark.openvswitch
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_copy() -> None:
-    small = ("--rounds=2", "--batches=1", "--no-others")
+    small = ("--setups=2", "--rounds=1", "--batches=1", "--no-others")
     command = (sys.executable, "-m", "ovs_ebpf_tap.bench.copy", *small)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
