@@ -164,6 +164,8 @@ class Datapath:
         self._ranges: dict[Hook, tuple[int, int]] = {}
         self._synced: tuple[Rules, set[UUID], object] | None = None
         """What `sync` was last asked for, and on which devices, if all of that is in place."""
+        self._looked_at: tuple[object, ...] = ()
+        """What `counters` last read, and what it is the counters of."""
         self._counted: dict[UUID, tuple[Counters, bytes]] = {}
         self._counters: dict[UUID, Counters] = {}
         self.read()
@@ -538,6 +540,10 @@ class Datapath:
         The object that it returned before if none has changed.
         """
         values = self._maps["counters"].first(max(self._slots.values(), default=-1) + 1)
+        seen = (values, dict(self._slots), dict(self._older))
+        if seen == self._looked_at:
+            return self._counters
+        self._looked_at = seen
         counted = {uuid: (self._older[uuid], values[slot]) for uuid, slot in self._slots.items()}
         if counted != self._counted:
             self._counters = {

@@ -25,6 +25,7 @@ packet-out is in no flow.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import time
@@ -40,7 +41,7 @@ import ovs.poller
 import ovs.stream
 
 from ovs_ebpf_tap import ofp
-from ovs_ebpf_tap.timers import wake_at
+from ovs_ebpf_tap.timers import next_tick, wake_at
 
 _RUN = 0.02
 """Seconds after which `run` leaves the rest for the next time."""
@@ -466,9 +467,9 @@ class _Ports(_Channel):
         if self.flags is None or self._content != self._last:
             ports = dict(ofp.ports(self._version, self._content))
             self.flags = _port_flags(ports)
-            self._pause = max(_POLL, _POLL_PER_PORT * len(ports))
+            self._pause = max(_POLL, math.ceil(_POLL_PER_PORT * len(ports)))
         self._content, self._last = b"", self._content
-        self._next_poll = time.monotonic() + self._pause
+        self._next_poll = next_tick(time.monotonic(), self._pause)
         self._asked = False
         self._answer_by = None
 

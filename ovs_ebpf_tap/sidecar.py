@@ -27,7 +27,7 @@ from ovs_ebpf_tap.openflow import FlowTables
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
 from ovs_ebpf_tap.plan import Planner, bridges_with_work
 from ovs_ebpf_tap.queues import Draining
-from ovs_ebpf_tap.timers import wake_at
+from ovs_ebpf_tap.timers import next_tick, wake_at
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.vswitchd import Revalidation
 from ovs_ebpf_tap.wanted import OFFLOADED, Plan, Verdict
@@ -94,6 +94,7 @@ class Sidecar:
         self._openflow = OpenFlow()
         self._refused: dict[int, _Refusal] = {}
         self._states: dict[UUID, Verdict] = {}
+        self._offloaded = 0
         self._unknown: dict[UUID, float] = {}
         self._returning: dict[UUID, Revalidation] = {}
         self._settling = False
@@ -124,9 +125,8 @@ class Sidecar:
         devices, hooks = self._netlink.run()
         now = time.monotonic()
         due = now >= self._next_statistics
-        # Together with what else is due about now: to wake up is most of the work.
-        if now >= self._next_look - (LOOK / 4 if due else 0):
-            self._next_look = now + LOOK
+        if now >= self._next_look:
+            self._next_look = next_tick(now, LOOK)
             hooks |= self._datapath.is_disturbed()
         self._dirty |= devices or hooks
         self._stale |= hooks
@@ -139,11 +139,11 @@ class Sidecar:
             self._next_resync = now + RESYNC
         if (self._dirty or due) and self._may_pass:
             self._dirty = False
-            self._next_statistics = now + STATISTICS
+            self._next_statistics = next_tick(now, STATISTICS)
             self._pass(now)
             self._failed = False
         elif (devices or hooks or due) and self._ovsdb.away:
-            self._next_statistics = now + STATISTICS
+            self._next_statistics = next_tick(now, STATISTICS)
             self._follow_devices(now)
 
     @property
@@ -201,8 +201,7 @@ class Sidecar:
             return "waiting for the database"
         if self._failed:
             return "the last pass failed: see the log"
-        offloaded = sum(verdict.state == OFFLOADED for verdict in self._states.values())
-        return f"{offloaded} of {len(self._states)} mirrors offloaded"
+        return f"{self._offloaded} of {len(self._states)} mirrors offloaded"
 
     @property
     def idle(self) -> bool:
@@ -370,6 +369,7 @@ class Sidecar:
                 else:
                     log.warning("mirror not offloaded", mirror=name, reason=verdict.reason)
         self._states = states
+        self._offloaded = sum(verdict.state == OFFLOADED for verdict in states.values())
         return len(states) == len(plan.verdicts)
 
 
