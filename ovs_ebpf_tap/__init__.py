@@ -14,8 +14,9 @@ From what is seen to what is done:
   for what the maps hold) and `handover` (moves mirrors between Open vSwitch and the hooks, in
   OVSDB).
 
-`sidecar` runs the three in turn; `service` (run), `release`, `status` and `compare` are what `cli`
-calls. `service` tells the `supervisor` how it is; `release` works without programs, and removes
-`leftovers`. `ethtool` is the only module that asks for drivers' settings; only `compare` uses it.
+`sidecar` runs the three in turn, with a `spare` descriptor for what must not wait for one;
+`service` (run), `release`, `status` and `compare` are what `cli` calls. `service` tells the
+`supervisor` how it is; `release` works without programs, and removes `leftovers`. `ethtool` is
+the only module that asks for drivers' settings; only `compare` uses it.
 `lab` builds real switches and traffic, for tests and demonstrations.
 """

@@ -27,6 +27,7 @@ from ovs_ebpf_tap.openflow import FlowTables
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
 from ovs_ebpf_tap.plan import Planner, bridges_with_work
 from ovs_ebpf_tap.queues import Draining
+from ovs_ebpf_tap.spare import Spare
 from ovs_ebpf_tap.timers import next_tick, wake_at
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.vswitchd import Revalidation
@@ -97,6 +98,7 @@ class Sidecar:
         self._offloaded = 0
         self._unknown: dict[UUID, float] = {}
         self._returning: dict[UUID, Revalidation] = {}
+        self._spare = Spare()
         self._settling = False
         self._writers = Writers()
         self._stale = False
@@ -171,6 +173,7 @@ class Sidecar:
     def close(self) -> None:
         """Closes the connections to bridges."""
         self._flow_tables.close()
+        self._spare.lend()
 
     def wake(self) -> None:
         """Has the next `step` make a whole pass."""
@@ -345,7 +348,7 @@ class Sidecar:
                 held.add(uuid)
                 continue
             if revalidation is None:
-                begun = revalidation = begun or Revalidation(self._ovs_run_dir)
+                begun = revalidation = begun or Revalidation(self._ovs_run_dir, self._spare)
             returning[uuid] = revalidation
             if handover.flip_pending(db, bridges[uuid]) or not taken_in or not revalidation.done:
                 held.add(uuid)

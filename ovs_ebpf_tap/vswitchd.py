@@ -17,6 +17,7 @@ import ovs.poller
 import ovs.stream
 
 from ovs_ebpf_tap import rpc
+from ovs_ebpf_tap.spare import Spare
 from ovs_ebpf_tap.timers import wake_at
 
 _WAIT = "revalidator/wait"
@@ -43,9 +44,15 @@ class Revalidation:
     it if it has seen all that is to be seen: then it is waited for as long as one would take.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        """`run_dir` is where the Open vSwitch has its pid files and sockets."""
+    def __init__(self, run_dir: Path, spare: Spare | None = None) -> None:
+        """`run_dir` is where the Open vSwitch has its pid files and sockets.
+
+        It borrows the spare descriptor: all the while it lasts, copies are doubled.
+        """
         self._until = time.monotonic() + _LIMIT
+        self._spare = spare
+        if spare is not None:
+            spare.lend()
         self._connection: Any = _connect(run_dir)
         self.done = False
         # Answered one after the other, and asked at once: a round may last no longer than a reply.
@@ -67,6 +74,8 @@ class Revalidation:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._spare is not None:
+            self._spare.keep()
 
     def run(self) -> None:
         """Takes in what ovs-vswitchd has said."""

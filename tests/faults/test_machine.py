@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -138,12 +139,13 @@ def test_nobody_reads_the_log(bare_ground: Ground, fault: Fault) -> None:
 
 @contextlib.contextmanager
 def no_descriptors(tap: Tap) -> Iterator[None]:
-    """The sidecar can open no more."""
+    """The sidecar can open no more than it has open."""
     assert tap.process is not None
     pid = tap.process.pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(3, highest), before[1]))
+    there = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    lowest = next(number for number in itertools.count() if number not in there)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest, before[1]))
     try:
         yield
     finally:
