@@ -34,8 +34,8 @@ _SETTLED = 0.25
 _LATE = 5.0
 """Seconds that the last copies may take."""
 
-_APART = 0.1
-"""Seconds without a doubled copy between those of two transitions."""
+_APART = 0.01
+"""Seconds without a doubled copy between those of two transitions; frames come every 0.2 ms."""
 
 
 @dataclass(frozen=True)
