@@ -38,7 +38,7 @@ RESYNC = 60.0
 """Seconds between full passes, which read everything back from the kernel."""
 
 STATISTICS = 1.0
-"""Seconds between looks at the counters; ovs-vswitchd writes its own every 5."""
+"""Seconds between looks at the counters."""
 
 LOOK = 0.5
 """Seconds between looks for what somebody removed without a notification."""
@@ -59,7 +59,10 @@ _IMPROVE = 0.01
 """Seconds before hooks are given faster programs, and from one look at them to the next."""
 
 _EDIT_GAP = 0.2
-"""Least seconds between two writes of statistics alone."""
+"""Least seconds between two writes of statistics alone, where others' are in the row."""
+
+_STATISTICS_GAP = 5.0
+"""The same where ours are, which are only older: ovs-vswitchd's `stats-update-interval`."""
 
 log = structlog.get_logger()
 
@@ -107,6 +110,10 @@ class Sidecar:
         self._next_look = 0.0
         self._next_statistics = 0.0
         self._last_write = 0.0
+        self._written: dict[UUID, Mapping[str, int]] = {}
+        """The statistics that were written last."""
+        self._rest = 0.0
+        """Until when counters alone are no reason for a pass."""
         self._draining: dict[UUID, Draining] = {}
         self._done: tuple[object, ...] = ()
         """What the last pass saw, if it left nothing to be done."""
@@ -217,7 +224,8 @@ class Sidecar:
         db = self._ovsdb.snapshot()
         self._read_back()
         seen = (db, self._netlink.devices, self._openflow)
-        if list(map(id, seen)) == list(map(id, self._done)) and self._is_counted():
+        same = list(map(id, seen)) == list(map(id, self._done))
+        if same and (now < self._rest or self._is_counted()):
             return
         if self.restoring:
             db = _as_native(db, db.mirrors.keys())
@@ -233,12 +241,11 @@ class Sidecar:
             return  # What it is to put back, others would not know of.
         verdicts = {uuid: each for uuid, each in plan.verdicts.items() if uuid not in early}
         edits = self._next_edits(db, verdicts, counters)
-        if edits and (edits.reconfigure or now >= self._last_write + _EDIT_GAP or _has_ids(edits)):
-            self._last_write = now
-            self._writers.note(edits, now)
-            self._ovsdb.commit(edits)
+        write_at = self._write_at(db, edits)
+        if edits and now >= write_at:
+            self._write(edits, now)
         elif edits:
-            self._next_statistics = min(self._next_statistics, self._last_write + _EDIT_GAP)
+            self._next_statistics = min(self._next_statistics, write_at)
         waiting = (
             early
             or self._settling
@@ -246,11 +253,31 @@ class Sidecar:
             or self._datapath.unfinished
             or self._writers.is_contended(now)
         )
-        if not edits and said and not waiting:
-            self._done, self._counted = seen, counters
+        if said and not waiting and (not edits or now < write_at):
+            self._done, self._counted = seen, counters if not edits else {}
+            self._rest = write_at if edits else 0.0
         if not self._passed:
             self._passed = True
             self.on_first_pass()
+
+    def _write_at(self, db: Database, edits: Edits) -> float:
+        """When the edits may be written."""
+        if edits.reconfigure or _has_ids(edits):
+            return 0.0
+        ours = all(
+            self._written.get(edit.mirror) == db.mirrors[edit.mirror].statistics
+            for edit in edits.mirrors
+        )
+        return self._last_write + (_STATISTICS_GAP if ours else _EDIT_GAP)
+
+    def _write(self, edits: Edits, now: float) -> None:
+        self._last_write = now
+        for edit in edits.mirrors:
+            if edit.statistics is not None:
+                self._written[edit.mirror] = edit.statistics
+        self._written = {u: each for u, each in self._written.items() if u in self._states}
+        self._writers.note(edits, now)
+        self._ovsdb.commit(edits)
 
     def _next_edits(
         self,

@@ -93,7 +93,8 @@ def wait_statistics(switch: Switch, packets: int) -> None:
     def follows() -> bool:
         return switch.get("Mirror", "m1", "statistics:tx_packets") == str(packets)
 
-    wait_for(follows, 1.0, f"statistics of {packets} packets")
+    # As long as Open vSwitch takes for its own.
+    wait_for(follows, 6.0, f"statistics of {packets} packets")
 
 
 def test_statistics_hold_after_ovs_has_overwritten_them(
