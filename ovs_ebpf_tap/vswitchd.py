@@ -6,6 +6,7 @@ that concerns flows starts one (`udpif_revalidator` in `ofproto/ofproto-dpif-upc
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from errno import EAGAIN
@@ -24,12 +25,17 @@ _WAIT = "revalidator/wait"
 _SHOW = "upcall/show"
 _DUMP_DURATION = re.compile(r"dump duration\s*:\s*(\d{1,9})ms")
 
+_RUNNABLE = "RD"
+"""States in `/proc/PID/task/TID/stat`: it runs or is to, or is in the kernel."""
+
 _CONNECT = 100  # ms
 _MAX_ANSWERS = 1 << 20  # bytes
 _NEXT_ROUND = 0.02
 """Seconds, and _NEXT_ROUND_DURATIONS times what a round takes, in which a round that is due has
 ended: it begins within 5 ms, and takes longer than most since it revalidates all flows."""
 _NEXT_ROUND_DURATIONS = 8
+_WORKING = 0.005
+"""Seconds until it is looked again whether a round is under way that is late."""
 _UNKNOWN = 0.3
 """Seconds that are waited where ovs-vswitchd does not answer, or has several datapaths."""
 _LIMIT = 5.0
@@ -41,7 +47,8 @@ class Revalidation:
 
     ovs-vswitchd tells when the next round ends, and how long it took; not when it began. So the
     first that ends may have begun too early, and the one behind it has not. There is none behind
-    it if it has seen all that is to be seen: then it is waited for as long as one would take.
+    it if it has seen all that is to be seen: then it is waited for as long as one would take, and
+    for as long as a revalidator has work, which on a busy machine waits for its turn.
     """
 
     def __init__(self, run_dir: Path, spare: Spare | None = None) -> None:
@@ -49,10 +56,11 @@ class Revalidation:
 
         It borrows the spare descriptor: all the while it lasts, copies are doubled.
         """
-        self._until = time.monotonic() + _LIMIT
+        self._limit = self._until = time.monotonic() + _LIMIT
         self._spare = spare
         if spare is not None:
             spare.lend()
+        self._pid = read_pid(run_dir)
         self._connection: Any = _connect(run_dir)
         self.done = False
         # Answered one after the other, and asked at once: a round may last no longer than a reply.
@@ -88,7 +96,12 @@ class Revalidation:
                 self._give_up()
             else:
                 self._take(self._asked.pop(0), str(reply.result))
-        if not self.done and time.monotonic() >= self._until:
+        now = time.monotonic()
+        if self.done or now < self._until:
+            return
+        if self._asked and now < self._limit and is_revalidating(self._pid):
+            self._until = now + _WORKING
+        else:
             self.done = True
             self._close()
 
@@ -115,6 +128,16 @@ def read_pid(run_dir: Path) -> int | None:
         return int((run_dir / "ovs-vswitchd.pid").read_text())
     except (OSError, ValueError):
         return None
+
+
+def is_revalidating(pid: int | None) -> bool:
+    """Whether a revalidator thread runs, or waits for a CPU."""
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            name, _, rest = (task / "stat").read_text().rpartition(") ")
+            if "(revalidator" in name and rest[0] in _RUNNABLE:
+                return True
+    return False
 
 
 def is_running(run_dir: Path) -> bool:
