@@ -75,8 +75,9 @@ class Revalidation:
             self._give_up()
 
     def _give_up(self) -> None:
+        # Also where it was nearly done: what was said before an end of ovs-vswitchd counts no more.
         self._close()
-        self._until = min(self._until, time.monotonic() + _UNKNOWN)
+        self._until = min(self._limit, time.monotonic() + _UNKNOWN)
 
     def _close(self) -> None:
         if self._connection is not None:
