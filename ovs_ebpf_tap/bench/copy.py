@@ -49,6 +49,12 @@ _BATCH = 256
 _WARM_UP = 2
 _OTHERS = 1000
 
+_NONE = "none"
+_EMPTY = " empty"
+_CLONE = " bare clone"
+_PUSH = " bare clone and push"
+_MIRRED = "u32 mirred"
+
 _PRIORITY = 1
 _MIRROR = UUID(int=1)
 
@@ -206,8 +212,8 @@ class Bench:
 
     def bare(self, kind: str) -> None:
         """Programs on hooks of that kind, as short as they can be."""
-        self._attach(kind, self._pairs[f"{kind} empty"].port, INGRESS, self._empty)
-        for way in (f"{kind} bare clone", f"{kind} bare clone and push"):
+        self._attach(kind, self._pairs[kind + _EMPTY].port, INGRESS, self._empty)
+        for way in (kind + _CLONE, kind + _PUSH):
             pair = self._pairs[way]
             self._attach(kind, pair.port, INGRESS, self._load("bare", _bare_clone(pair.output)))
         self._attach(kind, pair.output, EGRESS, self._load("push", _BARE_PUSH))
@@ -225,7 +231,7 @@ class Bench:
 
     def mirred(self) -> None:
         """A filter of u32 that takes all, and an action that copies."""
-        pair = self._pairs["u32 mirred"]
+        pair = self._pairs[_MIRRED]
         output = f"out{pair.name.removeprefix('port')}"
         match = ("protocol", "all", "prio", str(_PRIORITY), "u32", "match", "u32", "0", "0")
         action = ("action", "mirred", "egress", "mirror", "dev", output, "continue")
@@ -275,16 +281,17 @@ _RULES = {
     ", other VLAN": replace(_RULE, vlans=vlan_set([7])),
     ", filtered out": replace(_RULE, match=parse_filter("tcp,tp_dst=80")),
 }
-_BARE = (" empty", " bare clone", " bare clone and push")
-_NONE = "none"
-_MIRRED = "u32 mirred"
 _BESIDE = f", beside {_OTHERS}"
 
 
 def set_up(bench: Bench, others: int) -> list[str]:
     """Makes all ways to copy, and not to copy; returns their names."""
     kinds = (TCX, CLSACT) if has_tcx() else (CLSACT,)
-    ways = [_NONE, *(kind + what for kind in kinds for what in (*_BARE, *_RULES)), _MIRRED]
+    ways = [
+        _NONE,
+        *(kind + what for kind in kinds for what in (_EMPTY, _CLONE, _PUSH, *_RULES)),
+        _MIRRED,
+    ]
     if others:
         ways.append(CLSACT + _BESIDE)
     bench.make_pairs(random.sample(ways, len(ways)))
@@ -315,13 +322,13 @@ class Limit:
 def limits(names: Collection[str]) -> list[Limit]:
     """Those for the ways that there are."""
     wanted = [Limit(CLSACT, _MIRRED, 1.10, True)]
-    wanted.append(Limit(CLSACT, f"{CLSACT} bare clone", 0.85, True))
-    wanted.append(Limit(TCX, f"{TCX} bare clone", 1.05, True))
+    wanted.append(Limit(CLSACT, CLSACT + _CLONE, 0.85, True))
+    wanted.append(Limit(TCX, TCX + _CLONE, 1.05, True))
     for kind in (TCX, CLSACT):
         for more in ("once: arriving", "once: leaving", "VLAN"):
             wanted.append(Limit(f"{kind}, {more}", kind, 100, False))
         for less in ("other VLAN", "filtered out"):
-            wanted.append(Limit(f"{kind}, {less}", f"{kind} empty", 60, False))
+            wanted.append(Limit(f"{kind}, {less}", kind + _EMPTY, 60, False))
     wanted.append(Limit(CLSACT + _BESIDE, CLSACT, 1.05, True))
     return [each for each in wanted if each.of in names]
 
