@@ -545,14 +545,13 @@ class Datapath:
             return self._counters
         self._looked_at = seen
         counted = {uuid: (self._older[uuid], values[slot]) for uuid, slot in self._slots.items()}
-        if counted != self._counted:
-            self._counters = {
-                uuid: self._counters[uuid]
-                if uuid in self._counted and self._counted[uuid] == each
-                else _total(*each)
-                for uuid, each in counted.items()
-            }
-            self._counted = counted
+        self._counters = {
+            uuid: self._counters[uuid]
+            if uuid in self._counted and self._counted[uuid] == each
+            else _total(*each)
+            for uuid, each in counted.items()
+        }
+        self._counted = counted
         return self._counters
 
     # Upgrades: the maps of a build are its own.
