@@ -379,6 +379,8 @@ class Sidecar:
             returning[uuid] = revalidation
             if handover.flip_pending(db, bridges[uuid]) or not taken_in or not revalidation.done:
                 held.add(uuid)
+        for abandoned in set(self._returning.values()) - set(returning.values()):
+            abandoned.close()
         self._returning = returning
         self._settling = bool(held or self._writers.flipped)
         return held

@@ -61,7 +61,7 @@ class Revalidation:
         if spare is not None:
             spare.lend()
         self._pid = read_pid(run_dir)
-        self._connection: Any = _connect(run_dir)
+        self._connection: Any = _connect(run_dir, self._pid)
         self.done = False
         # Answered one after the other, and asked at once: a round may last no longer than a reply.
         self._asked = [_WAIT, _SHOW, _WAIT]
@@ -76,10 +76,11 @@ class Revalidation:
 
     def _give_up(self) -> None:
         # Also where it was nearly done: what was said before an end of ovs-vswitchd counts no more.
-        self._close()
+        self.close()
         self._until = min(self._limit, time.monotonic() + _UNKNOWN)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Gives back what it has taken; any number of times."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -104,7 +105,7 @@ class Revalidation:
             self._until = now + _WORKING
         else:
             self.done = True
-            self._close()
+            self.close()
 
     def _take(self, command: str, said: str) -> None:
         now = time.monotonic()
@@ -143,16 +144,15 @@ def is_revalidating(pid: int | None) -> bool:
 
 def is_running(run_dir: Path) -> bool:
     """Whether ovs-vswitchd takes connections."""
-    connection = _connect(run_dir)
+    connection = _connect(run_dir, read_pid(run_dir))
     if connection is None:
         return False
     connection.close()
     return True
 
 
-def _connect(run_dir: Path) -> Any:
-    """A connection to the control socket, or None."""
-    pid = read_pid(run_dir)
+def _connect(run_dir: Path, pid: int | None) -> Any:
+    """A connection to the control socket of that process, or None."""
     if pid is None:
         return None
     name = f"unix:{run_dir / f'ovs-vswitchd.{pid}.ctl'}"
