@@ -40,6 +40,11 @@ MAX_RULES = abi.constant("MAX_RULES")
 
 _LOST = "it selects copies of too many other mirrors, or of mirrors too far behind each other"
 
+_UNDECIDED = (
+    "packets come to its output also by way of another mirror, and in another VLAN: which of the "
+    "two is copied, only Open vSwitch knows"
+)
+
 _MOST_ROUNDS = 64
 """How often mirrors are looked at that depend on each other."""
 
@@ -268,7 +273,11 @@ class _PartPlanner:
             self._spread()
             following = Following()
             rules = make_rules(self._topology, {m.uuid for m in self._offloaded}, following)
-            reasons = dict.fromkeys(following.lost, _LOST) or dict(self._obstacles(rules))
+            reasons = (
+                dict.fromkeys(following.lost, _LOST)
+                or dict.fromkeys(following.undecided, _UNDECIDED)
+                or dict(self._obstacles(rules))
+            )
             if not reasons:
                 return rules
             for mirror in self._offloaded:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Self
 from uuid import UUID
 from zlib import crc32
 
@@ -33,6 +34,32 @@ _MOST_TRIED = 131072
 for all hooks together."""
 
 
+@dataclass(frozen=True)
+class _Served:
+    """Which packets were copied to an output, and how they came there."""
+
+    way: tuple[int | None, bool]
+    unreserved: bool
+    match: Match | None
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        return cls((path.vlan, path.forced), path.unreserved, path.match)
+
+    def covers(self, other: Self) -> bool:
+        """Whether what has come that way is all that would come the other, VLANs apart."""
+        every = not self.unreserved and self.match is None
+        return every or (self.unreserved, self.match) == (other.unreserved, other.match)
+
+    def differs(self, other: Self) -> bool:
+        """Whether a packet may come both ways, and does not look the same then."""
+        if self.way == other.way:
+            return False
+        if self.match is None or other.match is None:
+            return True
+        return self.match.both(other.match) is not None
+
+
 @dataclass
 class Following:
     """How often copies were followed to other mirrors."""
@@ -41,6 +68,8 @@ class Following:
     found: int = 0
     lost: set[UUID] = field(default_factory=set)
     """The mirrors that copies were not followed to: that would not end, or not soon."""
+    undecided: set[UUID] = field(default_factory=set)
+    """The mirrors whose copies' VLAN depends on which mirror comes first."""
 
     @property
     def ended(self) -> bool:
@@ -53,7 +82,7 @@ def make_rules(
 ) -> dict[Hook, list[Rule]]:
     """The rules of each hook; those of a group are next to each other.
 
-    They are not all if `following` then has lost mirrors.
+    They are not all, or not all of them right, if `following` then has lost or undecided mirrors.
     """
     wanted: dict[Hook, list[Rule]] = defaultdict(list)
     for port in topology.all_selected:
@@ -82,10 +111,10 @@ class _Walk:
         self._offloaded = offloaded
         self._port = port
         self._arrival = arrival
-        # By group, and by what more a packet had to be: the VLANs that are copied there.
-        self._served: dict[int, dict[tuple[bool, Match | None], int]] = defaultdict(
-            lambda: defaultdict(int)
-        )
+        # By group: the VLANs of what is copied there.
+        self._served: dict[int, dict[_Served, int]] = defaultdict(lambda: defaultdict(int))
+        # What the copies that are followed have come from.
+        self._above: list[tuple[int, _Served, int]] = []
         self._found: dict[int, list[Rule]] = defaultdict(list)
         self._runs = 0
         vlans = topology.vlans(port) if arrival else topology.vlans(port).leaving
@@ -132,12 +161,8 @@ class _Walk:
         if mirror.output_port is None and mirror.output_vlan is not None:
             path = path.into(mirror.output_vlan)
         group = self._group(mirror)
-        # What was copied there before is not copied again, nor followed: so rings end.
-        served = self._served[group]
-        condition = (path.unreserved, path.match)
-        taken = served.get((False, None), 0) | served.get(condition, 0)
-        path = replace(path, selected=path.selected & ~taken)
-        served[condition] |= path.selected
+        this = _Served.of(path)
+        path = self._first_time(mirror, group, this, path)
         if not path.selected:
             return
         self._following.found += bool(depth)
@@ -149,8 +174,27 @@ class _Walk:
         for output in outputs:
             behind = path.through(self._topology.vlans(output))
             if behind is not None and behind.selected:
+                self._above.append((group, this, path.selected))
                 for other in self._selecting(output, arrival=False):
                     self._follow(other, behind, depth + 1)
+                self._above.pop()
+
+    def _first_time(self, mirror: Mirror, group: int, this: _Served, path: Path) -> Path:
+        """What was copied there before is not copied again, nor followed: so rings end.
+
+        Which mirror Open vSwitch comes to first depends on what was created first (`mirror_scan`
+        in `ofproto/ofproto-dpif-mirror.c`), but for those that the copies have come from.
+        """
+        served = self._served[group]
+        above = {each: bits for at, each, bits in self._above if at == group}
+        for each, bits in served.items():
+            if bits & ~above.get(each, 0) & path.selected and this.differs(each):
+                self._following.undecided.add(mirror.uuid)
+        for each, bits in served.items():
+            if each.covers(this):
+                path = replace(path, selected=path.selected & ~bits)
+        served[this] |= path.selected
+        return path
 
     def _group(self, mirror: Mirror) -> int:
         if mirror.output_port is None:

@@ -484,6 +484,12 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         NATIVE,
         "it shares its output with a mirror of another snaplen that may select the same",
     ),
+    (
+        "other copies of the same packets, in another VLAN",
+        beside(src="a", output_vlan=7),
+        NATIVE,
+        "packets come to its output also by way of another mirror, and in another VLAN",
+    ),
 ]
 
 
