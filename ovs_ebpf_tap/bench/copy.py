@@ -24,7 +24,7 @@ import statistics
 import struct
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -53,6 +53,7 @@ _NONE = "none"
 _EMPTY = " empty"
 _CLONE = " bare clone"
 _PUSH = " bare clone and push"
+_TOLD = " bare clone and push, told by a mark"
 _MIRRED = "u32 mirred"
 
 _PRIORITY = 1
@@ -115,22 +116,48 @@ class Sender:
         return time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID) - began
 
 
-def _code(*instructions: tuple[int, int, int]) -> bytes:
-    """Of a program of these operations, registers and numbers that has the packet go on."""
-    ends = ((0xB7, 0, -1), (0x95, 0, 0))
-    return b"".join(
-        struct.pack("=BBhi", code, registers, 0, number)
-        for code, registers, number in (*instructions, *ends)
-    )
+_TC_INDEX = 44
+"""Of `struct __sk_buff`."""
+
+
+def _code(*instructions: tuple[int, int, int, int]) -> bytes:
+    """Of a program of these operations, registers, offsets and numbers; the packet goes on."""
+    ends = ((0xB7, 0, 0, -1), (0x95, 0, 0, 0))
+    return b"".join(struct.pack("=BBhi", *each) for each in (*instructions, *ends))
 
 
 def _bare_clone(output: int) -> bytes:
     """Does nothing but `bpf_clone_redirect`."""
-    return _code((0xB7, 2, output), (0xB7, 3, 0), (0x85, 0, 13))
+    return _code((0xB7, 2, 0, output), (0xB7, 3, 0, 0), (0x85, 0, 0, 13))
 
 
-_BARE_PUSH = _code((0xB7, 2, socket.htons(0x8100)), (0xB7, 3, 10), (0x85, 0, 18))
+def _told_clone(output: int) -> bytes:
+    """As `_bare_clone`, with a mark on the copy and none on the original."""
+    return _code(
+        (0xBF, 0x16, 0, 0),
+        (0xB7, 2, 0, 1),
+        (0x63, 0x26, _TC_INDEX, 0),
+        (0xB7, 2, 0, output),
+        (0xB7, 3, 0, 0),
+        (0x85, 0, 0, 13),
+        (0xB7, 2, 0, 0),
+        (0x63, 0x26, _TC_INDEX, 0),
+    )
+
+
+_PUSHES = ((0xB7, 2, 0, socket.htons(0x8100)), (0xB7, 3, 0, 10), (0x85, 0, 0, 18))
+
+_BARE_PUSH = _code(*_PUSHES)
 """Does nothing but `bpf_skb_vlan_push`."""
+
+_TOLD_PUSH = _code(
+    (0x61, 0x12, _TC_INDEX, 0),
+    (0x15, 2, 2 + len(_PUSHES), 0),
+    (0xB7, 3, 0, 0),
+    (0x63, 0x31, _TC_INDEX, 0),
+    *_PUSHES,
+)
+"""That to what has the mark, which it takes off."""
 
 TRUNK = Edit(
     in_mode=KEEP,
@@ -213,10 +240,17 @@ class Bench:
     def bare(self, kind: str) -> None:
         """Programs on hooks of that kind, as short as they can be."""
         self._attach(kind, self._pairs[kind + _EMPTY].port, INGRESS, self._empty)
-        for way in (kind + _CLONE, kind + _PUSH):
-            pair = self._pairs[way]
-            self._attach(kind, pair.port, INGRESS, self._load("bare", _bare_clone(pair.output)))
-        self._attach(kind, pair.output, EGRESS, self._load("push", _BARE_PUSH))
+        self._clone_and_push(kind, _CLONE, _bare_clone, None)
+        self._clone_and_push(kind, _PUSH, _bare_clone, _BARE_PUSH)
+        self._clone_and_push(kind, _TOLD, _told_clone, _TOLD_PUSH)
+
+    def _clone_and_push(
+        self, kind: str, way: str, clone: Callable[[int], bytes], push: bytes | None
+    ) -> None:
+        pair = self._pairs[kind + way]
+        self._attach(kind, pair.port, INGRESS, self._load("clone", clone(pair.output)))
+        if push is not None:
+            self._attach(kind, pair.output, EGRESS, self._load("push", push))
 
     def _attach(self, kind: str, device: int, direction: str, program: int) -> None:
         if kind == TCX:
@@ -289,7 +323,7 @@ def set_up(bench: Bench, others: int) -> list[str]:
     kinds = (TCX, CLSACT) if has_tcx() else (CLSACT,)
     ways = [
         _NONE,
-        *(kind + what for kind in kinds for what in (_EMPTY, _CLONE, _PUSH, *_RULES)),
+        *(kind + what for kind in kinds for what in (_EMPTY, _CLONE, _PUSH, _TOLD, *_RULES)),
         _MIRRED,
     ]
     if others:
@@ -351,7 +385,7 @@ def report(size: int, found: Mapping[str, Sequence[float]]) -> Iterator[str]:
     yield f"{size} bytes a frame: ns a frame over no hook, {len(found[_NONE])} rounds"
     for name, costs in itertools.islice(found.items(), 1, None):
         low, middle, high = statistics.quantiles(costs, n=4)
-        yield f"    {name:<28}{middle:>7.0f}    quartiles {low:.0f} to {high:.0f}"
+        yield f"    {name:<40}{middle:>7.0f}    quartiles {low:.0f} to {high:.0f}"
     for limit in limits(found):
         value, sign = limit.found(found), "/" if limit.ratio else "-"
         number = f"{value:.2f}" if limit.ratio else f"{value:.0f} ns"
