@@ -110,11 +110,18 @@ static __always_inline bool tap_leave(struct __sk_buff *skb, const struct tap_ru
 	return fits;
 }
 
+static __always_inline bool tap_is_untagged(struct __sk_buff *skb)
+{
+	u32 type = skb->protocol;
+
+	return !skb->vlan_present && type != bpf_htons(ETH_P_8021Q) &&
+	       type != bpf_htons(ETH_P_8021AD);
+}
+
 /* Neither tagged nor marked, by anybody. */
 static __always_inline bool tap_is_plain(struct __sk_buff *skb)
 {
-	return !skb->vlan_present && !skb->tc_index &&
-	       !tap_is_vlan(__builtin_bswap16(skb->protocol));
+	return !skb->tc_index && tap_is_untagged(skb);
 }
 
 /* What copies of plain packets carry. */
@@ -222,12 +229,10 @@ int tap_out(struct __sk_buff *skb)
 	struct tap_work work;
 	struct tap_edit edit;
 
-	if (!(skb->tc_index & TAP_COPY))
-		return TAP_NEXT;
 	if (skb->tc_index != (TAP_COPY | TAP_CONSTANT(TAP_CONSTANT_FIRST)))
-		return tap_arrived(skb);
+		return skb->tc_index & TAP_COPY ? tap_arrived(skb) : TAP_NEXT;
 	skb->tc_index = 0;
-	if (TAP_CONSTANT(TAP_CONSTANT_PUSH) && tap_is_plain(skb))
+	if (TAP_CONSTANT(TAP_CONSTANT_PUSH) && tap_is_untagged(skb))
 		return tap_out_plain(skb);
 	tap_fill_edit(&edit);
 	tap_work_out(skb, &edit, &work);
