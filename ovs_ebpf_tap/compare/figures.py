@@ -10,6 +10,8 @@ from typing import Any
 NONE = "none"
 NATIVE = "native"
 OFFLOADED = "offloaded"
+TC = "tc"
+"""No mirror, but a filter that copies as one would: what the kernel alone takes for that."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ovs_ebpf_tap.compare.figures import (
     NATIVE,
     NONE,
     OFFLOADED,
+    TC,
     Load,
     Metric,
     Reading,
@@ -42,7 +43,7 @@ from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.netlink import Netlink, Statistics
 from ovs_ebpf_tap.session import require_root
 
-_VARIANTS = (NONE, NATIVE, OFFLOADED)
+VARIANTS = (NONE, NATIVE, OFFLOADED)
 _MODES = {NATIVE: "native", OFFLOADED: "offload"}
 _MIRROR = "lab"
 
@@ -90,6 +91,7 @@ class _Plan:
     datapath: str | None
     seconds: float
     rounds: int
+    variants: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,11 @@ _LOADS = (
 
 
 def compare(
-    datapath: str | None, seconds: float, rounds: int, tell: Callable[[str], None]
+    datapath: str | None,
+    seconds: float,
+    rounds: int,
+    tell: Callable[[str], None],
+    variants: tuple[str, ...] = VARIANTS,
 ) -> Result:
     """Builds a lab, sends through it, and takes it down again.
 
@@ -132,11 +138,12 @@ def compare(
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         raise TapError(f"the lab needs {', '.join(missing)}: install the packages they are in")
+    plan = _Plan(datapath, seconds, rounds, variants)
     with raised():
         reap()
         reap_pins()
         try:
-            with Switch() as switch, _Lab(switch, _Plan(datapath, seconds, rounds)) as lab:
+            with Switch() as switch, _Lab(switch, plan) as lab:
                 return lab.run(tell)
         except (
             CommandError,
@@ -195,13 +202,13 @@ class _Lab:
             raise TapError("the lab's ovs-vswitchd has ended")
         self._vswitchd = pid
         self._tap = stack.enter_context(Tap(switch))
-        self._mirrored = False
+        self._variant = NONE
 
     # Runs.
 
     def run(self, tell: Callable[[str], None]) -> Result:
         plan, readings = self._plan, []
-        for number, order in enumerate(orders(_VARIANTS, plan.rounds)):
+        for number, order in enumerate(orders(plan.variants, plan.rounds)):
             for variant in order:
                 tell(f"round {number + 1} of {plan.rounds}: {variant}")
                 self._change(variant)
@@ -210,11 +217,11 @@ class _Lab:
 
     def _change(self, variant: str) -> None:
         """Has the switch be without a mirror, or with one that is copied in one way."""
-        if self._mirrored:
-            self._switch.remove_mirror(_MIRROR)
-            wait_for(lambda: not hook_count(self._switch), what="an end of the hooks")
-        self._mirrored = variant != NONE
-        if self._mirrored:
+        self._end_copies()
+        self._variant = variant
+        if variant == TC:
+            self._filter("add")
+        elif variant != NONE:
             mode = {"ebpf-tap-mode": _MODES[variant]}
             self._switch.mirror(_MIRROR, src=[self._vm], output=self._monitor, external_ids=mode)
             self._tap.wait_settled(_MIRROR, variant)
@@ -223,6 +230,22 @@ class _Lab:
         self._switch.learn(self._vm, self._peer)
         # Flows that are there do not notice that a mirror has come or gone.
         self._switch.appctl("revalidator/purge")
+
+    def _end_copies(self) -> None:
+        if self._variant == TC:
+            self._filter("del")
+        elif self._variant != NONE:
+            self._switch.remove_mirror(_MIRROR)
+            wait_for(lambda: not hook_count(self._switch), what="an end of the hooks")
+
+    def _filter(self, command: str) -> None:
+        """Has the kernel copy what the VM sends, or no more."""
+        run, where = self._switch.ns.run, ("dev", self._vm.port)
+        run("tc", "qdisc", command, *where, "clsact")
+        if command == "add":
+            match = ("protocol", "all", "u32", "match", "u32", "0", "0")
+            action = ("action", "mirred", "egress", "mirror", "dev", self._monitor.port)
+            run("tc", "filter", "add", *where, "ingress", *match, *action)
 
     def _read(self, number: int, variant: str, traffic: _Traffic) -> Reading:
         first = self._at_rest()
@@ -250,9 +273,9 @@ class _Lab:
             "forwarded_pps": packets / seconds,
             "forwarded_bps": sum(each.tx_bytes for each in forwarded) * 8 / seconds,
             "lost": max(0, sent - altogether[self._peer.port].tx_packets),
-            "copies_pps": copied if self._mirrored else None,
-            "missing": max(0, sent - copies) if self._mirrored else None,
-            "extra": max(0, copies - sent) if self._mirrored else copies,
+            "copies_pps": copied if variant != NONE else None,
+            "missing": max(0, sent - copies) if variant != NONE else None,
+            "extra": max(0, copies - sent) if variant != NONE else copies,
             **cpu_figures(cpu, seconds, packets),
             **{f"p{n}": percentile(trips, n) for n in _PERCENTILES if trips},
         }
@@ -307,7 +330,7 @@ class _Lab:
                 ("Hooks", ", ".join(self._hooks)),
             ),
             commands=(shlex.join(["ovs-ebpf-tap", *sys.argv[1:]]),),
-            variants=_VARIANTS,
+            variants=plan.variants,
             loads=tuple(traffic.load for traffic in _LOADS),
             readings=readings,
         )

@@ -43,3 +43,18 @@ def test_copy() -> None:
     assert "64 bytes a frame" in done.stdout
     assert "1400 bytes a frame" in done.stdout
     assert "clsact / u32 mirred: " in done.stdout
+
+
+@pytest.mark.openvswitch
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_forward() -> None:
+    command = (sys.executable, "-m", "ovs_ebpf_tap.bench.forward", "--rounds=1", "--seconds=0.2")
+    done = subprocess.run((*command, "--json"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["variants"] == ["none", "native", "tc", "offloaded"]
+    for load in found["summary"].values():
+        copies = {name: load["copies_pps"][name] for name in found["variants"]}
+        assert copies.pop("none") is None
+        assert all(each["median"] for each in copies.values())
+        assert load["missing"]["offloaded"]["maximum"] == 0

@@ -1,0 +1,43 @@
+"""What copies take of what a switch forwards: Open vSwitch's, the kernel's own, and ours."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ovs_ebpf_tap.compare import lab
+from ovs_ebpf_tap.compare.figures import NATIVE, NONE, OFFLOADED, TC
+from ovs_ebpf_tap.compare.report import as_json, as_table
+from ovs_ebpf_tap.errors import TapError
+
+
+def _options() -> argparse.Namespace:
+    about = f"{__doc__} The kernel's are those of u32 and mirred on clsact, without a mirror."
+    parser = argparse.ArgumentParser(prog="scripts/bench forward", description=about)
+    parser.add_argument("--datapath", choices=("netdev", "system"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measures as the command line says; returns the exit status."""
+    options = _options()
+    try:
+        result = lab.compare(
+            options.datapath,
+            options.seconds,
+            options.rounds,
+            lambda line: print(line, file=sys.stderr, flush=True),
+            (NONE, NATIVE, TC, OFFLOADED),
+        )
+    except TapError as error:
+        print(f"scripts/bench forward: {error}", file=sys.stderr)
+        return 1
+    print(as_json(result) if options.json else as_table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
