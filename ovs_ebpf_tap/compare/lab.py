@@ -122,6 +122,12 @@ _LOADS = (
 )
 
 
+def _loads_of(number: int) -> tuple[_Traffic, ...]:
+    """In another order each round: the first has what a change leaves behind."""
+    shift = number % len(_LOADS)
+    return (*_LOADS[shift:], *_LOADS[:shift])
+
+
 def compare(
     datapath: str | None,
     seconds: float,
@@ -212,7 +218,7 @@ class _Lab:
             for variant in order:
                 tell(f"round {number + 1} of {plan.rounds}: {variant}")
                 self._change(variant)
-                readings += [self._read(number, variant, traffic) for traffic in _LOADS]
+                readings += [self._read(number, variant, each) for each in _loads_of(number)]
         return self._result(tuple(readings))
 
     def _change(self, variant: str) -> None:
