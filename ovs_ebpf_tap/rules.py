@@ -158,11 +158,12 @@ class _Walk:
         path = path.select(self._topology.vlan_set(mirror))
         if mirror.filter:
             path = path.filtered(parse(mirror.filter))
+        selected = path.selected
         if mirror.output_port is None and mirror.output_vlan is not None:
             path = path.into(mirror.output_vlan)
         group = self._group(mirror)
         this = _Served.of(path)
-        path = self._first_time(mirror, group, this, path)
+        path = self._first_time(mirror, group, this, path, selected)
         if not path.selected:
             return
         self._following.found += bool(depth)
@@ -179,8 +180,13 @@ class _Walk:
                     self._follow(other, behind, depth + 1)
                 self._above.pop()
 
-    def _first_time(self, mirror: Mirror, group: int, this: _Served, path: Path) -> Path:
+    def _first_time(
+        self, mirror: Mirror, group: int, this: _Served, path: Path, selected: int
+    ) -> Path:
         """What was copied there before is not copied again, nor followed: so rings end.
+
+        What is in the output VLAN already counts as copied there, too, as the mirror has
+        `selected` it.
 
         Which mirror Open vSwitch comes to first depends on what was created first (`mirror_scan`
         in `ofproto/ofproto-dpif-mirror.c`), but for those that the copies have come from.
@@ -188,12 +194,13 @@ class _Walk:
         served = self._served[group]
         above = {each: bits for at, each, bits in self._above if at == group}
         for each, bits in served.items():
-            if bits & ~above.get(each, 0) & path.selected and this.differs(each):
+            if bits & ~above.get(each, 0) & selected and this.differs(each):
                 self._following.undecided.add(mirror.uuid)
         for each, bits in served.items():
             if each.covers(this):
                 path = replace(path, selected=path.selected & ~bits)
-        served[this] |= path.selected
+                selected &= ~bits
+        served[this] |= selected
         return path
 
     def _group(self, mirror: Mirror) -> int:

@@ -108,6 +108,15 @@ def beside(**selection: Any) -> Callable[[World], None]:
     return change
 
 
+def also(**selection: Any) -> Callable[[World], None]:
+    """One more."""
+
+    def change(world: World) -> None:
+        world.add_mirror("one more", **selection)
+
+    return change
+
+
 def crowd(world: World) -> None:
     """So many other mirrors that OVS, which keeps statistics of those, has not taken this one."""
     for n in range(MAX_NATIVE_MIRRORS):
@@ -489,6 +498,18 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         beside(src="a", output_vlan=7),
         NATIVE,
         "packets come to its output also by way of another mirror, and in another VLAN",
+    ),
+    (
+        "other copies of the same packets, which are in the output VLAN",
+        both(
+            to_vlan(7),
+            mirror(select_vlan=(7,), select_dst_port=()),
+            port("c", tag=8),
+            beside(src="a", out="c"),
+            also(dst="c", output_vlan=7),
+        ),
+        NATIVE,
+        "it shares its output with mirror one more, which is native",
     ),
 ]
 
