@@ -192,9 +192,11 @@ class _Walk:
         in `ofproto/ofproto-dpif-mirror.c`), but for those that the copies have come from.
         """
         served = self._served[group]
-        above = {each: bits for at, each, bits in self._above if at == group}
+        above: dict[_Served, int] = defaultdict(int)
+        for at, each, bits in self._above:
+            above[each] |= bits if at == group else 0
         for each, bits in served.items():
-            if bits & ~above.get(each, 0) & selected and this.differs(each):
+            if bits & ~above[each] & selected and this.differs(each):
                 self._following.undecided.add(mirror.uuid)
         for each, bits in served.items():
             if each.covers(this):
