@@ -60,6 +60,10 @@ class _Served:
         return self.match.both(other.match) is not None
 
 
+def _no_vlans() -> dict[_Served, int]:
+    return defaultdict(int)
+
+
 @dataclass
 class Following:
     """How often copies were followed to other mirrors."""
@@ -69,7 +73,9 @@ class Following:
     lost: set[UUID] = field(default_factory=set)
     """The mirrors that copies were not followed to: that would not end, or not soon."""
     undecided: set[UUID] = field(default_factory=set)
-    """The mirrors whose copies' VLAN depends on which mirror comes first."""
+    """The mirrors whose copies' VLAN depends on which mirror, or which port, comes first."""
+    leaving: dict[int, dict[_Served, int]] = field(default_factory=lambda: defaultdict(_no_vlans))
+    """By group: the VLANs of what is copied there when it leaves through some port."""
 
     @property
     def ended(self) -> bool:
@@ -112,9 +118,9 @@ class _Walk:
         self._port = port
         self._arrival = arrival
         # By group: the VLANs of what is copied there.
-        self._served: dict[int, dict[_Served, int]] = defaultdict(lambda: defaultdict(int))
-        # What the copies that are followed have come from.
-        self._above: list[tuple[int, _Served, int]] = []
+        self._served: dict[int, dict[_Served, int]] = defaultdict(_no_vlans)
+        # The groups that the copies that are followed have come through, and their VLANs.
+        self._above: list[tuple[int, int]] = []
         self._found: dict[int, list[Rule]] = defaultdict(list)
         self._runs = 0
         vlans = topology.vlans(port) if arrival else topology.vlans(port).leaving
@@ -126,6 +132,21 @@ class _Walk:
         )
         for mirror in self._first():
             self._visit(mirror, self._all, 0)
+        if self._in_any_order:
+            for group, served in self._served.items():
+                for each, bits in served.items():
+                    following.leaving[group][each] |= bits
+
+    @property
+    def _in_any_order(self) -> bool:
+        """Whether a packet may leave through other ports, too, which come first or not.
+
+        In which order a flood leaves depends on where Open vSwitch has its ports in memory. To a
+        port that is an output only flows send packets, and no flood.
+        """
+        reserved = self._port.uuid in self._topology.reserved
+        traits = self._topology.common.traits
+        return not self._arrival and (not reserved or traits is None or traits.outputs)
 
     @property
     def rules(self) -> list[Rule]:
@@ -175,7 +196,7 @@ class _Walk:
         for output in outputs:
             behind = path.through(self._topology.vlans(output))
             if behind is not None and behind.selected:
-                self._above.append((group, this, path.selected))
+                self._above.append((group, path.selected))
                 for other in self._selecting(output, arrival=False):
                     self._follow(other, behind, depth + 1)
                 self._above.pop()
@@ -189,14 +210,16 @@ class _Walk:
         `selected` it.
 
         Which mirror Open vSwitch comes to first depends on what was created first (`mirror_scan`
-        in `ofproto/ofproto-dpif-mirror.c`), but for those that the copies have come from.
+        in `ofproto/ofproto-dpif-mirror.c`), but for those that the copies have come through.
         """
         served = self._served[group]
-        above: dict[_Served, int] = defaultdict(int)
-        for at, each, bits in self._above:
-            above[each] |= bits if at == group else 0
-        for each, bits in served.items():
-            if bits & ~above[each] & selected and this.differs(each):
+        undecided = selected
+        for at, bits in self._above:
+            if at == group:
+                undecided &= ~bits
+        others = self._following.leaving[group] if self._in_any_order else {}
+        for each, bits in (*served.items(), *others.items()):
+            if bits & undecided and this.differs(each):
                 self._following.undecided.add(mirror.uuid)
         for each, bits in served.items():
             if each.covers(this):

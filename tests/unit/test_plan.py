@@ -500,6 +500,12 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         "packets come to its output also by way of another mirror, and in another VLAN",
     ),
     (
+        "other copies of the same packets, where they leave through another port",
+        both(selects("b"), port("c", trunks=(5,)), beside(dst="c", output_vlan=7)),
+        NATIVE,
+        "packets come to its output also by way of another mirror, and in another VLAN",
+    ),
+    (
         "other copies of the same packets, which are in the output VLAN",
         both(
             to_vlan(7),
