@@ -130,6 +130,7 @@ class _Walk:
         self._no_dei = (
             topology.netdev and arrival and not any(map(to_ingress, topology.interfaces(port)))
         )
+        self._in_any_order = self._leaves_in_any_order()
         for mirror in self._first():
             self._visit(mirror, self._all, 0)
         if self._in_any_order:
@@ -138,7 +139,11 @@ class _Walk:
                     following.leaving[group][each] |= bits
 
     @property
-    def _in_any_order(self) -> bool:
+    def rules(self) -> list[Rule]:
+        """The rules found, group by group, in the order in which OVS comes to them."""
+        return [rule for rules in self._found.values() for rule in rules]
+
+    def _leaves_in_any_order(self) -> bool:
         """Whether a packet may leave through other ports, too, which come first or not.
 
         In which order a flood leaves depends on where Open vSwitch has its ports in memory. To a
@@ -147,11 +152,6 @@ class _Walk:
         reserved = self._port.uuid in self._topology.reserved
         traits = self._topology.common.traits
         return not self._arrival and (not reserved or traits is None or traits.outputs)
-
-    @property
-    def rules(self) -> list[Rule]:
-        """The rules found, group by group, in the order in which OVS comes to them."""
-        return [rule for rules in self._found.values() for rule in rules]
 
     def _first(self) -> Iterator[Mirror]:
         reserved = self._port.uuid in self._topology.reserved
@@ -183,8 +183,7 @@ class _Walk:
         if mirror.output_port is None and mirror.output_vlan is not None:
             path = path.into(mirror.output_vlan)
         group = self._group(mirror)
-        this = _Served.of(path)
-        path = self._first_time(mirror, group, this, path, selected)
+        path = self._first_time(mirror, group, path, selected)
         if not path.selected:
             return
         self._following.found += bool(depth)
@@ -201,9 +200,7 @@ class _Walk:
                     self._follow(other, behind, depth + 1)
                 self._above.pop()
 
-    def _first_time(
-        self, mirror: Mirror, group: int, this: _Served, path: Path, selected: int
-    ) -> Path:
+    def _first_time(self, mirror: Mirror, group: int, path: Path, selected: int) -> Path:
         """What was copied there before is not copied again, nor followed: so rings end.
 
         What is in the output VLAN already counts as copied there, too, as the mirror has
@@ -212,7 +209,7 @@ class _Walk:
         Which mirror Open vSwitch comes to first depends on what was created first (`mirror_scan`
         in `ofproto/ofproto-dpif-mirror.c`), but for those that the copies have come through.
         """
-        served = self._served[group]
+        served, this = self._served[group], _Served.of(path)
         undecided = selected
         for at, bits in self._above:
             if at == group:

@@ -43,7 +43,7 @@ from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.netlink import Netlink, Statistics
 from ovs_ebpf_tap.session import require_root
 
-VARIANTS = (NONE, NATIVE, OFFLOADED)
+_VARIANTS = (NONE, NATIVE, OFFLOADED)
 _MODES = {NATIVE: "native", OFFLOADED: "offload"}
 _MIRROR = "lab"
 
@@ -133,7 +133,7 @@ def compare(
     seconds: float,
     rounds: int,
     tell: Callable[[str], None],
-    variants: tuple[str, ...] = VARIANTS,
+    variants: tuple[str, ...] = _VARIANTS,
 ) -> Result:
     """Builds a lab, sends through it, and takes it down again.
 

@@ -99,20 +99,11 @@ def to_vlan(vlan: int) -> Callable[[World], None]:
     return mirror(output_port=None, output_vlan=vlan)
 
 
-def beside(**selection: Any) -> Callable[[World], None]:
+def beside(name: str = "other", /, **selection: Any) -> Callable[[World], None]:
     """Another mirror on the bridge."""
 
     def change(world: World) -> None:
-        world.add_mirror("other", **selection)
-
-    return change
-
-
-def also(**selection: Any) -> Callable[[World], None]:
-    """One more."""
-
-    def change(world: World) -> None:
-        world.add_mirror("one more", **selection)
+        world.add_mirror(name, **selection)
 
     return change
 
@@ -512,7 +503,7 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
             mirror(select_vlan=(7,), select_dst_port=()),
             port("c", tag=8),
             beside(src="a", out="c"),
-            also(dst="c", output_vlan=7),
+            beside("one more", dst="c", output_vlan=7),
         ),
         NATIVE,
         "it shares its output with mirror one more, which is native",
