@@ -41,6 +41,11 @@ _UNKNOWN = 0.3
 _LIMIT = 5.0
 """Seconds after which no more is waited for a round that does not end."""
 
+_LEAST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5
+"""Seconds until it is looked again for the next ovs-vswitchd."""
+_PAUSE = 0.1
+"""The same as a share of the time for which there has been none."""
+
 
 class Revalidation:
     """Waits until a round over all flows has ended that began after now.
@@ -49,6 +54,9 @@ class Revalidation:
     first that ends may have begun too early, and the one behind it has not. There is none behind
     it if it has seen all that is to be seen: then it is waited for as long as one would take, and
     for as long as a revalidator has work, which on a busy machine waits for its turn.
+
+    What an ovs-vswitchd that has ended meanwhile had said counts no more: it is waited for the
+    next one, however long that takes, and for a round of its own.
     """
 
     def __init__(self, run_dir: Path, spare: Spare | None = None) -> None:
@@ -56,34 +64,58 @@ class Revalidation:
 
         It borrows the spare descriptor: all the while it lasts, copies are doubled.
         """
-        self._limit = self._until = time.monotonic() + _LIMIT
+        self._run_dir = run_dir
         self._spare = spare
         if spare is not None:
             spare.lend()
-        self._pid = read_pid(run_dir)
-        self._connection: Any = _connect(run_dir, self._pid)
         self.done = False
-        # Answered one after the other, and asked at once: a round may last no longer than a reply.
-        self._asked = [_WAIT, _SHOW, _WAIT]
-        for command in self._asked:
-            self._ask(command)
+        self._ended: float | None = None
+        """Since when there is no ovs-vswitchd that has its datapaths, if there was one."""
+        self._connect()
+        self._begin()
 
-    def _ask(self, command: str) -> None:
-        if self._connection is None or self._connection.send(
-            ovs.jsonrpc.Message.create_request(command, [])
-        ):
+    def _connect(self) -> None:
+        self._pid = read_pid(self._run_dir)
+        self._connection: Any = _connect(self._run_dir, self._pid)
+        self._asked: list[str] = []
+
+    def _begin(self) -> None:
+        self._limit = self._until = time.monotonic() + _LIMIT
+        if self._connection is None:
             self._give_up()
+        # Answered one after the other, and asked at once: a round may last no longer than a reply.
+        self._ask(_WAIT, _SHOW, _WAIT)
+
+    def _ask(self, *commands: str) -> None:
+        if self._connection is not None:
+            self._asked += commands
+            for command in commands:  # What fails, the next reply tells.
+                self._connection.send(ovs.jsonrpc.Message.create_request(command, []))
 
     def _give_up(self) -> None:
-        # Also where it was nearly done: what was said before an end of ovs-vswitchd counts no more.
         self.close()
         self._until = min(self._limit, time.monotonic() + _UNKNOWN)
 
-    def close(self) -> None:
-        """Gives back what it has taken; any number of times."""
+    def _lose(self) -> None:
+        self._disconnect()
+        if self._ended is None:
+            self._ended = self._until = time.monotonic()
+
+    def _seek(self, now: float, ended: float) -> None:
+        """Tries to reach the next ovs-vswitchd."""
+        self._until = now + min(max(_LEAST_PAUSE, (now - ended) * _PAUSE), _LONGEST_PAUSE)
+        if self._connection is None:
+            self._connect()
+            self._ask(_SHOW)
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def close(self) -> None:
+        """Gives back what it has taken; any number of times."""
+        self._disconnect()
         if self._spare is not None:
             self._spare.keep()
 
@@ -94,14 +126,18 @@ class Revalidation:
             error, reply = self._connection.recv()
             if error == EAGAIN:
                 break
-            if error or reply.error is not None or not self._asked:
+            if error:
+                self._lose()
+            elif reply.error is not None or not self._asked:
                 self._give_up()
             else:
                 self._take(self._asked.pop(0), str(reply.result))
         now = time.monotonic()
         if self.done or now < self._until:
             return
-        if self._asked and now < self._limit and is_revalidating(self._pid):
+        if self._ended is not None:
+            self._seek(now, self._ended)
+        elif self._asked and now < self._limit and is_revalidating(self._pid):
             self._until = now + _WORKING
         else:
             self.done = True
@@ -109,12 +145,22 @@ class Revalidation:
 
     def _take(self, command: str, said: str) -> None:
         now = time.monotonic()
-        if command == _SHOW:
+        if self._ended is not None:
+            self._greet(has_datapaths=bool(said.strip()))
+        elif command == _SHOW:
             durations = (int(ms) / 1000 for ms in _DUMP_DURATION.findall(said))
             due = _NEXT_ROUND + _NEXT_ROUND_DURATIONS * max(durations, default=0.0)
             self._until = min(self._until, now + due)
         elif not self._asked:
             self._until = now
+
+    def _greet(self, has_datapaths: bool) -> None:
+        """It answers before it has read the database, too."""
+        if has_datapaths:
+            self._ended = None
+            self._begin()
+        else:
+            self._disconnect()
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""

@@ -1,0 +1,64 @@
+"""Waiting for ovs-vswitchd's revalidators, when ovs-vswitchd ends meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ovs_ebpf_tap.lab.switch import Switch
+from ovs_ebpf_tap.lab.waiting import wait_for
+from ovs_ebpf_tap.vswitchd import Revalidation
+
+AWAY = 1.0  # seconds
+
+
+@pytest.fixture
+def unanswered(switch: Switch) -> Iterator[Revalidation]:
+    """One that has asked an ovs-vswitchd that was killed before it could answer."""
+    pid = switch.vswitchd_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    revalidation = Revalidation(switch.rundir)
+    switch.kill_vswitchd()
+    yield revalidation
+    revalidation.close()
+
+
+def is_done(revalidation: Revalidation) -> bool:
+    """Whether it is by now."""
+    revalidation.run()
+    return revalidation.done
+
+
+def check_not_done(revalidation: Revalidation) -> None:
+    """For a while."""
+    until = time.monotonic() + AWAY
+    while time.monotonic() < until:
+        assert not is_done(revalidation)
+        time.sleep(0.01)
+
+
+def test_the_next_one_is_waited_for(switch: Switch, unanswered: Revalidation) -> None:
+    """Until it copies, only hooks do."""
+    check_not_done(unanswered)
+    switch.start_vswitchd()
+    wait_for(lambda: is_done(unanswered), what="a round of the next one")
+
+
+def test_one_that_waits_for_its_database_is_not_enough(
+    switch: Switch, unanswered: Revalidation
+) -> None:
+    """It answers, and has no datapath."""
+    switch.stop_ovsdb()
+    with ThreadPoolExecutor() as pool:
+        starting = pool.submit(switch.start_vswitchd)
+        wait_for(lambda: switch.vswitchd_pid() and switch.appctl("version"))
+        check_not_done(unanswered)
+        switch.start_ovsdb()
+        starting.result()
+    wait_for(lambda: is_done(unanswered), what="a round of the next one")
