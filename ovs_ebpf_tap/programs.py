@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from errno import EACCES, ENOSYS, EPERM
+from errno import EACCES, EINVAL, ENOSYS, EPERM
 from functools import cache
 from pathlib import Path
 
@@ -41,6 +41,14 @@ _MONOTONIC_COARSE = 6  # CLOCK_MONOTONIC_COARSE, which goes by the kernel's tick
 
 _BPFFS_MAGIC = "bpf"
 _RIGHTS = "run as root, with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+# For BPF_XCHG (5.12), and for BPF_MAP_LOOKUP_BATCH of per-CPU arrays (5.13). Before 5.11, maps
+# counted for what a process may lock in memory: too little of that is EPERM.
+_KERNEL = "Linux 5.13 or later is needed"
+_NEEDED: Mapping[int | None, str] = {
+    EPERM: f": {_RIGHTS}; {_KERNEL}",
+    EACCES: f": {_RIGHTS}; {_KERNEL}",
+    EINVAL: f": {_KERNEL}",
+}
 COMPILE_TIMEOUT = 300  # seconds: emulated machines are slow
 
 
@@ -181,7 +189,7 @@ def ensure_programs(pin_dir: Path) -> Programs:
             with contextlib.suppress(OSError):
                 pin_dir.rmdir()
             if isinstance(error, OSError):
-                needed = f": {_RIGHTS}" if error.errno in (EPERM, EACCES) else ""
+                needed = _NEEDED.get(error.errno, "")
                 raise TapError(f"the kernel does not take the programs: {error}{needed}") from None
             raise
     return opened or Programs(directory)
