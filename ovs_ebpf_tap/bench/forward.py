@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from dataclasses import replace
 
 from ovs_ebpf_tap.compare import lab
 from ovs_ebpf_tap.compare.figures import NATIVE, NONE, OFFLOADED, TC
 from ovs_ebpf_tap.compare.report import as_json, as_table
 from ovs_ebpf_tap.errors import TapError
 
+_PROGRAM = "scripts/bench forward"
+_TITLE = "What copies take of what a switch forwards"
+
 
 def _options() -> argparse.Namespace:
     about = f"{__doc__} The kernel's are those of u32 and mirred on clsact, without a mirror."
-    parser = argparse.ArgumentParser(prog="scripts/bench forward", description=about)
+    parser = argparse.ArgumentParser(prog=_PROGRAM, description=about)
     parser.add_argument("--datapath", choices=("netdev", "system"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
@@ -33,8 +38,10 @@ def main() -> int:
             (NONE, NATIVE, TC, OFFLOADED),
         )
     except TapError as error:
-        print(f"scripts/bench forward: {error}", file=sys.stderr)
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 1
+    repeat = " ".join([_PROGRAM, *map(shlex.quote, sys.argv[1:])])
+    result = replace(result, title=_TITLE, commands=(repeat,))
     print(as_json(result) if options.json else as_table(result))
     return 0
 

@@ -52,6 +52,7 @@ def test_forward() -> None:
     done = subprocess.run((*command, "--json"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    assert found["commands"] == ["scripts/bench forward --rounds=1 --seconds=0.2 --json"]
     assert found["variants"] == ["none", "native", "tc", "offloaded"]
     for load in found["summary"].values():
         copies = {name: load["copies_pps"][name] for name in found["variants"]}
