@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,8 +15,8 @@ from ovs_ebpf_tap.lab.frames import parse_seq
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 
-RATE = 5_000.0
-"""Frames a second."""
+RATE = 500.0 if os.environ.get("OVS_EBPF_TAP_VM") == "1" else 5_000.0
+"""Frames a second; an emulated machine takes as long for a tenth."""
 
 DOUBLED = 0.05
 """Seconds for which a transition may double copies."""
@@ -35,7 +36,7 @@ _LATE = 5.0
 """Seconds that the last copies may take."""
 
 _APART = 0.01
-"""Seconds without a doubled copy between those of two transitions; frames come every 0.2 ms."""
+"""Seconds without a doubled copy between those of two transitions: as long as some frames take."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from faults.controller import Controller, update
+from faults.fault import RATE
 from faults.peer import Peer
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import Account, account
@@ -25,7 +26,6 @@ from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.text import LONGEST
 
-RATE = 5000
 MEBIBYTE = 1 << 20
 
 NAMES = [

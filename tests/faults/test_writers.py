@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from faults.controller import Controller, Journal, Loop, delete_keys, update
+from faults.fault import RATE
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.sidecar import Tap
@@ -17,7 +18,6 @@ from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 
-RATE = 5000
 NONE: list[object] = ["set", []]
 EMPTY: list[object] = ["map", []]
 
