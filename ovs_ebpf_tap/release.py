@@ -134,12 +134,15 @@ def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
 
 
 def _await_revalidation(run_dir: Path) -> None:
+    """If it ends meanwhile and is not there again soon, it takes all in when it starts, too."""
     revalidation = vswitchd.Revalidation(run_dir)
-    while not revalidation.done:
+    deadline = time.monotonic() + PATIENCE
+    while not revalidation.done and time.monotonic() < deadline:
         poller = ovs.poller.Poller()
         revalidation.wait(poller)
         poller.block()
         revalidation.run()
+    revalidation.close()
 
 
 def _release_some(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> None:

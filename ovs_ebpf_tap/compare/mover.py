@@ -99,6 +99,9 @@ class Mover:
             self._interrupts.sleep(_LOOK)
         revalidation = Revalidation(ovs_run_dir(self._options.ovsdb))
         while not revalidation.done:
+            if time.monotonic() > begun + 2 * PATIENCE:
+                revalidation.close()
+                raise TapError("ovs-vswitchd has ended")
             revalidation.run()
             self._interrupts.sleep(_LOOK)
         self._interrupts.sleep(_SETTLE)
