@@ -40,11 +40,6 @@ MAX_RULES = abi.constant("MAX_RULES")
 
 _LOST = "it selects copies of too many other mirrors, or of mirrors too far behind each other"
 
-_UNDECIDED = (
-    "packets come to its output also by way of another mirror, and in another VLAN: which of the "
-    "two is copied, only Open vSwitch knows"
-)
-
 _MOST_ROUNDS = 64
 """How often mirrors are looked at that depend on each other."""
 
@@ -275,7 +270,7 @@ class _PartPlanner:
             rules = make_rules(self._topology, {m.uuid for m in self._offloaded}, following)
             reasons = (
                 dict.fromkeys(following.lost, _LOST)
-                or dict.fromkeys(following.undecided, _UNDECIDED)
+                or following.undecided
                 or dict(self._obstacles(rules))
             )
             if not reasons:

@@ -7,7 +7,7 @@ packet passes first has the rules for all copies that come of it, with what they
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -18,7 +18,7 @@ from ovs_ebpf_tap.filter import Match, parse
 from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Interface, Mirror, Port
 from ovs_ebpf_tap.topology import Topology, hook_of, to_ingress
-from ovs_ebpf_tap.vlan import Path
+from ovs_ebpf_tap.vlan import ACCESS, ALL, TUNNEL, Path
 from ovs_ebpf_tap.wanted import VLAN_GROUP, Gate, Hook, Rule
 
 ETHERNET_HEADER = 14
@@ -34,6 +34,16 @@ _MOST_TRIED = 131072
 for all hooks together."""
 
 
+_ANOTHER_VLAN = (
+    "packets come to its output also by way of another mirror, and in another VLAN: which of the "
+    "two is copied, only Open vSwitch knows"
+)
+_ANOTHER_TAG = (
+    "it selects what leaves through ports that take tags off and through others: what becomes of "
+    "the tag of what leaves through both, only Open vSwitch knows"
+)
+
+
 @dataclass(frozen=True)
 class _Served:
     """Which packets were copied to an output, and how they came there."""
@@ -41,6 +51,8 @@ class _Served:
     way: tuple[int | None, bool]
     unreserved: bool
     match: Match | None
+    tpid: int | None = None
+    """The TPID of what the copies have in the place of a tag that was taken off."""
 
     @classmethod
     def of(cls, path: Path) -> Self:
@@ -51,17 +63,24 @@ class _Served:
         every = not self.unreserved and self.match is None
         return every or (self.unreserved, self.match) == (other.unreserved, other.match)
 
-    def differs(self, other: Self) -> bool:
-        """Whether a packet may come both ways, and does not look the same then."""
-        if self.way == other.way:
-            return False
-        if self.match is None or other.match is None:
-            return True
-        return self.match.both(other.match) is not None
+    def differs(self, other: Self) -> str | None:
+        """What, if a packet may come both ways, does not look the same then."""
+        if self.way == other.way and self.tpid == other.tpid:
+            return None
+        if self.match and other.match and self.match.both(other.match) is None:
+            return None
+        return _ANOTHER_TAG if self.way == other.way else _ANOTHER_VLAN
+
+
+_Groups = dict[int, dict[_Served, int]]
 
 
 def _no_vlans() -> dict[_Served, int]:
     return defaultdict(int)
+
+
+def _no_groups() -> _Groups:
+    return defaultdict(_no_vlans)
 
 
 @dataclass
@@ -72,10 +91,15 @@ class Following:
     found: int = 0
     lost: set[UUID] = field(default_factory=set)
     """The mirrors that copies were not followed to: that would not end, or not soon."""
-    undecided: set[UUID] = field(default_factory=set)
-    """The mirrors whose copies' VLAN depends on which mirror, or which port, comes first."""
-    leaving: dict[int, dict[_Served, int]] = field(default_factory=lambda: defaultdict(_no_vlans))
+    undecided: dict[UUID, str] = field(default_factory=dict)
+    """The mirrors whose copies' tags depend on which mirror, or which port, comes first: why."""
+    arrived: dict[int, int] = field(default_factory=dict)
+    """By group: the VLANs of which all is copied there when it arrives."""
+    leaving: _Groups = field(default_factory=_no_groups)
     """By group: the VLANs of what is copied there when it leaves through some port."""
+    leaving_late: _Groups = field(default_factory=_no_groups)
+    """Those of them whose hooks may see it later than those of ports that Open vSwitch sends it to
+    behind them."""
 
     @property
     def ended(self) -> bool:
@@ -91,14 +115,42 @@ def make_rules(
     They are not all, or not all of them right, if `following` then has lost or undecided mirrors.
     """
     wanted: dict[Hook, list[Rule]] = defaultdict(list)
-    for port in topology.all_selected:
-        for arrival in (True, False):
-            walk = _Walk(topology, offloaded, port, arrival, following)
-            for interface in topology.interfaces(port):
+    for arrival in (True, False):
+        walks = {
+            port.uuid: _Walk(topology, offloaded, port, arrival, following)
+            for port in topology.all_selected
+        }
+        if arrival:
+            following.arrived = _all_copied(topology, walks)
+        for uuid, walk in walks.items():
+            for interface in topology.seen[uuid].interfaces:
                 device = topology.device(interface)
                 if device is not None and walk.rules:
                     wanted[hook_of(interface, device, arrival=arrival)] += walk.rules
     return _mark(wanted)
+
+
+def _all_copied(topology: Topology, arrivals: Mapping[UUID, _Walk]) -> dict[int, int]:
+    """By group: the VLANs of which all is copied there when it arrives, on any port.
+
+    Then it is not copied when it leaves, unless it was modified; flows that output to a port also
+    forward what arrives uncopied.
+    """
+    traits = topology.common.traits
+    if not topology.whole or (traits is not None and (traits.modifies or traits.outputs)):
+        return {}
+    ports = [
+        port
+        for port in topology.ports
+        if not (port.uuid in topology.reserved or topology.drops_arrivals(port))
+    ]
+    walks = [(port, arrivals[port.uuid]) for port in ports if port.uuid in arrivals]
+    users = Counter(group for _, walk in walks for group in walk.served)
+    found = {group: ALL for group, count in users.items() if count == len(ports)}
+    for port, walk in walks if found else ():
+        for group in found:
+            found[group] &= walk.copies_all(group) | ~topology.vlans(port).inside
+    return found
 
 
 class _Walk:
@@ -117,8 +169,9 @@ class _Walk:
         self._offloaded = offloaded
         self._port = port
         self._arrival = arrival
-        # By group: the VLANs of what is copied there.
-        self._served: dict[int, dict[_Served, int]] = defaultdict(_no_vlans)
+        self.served = _no_groups()
+        """By group: the VLANs of what is copied there."""
+        self._leaving = _no_groups()
         # The groups that the copies that are followed have come through, and their VLANs.
         self._above: list[tuple[int, int]] = []
         self._found: dict[int, list[Rule]] = defaultdict(list)
@@ -126,32 +179,55 @@ class _Walk:
         vlans = topology.vlans(port) if arrival else topology.vlans(port).leaving
         self._gate = None if vlans.plain else Gate(vlans.mode, vlans.tag, vlans.admitted)
         self._all = Path.of(vlans)
+        self._bare = vlans.bare
         # OVS reads the packets of taps with their tags in them.
         self._no_dei = (
             topology.netdev and arrival and not any(map(to_ingress, topology.interfaces(port)))
         )
-        self._in_any_order = self._leaves_in_any_order()
+        self._floods = self._is_flooded()
+        self._late = self._is_late()
         for mirror in self._first():
             self._visit(mirror, self._all, 0)
-        if self._in_any_order:
-            for group, served in self._served.items():
-                for each, bits in served.items():
-                    following.leaving[group][each] |= bits
+        for group, leaving in self._leaving.items():
+            for each, bits in leaving.items():
+                following.leaving[group][each] |= bits
+                if self._late:
+                    following.leaving_late[group][each] |= bits
 
     @property
     def rules(self) -> list[Rule]:
         """The rules found, group by group, in the order in which OVS comes to them."""
         return [rule for rules in self._found.values() for rule in rules]
 
-    def _leaves_in_any_order(self) -> bool:
-        """Whether a packet may leave through other ports, too, which come first or not.
+    def copies_all(self, group: int) -> int:
+        """The VLANs of which all is copied there that could be."""
+        found = 0
+        for each, bits in self.served[group].items():
+            # Into a VLAN, nothing is ever copied that goes to reserved addresses.
+            if each.match is None and (group & VLAN_GROUP or not each.unreserved):
+                found |= bits
+        return found
+
+    def _is_flooded(self) -> bool:
+        """Whether a packet may leave through other ports, too.
 
         In which order a flood leaves depends on where Open vSwitch has its ports in memory. To a
         port that is an output only flows send packets, and no flood.
         """
         reserved = self._port.uuid in self._topology.reserved
         traits = self._topology.common.traits
-        return not self._arrival and (not reserved or traits is None or traits.outputs)
+        return not self._arrival and (not reserved or (traits is not None and traits.outputs))
+
+    def _is_late(self) -> bool:
+        """Whether the hook may see what leaves later than those of ports that are behind it.
+
+        The userspace datapath sends packets in batches, port by port
+        (`dp_netdev_pmd_flush_output_packets` in `lib/dpif-netdev.c`). The kernel's does what a flow
+        says, one after the other; only internal ports come to their packets later (`netif_rx` in
+        its `net/openvswitch/vport-internal_dev.c`).
+        """
+        interfaces = self._topology.interfaces(self._port)
+        return self._topology.netdev or any(map(to_ingress, interfaces))
 
     def _first(self) -> Iterator[Mirror]:
         reserved = self._port.uuid in self._topology.reserved
@@ -207,23 +283,50 @@ class _Walk:
         `selected` it.
 
         Which mirror Open vSwitch comes to first depends on what was created first (`mirror_scan`
-        in `ofproto/ofproto-dpif-mirror.c`), but for those that the copies have come through.
+        in `ofproto/ofproto-dpif-mirror.c`), but for those that the copies have come through. Of
+        what is flooded, it copies what leaves first.
         """
-        served, this = self._served[group], _Served.of(path)
+        served, this = self.served[group], _Served.of(path)
         undecided = selected
         for at, bits in self._above:
             if at == group:
                 undecided &= ~bits
-        others = self._following.leaving[group] if self._in_any_order else {}
-        for each, bits in (*served.items(), *others.items()):
-            if bits & undecided and this.differs(each):
-                self._following.undecided.add(mirror.uuid)
+        if not self._arrival:
+            undecided &= ~self._following.arrived.get(group, 0)
+        self._decide(mirror, this, undecided, served)
         for each, bits in served.items():
             if each.covers(this):
                 path = replace(path, selected=path.selected & ~bits)
                 selected &= ~bits
         served[this] |= selected
+        if self._floods:
+            bare = 0 if path.forced else self._bare & ~self._untagged(mirror, path)
+            following = self._following
+            others = (following.leaving if self._late else following.leaving_late)[group]
+            for looks, vlans in ((this, ~bare), (replace(this, tpid=self._all.source.tpid), bare)):
+                self._decide(mirror, looks, undecided & vlans, others)
+                self._leaving[group][looks] |= selected & vlans
         return path
+
+    def _decide(
+        self, mirror: Mirror, this: _Served, vlans: int, others: Mapping[_Served, int]
+    ) -> None:
+        """Whether it is of no consequence, in these VLANs, which of them comes first."""
+        for each, bits in others.items():
+            why = this.differs(each) if bits & vlans else None
+            if why is not None:
+                self._following.undecided.setdefault(mirror.uuid, why)
+
+    def _untagged(self, mirror: Mirror, path: Path) -> int:
+        """The VLANs of those packets whose copies have no tag of these, whatever they had."""
+        found = ALL
+        for output in self._topology.outputs(mirror):
+            vlans = self._topology.vlans(output)
+            if vlans.mode == ACCESS:
+                continue
+            bare = vlans.bare if vlans.mode != TUNNEL else 0
+            found &= bare if path.vlan is None else ALL * (bare >> path.vlan & 1)
+        return found
 
     def _group(self, mirror: Mirror) -> int:
         if mirror.output_port is None:

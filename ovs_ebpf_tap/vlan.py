@@ -113,6 +113,14 @@ class PortVlans:
         return self
 
     @property
+    def bare(self) -> int:
+        """The VLANs whose packets are sent without the tag that they may have had for it."""
+        if self.mode in (ACCESS, TUNNEL, FORCED):
+            return 1 << self.tag
+        own = 1 << self.tag if self.mode == NATIVE and not self.tags_native else 0
+        return own | (self.priority == PRIORITY_NEVER)
+
+    @property
     def out_mode(self) -> int:
         """How the port changes the tags of what it sends."""
         return KEEP if self.mode == NATIVE and self.tags_native else self.mode

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ovs_ebpf_tap.lab.frames import with_tags
-from parity.case import Case, Mirror, Port, announce, broadcast, flood, ports, talk
+from ovs_ebpf_tap.lab.frames import ETH_8021AD, Tag, with_tags
+from parity.case import Case, Mirror, Port, announce, broadcast, flood, left, ports, talk
 
 LEARNED = announce("a", "b", "c")
 TALK = [
@@ -24,6 +24,17 @@ SELECTIONS = {
     "all_as_both": Mirror(src="a b c", dst="a b c", output="m"),
     "all_ports": Mirror(select_all=True, output="m"),
 }
+
+# What is in a VLAN leaves with its tag, and without: a copy has what the first to leave has.
+MIXED = ports("m n o", a=Port(), b=Port(tag=10), c=Port(), d=Port(tag=10), e=Port(trunks=(10,)))
+MIXED_MIRRORS = [
+    Mirror(dst="b c", output="m"),
+    Mirror(dst="c d", output="n"),
+    Mirror(dst="d e", output="o"),
+]
+MIXED_FLOODS = [
+    ("a", flood("a", [tag])) for tag in (Tag(10), Tag(10, pcp=5), Tag(10, tpid=ETH_8021AD))
+]
 
 CASES = [
     *(
@@ -65,6 +76,27 @@ CASES = [
         ports("m", a=Port(), b=Port(tag=10), c=Port(tag=20)),
         [Mirror(dst="b c", output="m")],
         [("a", [with_tags(broadcast("a"), [vlan]) for vlan in (10, 20, 10, 20)])],
+    ),
+    Case(
+        "with_tags_and_without",
+        MIXED,
+        MIXED_MIRRORS,
+        MIXED_FLOODS,
+        datapaths=("system",),
+    ),
+    Case(
+        "with_tags_and_without_in_batches",
+        MIXED,
+        left("what leaves through ports that take tags off and through others", *MIXED_MIRRORS),
+        MIXED_FLOODS,
+        datapaths=("netdev",),
+    ),
+    Case(
+        "with_tags_and_without_when_they_have_arrived",
+        MIXED,
+        [Mirror(select_all=True, output="m"), Mirror(dst="b c", output="m")],
+        MIXED_FLOODS,
+        all_hooks=True,
     ),
     Case(
         "from_two_sources",

@@ -104,7 +104,7 @@ BONDS = [
     for name, mirrors in (
         ("source", [Mirror(src="b", output="m")]),
         ("destination", [Mirror(dst="b", output="m")]),
-        ("both", [Mirror(src="a b", dst="b c", output="m")]),
+        ("both", [Mirror(select_all=True, output="m")]),
         ("output", OUTPUT if mode == "active_backup" else left("is a bond", *OUTPUT)),
     )
 ] + [

@@ -25,15 +25,12 @@ def tagged(name: str) -> Sent:
     return name, [broadcast(name, tags, str(n)) for n, tags in enumerate(TAGS)]
 
 
-def without_priority(name: str) -> Sent:
-    """What leaves through several ports, some of which take tags off: that loses the priority."""
-    numbered = [(n, tags) for n, tags in enumerate(TAGS) if not any(map(_has_priority, tags))]
-    return name, [broadcast(name, tags, str(n)) for n, tags in numbered]
-
-
-def _has_priority(tag: int | Tag) -> bool:
-    return isinstance(tag, Tag) and tag.pcp != 0
-
+NATIVE_PORTS = ports(
+    "b m",
+    a=Port(tag=10, vlan_mode="native-untagged"),
+    c=Port(tag=20, vlan_mode="native-tagged"),
+)
+NATIVE_MIRROR = Mirror(src="a c", dst="a c", output="m", select_vlan=(10,))
 
 A_AND_B = [tagged("a"), tagged("b")]
 
@@ -84,13 +81,23 @@ CASES = [
     ),
     Case(
         "native_ports",
-        ports(
-            "b m",
-            a=Port(tag=10, vlan_mode="native-untagged"),
-            c=Port(tag=20, vlan_mode="native-tagged"),
-        ),
-        [Mirror(src="a c", dst="a c", output="m", select_vlan=(10,))],
-        [tagged("a"), without_priority("b"), without_priority("c")],
+        NATIVE_PORTS,
+        [NATIVE_MIRROR],
+        [tagged("a"), tagged("b"), tagged("c")],
+        datapaths=("system",),
+    ),
+    Case(
+        "native_ports_in_batches",
+        NATIVE_PORTS,
+        left("what leaves through ports that take tags off and through others", NATIVE_MIRROR),
+        [tagged("a"), tagged("b"), tagged("c")],
+        datapaths=("netdev",),
+    ),
+    Case(
+        "native_ports_and_all_that_arrives",
+        NATIVE_PORTS,
+        [Mirror(select_all=True, output="m", select_vlan=(10,))],
+        [tagged("a"), tagged("b"), tagged("c")],
     ),
     Case(
         "tunnel_port",

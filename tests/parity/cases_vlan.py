@@ -198,17 +198,26 @@ OTHERS = [
         [(name, [broadcast("a")] * 2) for name in "abc"]
         + [("c", [with_tags(broadcast("a"), [vlan]) for vlan in (30, 10)])],
     ),
-    Case(
-        "learned_across_modes",
-        ports("m", a=Port(tag=10), b=Port(), c=Port(tag=10, vlan_mode="native-untagged")),
-        [Mirror(src="a", dst="c", output="m"), Mirror(dst="b", output="m")],
-        [
-            ("a", talk("a", "b", to_tags=[10])),
-            ("b", talk("b", "a", [10])),
-            ("b", talk("b", "c", [10])),
-            ("c", talk("c", "a")),
-        ],
-        learn=[*announce("a", "c"), *announce("b", tags=[10])],
+    *(
+        Case(
+            f"learned_across_modes{name}",
+            ports(
+                "", a=Port(tag=10), b=Port(), c=Port(tag=10, vlan_mode="native-untagged"), m=output
+            ),
+            [Mirror(src="a", dst="c", output="m"), Mirror(dst="b", output="m")],
+            [
+                ("a", talk("a", "b", to_tags=[10])),
+                ("b", talk("b", "a", [10])),
+                ("b", talk("b", "c", [10])),
+                ("c", talk("c", "a")),
+            ],
+            learn=[*announce("a", "c"), *announce("b", tags=[10])],
+            datapaths=datapaths,
+        )
+        for name, output, datapaths in (
+            ("", Port(), ("system",)),
+            ("_to_access", Port(tag=10), ("netdev", "system")),
+        )
     ),
 ]
 

@@ -67,6 +67,9 @@ def both(*changes: Callable[[World], None]) -> Callable[[World], None]:
     return change
 
 
+NETDEV = bridge(datapath_type="netdev")
+
+
 def clsact(world: World) -> None:
     world.attach = CLSACT
 
@@ -492,9 +495,33 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
     ),
     (
         "other copies of the same packets, where they leave through another port",
-        both(selects("b"), port("c", trunks=(5,)), beside(dst="c", output_vlan=7)),
+        both(NETDEV, selects("b"), port("c", trunks=(5,)), beside(dst="c", output_vlan=7)),
         NATIVE,
         "packets come to its output also by way of another mirror, and in another VLAN",
+    ),
+    (
+        "destinations with tags and without",
+        both(NETDEV, port("b", tag=5)),
+        NATIVE,
+        "it selects what leaves through ports that take tags off and through others",
+    ),
+    (
+        "destinations with tags and without, and one is an internal port",
+        both(new_port("b", type="internal"), port("b", tag=5)),
+        NATIVE,
+        "it selects what leaves through ports that take tags off and through others",
+    ),
+    (
+        "destinations with tags and with other tags",
+        both(
+            NETDEV,
+            port("a", vlan_mode="dot1q-tunnel", tag=5),
+            port("b", vlan_mode="native-untagged", tag=5),
+            mirror(select_src_port=()),
+            world_settings(vlan_limit=2),
+        ),
+        NATIVE,
+        "it selects what leaves through ports that take tags off and through others",
     ),
     (
         "other copies of the same packets, which are in the output VLAN",
@@ -612,6 +639,14 @@ def test_reasons(change: Callable[[World], None], state: str, reason: str) -> No
         beside(dst="out", out="c"),
         beside(src="c", out="b"),
         both(port("b", tag=5), beside(src="c", out="b")),
+        # Tags that one destination takes off, and another does not.
+        both(NETDEV, port("a", trunks=(6, 7)), port("b", tag=5)),
+        both(NETDEV, port("a", tag=5), port("b", vlan_mode="native-untagged", tag=5)),
+        both(NETDEV, port("b", tag=5), port("out", tag=9)),
+        both(NETDEV, port("b", tag=5), port("out", vlan_mode="native-untagged", tag=5)),
+        both(NETDEV, port("b", tag=5), mirror(select_vlan=(6,))),
+        both(NETDEV, port("b", tag=5), mirror(select_all=True)),
+        both(NETDEV, port("b", tag=5), beside(src="a b c", out="out")),
     ],
 )
 def test_what_does_not_matter(change: Callable[[World], None]) -> None:
