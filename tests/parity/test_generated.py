@@ -22,7 +22,7 @@ fails is shrunk."""
 FEW = 200
 """Examples without it: what takes a few minutes."""
 
-LEAST_OFFLOADED = 0.5
+LEAST_OFFLOADED = 0.4
 """The share of examples in which every mirror has to be offloaded."""
 
 
