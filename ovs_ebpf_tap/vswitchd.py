@@ -7,9 +7,10 @@ that concerns flows starts one (`udpif_revalidator` in `ofproto/ofproto-dpif-upc
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
-from errno import EAGAIN
+from errno import EAGAIN, ECONNREFUSED, ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,21 @@ _WAIT = "revalidator/wait"
 _SHOW = "upcall/show"
 _DUMP_DURATION = re.compile(r"dump duration\s*:\s*(\d{1,9})ms")
 
-_RUNNABLE = "RD"
-"""States in `/proc/PID/task/TID/stat`: it runs or is to, or is in the kernel."""
+_AT_WORK = "RDT"
+"""States in `/proc/PID/task/TID/stat`: it runs or is to, is in the kernel, or was stopped."""
 
 _CONNECT = 100  # ms
 _MAX_ANSWERS = 1 << 20  # bytes
-_NEXT_ROUND = 0.02
-"""Seconds, and _NEXT_ROUND_DURATIONS times what a round takes, in which a round that is due has
-ended: it begins within 5 ms, and takes longer than most since it revalidates all flows."""
-_NEXT_ROUND_DURATIONS = 8
+_ROUND = 0.01
+"""Seconds, and _ROUND_DURATIONS times what a round takes, in which a round that is due has ended:
+it begins within 5 ms, and takes longer than most since it revalidates all flows."""
+_ROUND_DURATIONS = 8
 _WORKING = 0.005
 """Seconds until it is looked again whether a round is under way that is late."""
+_RESTING = 0.01
+"""The same where none is, though the next one may be about to begin."""
 _UNKNOWN = 0.3
-"""Seconds that are waited where ovs-vswitchd does not answer, or has several datapaths."""
+"""Seconds that are waited where ovs-vswitchd is not to be found, or has several datapaths."""
 _LIMIT = 5.0
 """Seconds after which no more is waited for a round that does not end."""
 
@@ -48,12 +51,13 @@ _PAUSE = 0.1
 
 
 class Revalidation:
-    """Waits until a round over all flows has ended that began after now.
+    """Waits until a round over all flows has ended that saw what ovs-vswitchd has taken in by now.
 
     ovs-vswitchd tells when the next round ends, and how long it took; not when it began. So the
-    first that ends may have begun too early, and the one behind it has not. There is none behind
-    it if it has seen all that is to be seen: then it is waited for as long as one would take, and
-    for as long as a revalidator has work, which on a busy machine waits for its turn.
+    first that ends may have begun too early, and the one behind it has not. But that round may be
+    over by now, and then the next is up to half a second away: so it is waited for no longer than
+    one would take, and for as long as a revalidator has work, which on a busy machine waits for its
+    turn.
 
     What an ovs-vswitchd that has ended meanwhile had said counts no more: it is waited for the
     next one, however long that takes, and for a round of its own.
@@ -70,42 +74,47 @@ class Revalidation:
             spare.lend()
         self.done = False
         self._ended: float | None = None
-        """Since when there is no ovs-vswitchd that has its datapaths, if there was one."""
-        self._connect()
-        self._begin()
+        """Since when there is no ovs-vswitchd that has its datapaths."""
+        self._limit = self._until = time.monotonic() + _LIMIT
+        error = self._connect()
+        if error == 0:
+            self._begin()
+        elif error == ECONNREFUSED:  # By the socket of one that has just ended.
+            self._lose()
+        else:
+            self._lose(_UNKNOWN)
 
-    def _connect(self) -> None:
-        self._pid = read_pid(self._run_dir)
-        self._connection: Any = _connect(self._run_dir, self._pid)
+    def _connect(self) -> int:
+        self._rested = False
         self._asked: list[str] = []
+        self._pid = read_pid(self._run_dir)
+        error, self._connection = _connect(self._run_dir, self._pid)
+        return error
 
     def _begin(self) -> None:
         self._limit = self._until = time.monotonic() + _LIMIT
-        if self._connection is None:
-            self._give_up()
         # Answered one after the other, and asked at once: a round may last no longer than a reply.
-        self._ask(_WAIT, _SHOW, _WAIT)
+        self._ask(_SHOW, _WAIT, _WAIT)
 
     def _ask(self, *commands: str) -> None:
-        if self._connection is not None:
-            self._asked += commands
-            for command in commands:  # What fails, the next reply tells.
-                self._connection.send(ovs.jsonrpc.Message.create_request(command, []))
+        self._asked += commands
+        for command in commands:  # What fails, the next reply tells.
+            self._connection.send(ovs.jsonrpc.Message.create_request(command, []))
 
     def _give_up(self) -> None:
         self.close()
         self._until = min(self._limit, time.monotonic() + _UNKNOWN)
 
-    def _lose(self) -> None:
+    def _lose(self, patience: float = math.inf) -> None:
         self._disconnect()
         if self._ended is None:
             self._ended = self._until = time.monotonic()
+            self._limit = self._ended + patience
 
     def _seek(self, now: float, ended: float) -> None:
         """Tries to reach the next ovs-vswitchd."""
         self._until = now + min(max(_LEAST_PAUSE, (now - ended) * _PAUSE), _LONGEST_PAUSE)
-        if self._connection is None:
-            self._connect()
+        if self._connection is None and self._connect() == 0:
             self._ask(_SHOW)
 
     def _disconnect(self) -> None:
@@ -126,7 +135,7 @@ class Revalidation:
             error, reply = self._connection.recv()
             if error == EAGAIN:
                 break
-            if error:
+            if error or (reply.error is not None and self._ended is not None):
                 self._lose()
             elif reply.error is not None or not self._asked:
                 self._give_up()
@@ -135,10 +144,14 @@ class Revalidation:
         now = time.monotonic()
         if self.done or now < self._until:
             return
-        if self._ended is not None:
+        if self._ended is not None and now < self._limit:
             self._seek(now, self._ended)
         elif self._asked and now < self._limit and is_revalidating(self._pid):
+            self._rested = False
             self._until = now + _WORKING
+        elif self._asked and not self._rested:
+            self._rested = True
+            self._until = now + _RESTING
         else:
             self.done = True
             self.close()
@@ -149,13 +162,13 @@ class Revalidation:
             self._greet(has_datapaths=bool(said.strip()))
         elif command == _SHOW:
             durations = (int(ms) / 1000 for ms in _DUMP_DURATION.findall(said))
-            due = _NEXT_ROUND + _NEXT_ROUND_DURATIONS * max(durations, default=0.0)
+            due = _ROUND + _ROUND_DURATIONS * max(durations, default=0.0)
             self._until = min(self._until, now + due)
         elif not self._asked:
             self._until = now
 
     def _greet(self, has_datapaths: bool) -> None:
-        """It answers before it has read the database, too."""
+        """It answers before it has read the database, too, and before it knows the command."""
         if has_datapaths:
             self._ended = None
             self._begin()
@@ -179,28 +192,27 @@ def read_pid(run_dir: Path) -> int | None:
 
 
 def is_revalidating(pid: int | None) -> bool:
-    """Whether a revalidator thread runs, or waits for a CPU."""
+    """Whether a revalidator thread runs, waits for a CPU, or was stopped."""
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             name, _, rest = (task / "stat").read_text().rpartition(") ")
-            if "(revalidator" in name and rest[0] in _RUNNABLE:
+            if "(revalidator" in name and rest[0] in _AT_WORK:
                 return True
     return False
 
 
 def is_running(run_dir: Path) -> bool:
     """Whether ovs-vswitchd takes connections."""
-    connection = _connect(run_dir, read_pid(run_dir))
-    if connection is None:
-        return False
-    connection.close()
-    return True
+    error, connection = _connect(run_dir, read_pid(run_dir))
+    if connection is not None:
+        connection.close()
+    return error == 0
 
 
-def _connect(run_dir: Path, pid: int | None) -> Any:
-    """A connection to the control socket of that process, or None."""
+def _connect(run_dir: Path, pid: int | None) -> tuple[int, Any]:
+    """An error, or a connection to the control socket of that process."""
     if pid is None:
-        return None
+        return ENOENT, None
     name = f"unix:{run_dir / f'ovs-vswitchd.{pid}.ctl'}"
     error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(name), timeout=_CONNECT)
-    return None if error else rpc.connection(stream, _MAX_ANSWERS)
+    return error, None if error else rpc.connection(stream, _MAX_ANSWERS)

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -17,14 +18,18 @@ from ovs_ebpf_tap.vswitchd import Revalidation
 AWAY = 1.0  # seconds
 
 
-@pytest.fixture
-def unanswered(switch: Switch) -> Iterator[Revalidation]:
-    """One that has asked an ovs-vswitchd that was killed before it could answer."""
+@pytest.fixture(params=["asked", "gone"])
+def unanswered(switch: Switch, request: pytest.FixtureRequest) -> Iterator[Revalidation]:
+    """One whose ovs-vswitchd was killed, before it could answer or before it was asked."""
     pid = switch.vswitchd_pid()
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    revalidation = Revalidation(switch.rundir)
-    switch.kill_vswitchd()
+    if request.param == "asked":
+        os.kill(pid, signal.SIGSTOP)
+        revalidation = Revalidation(switch.rundir)
+        switch.kill_vswitchd()
+    else:
+        switch.kill_vswitchd()
+        revalidation = Revalidation(switch.rundir)
     yield revalidation
     revalidation.close()
 
@@ -62,3 +67,9 @@ def test_one_that_waits_for_its_database_is_not_enough(
         switch.start_ovsdb()
         starting.result()
     wait_for(lambda: is_done(unanswered), what="a round of the next one")
+
+
+def test_one_that_is_nowhere_to_be_found_is_not_waited_for(tmp_path: Path) -> None:
+    """Its files may be elsewhere, and it may well be there."""
+    revalidation = Revalidation(tmp_path)
+    wait_for(lambda: is_done(revalidation), 5, "an end")
