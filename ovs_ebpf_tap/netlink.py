@@ -97,6 +97,8 @@ class Filter:
 
 def _filter(ifindex: int, direction: str, message: Any) -> Filter | None:
     """The filter of ours that a message tells of, if it does."""
+    if message.get_attr("TCA_KIND") != "bpf":
+        return None  # Of some kinds, pyroute2 leaves the options as they are.
     options = message.get_attr("TCA_OPTIONS")
     name = options.get_attr("TCA_BPF_NAME") if options else None
     if not name or not name.startswith(FILTER_NAME):
