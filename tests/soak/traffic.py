@@ -12,7 +12,7 @@ from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import Difference, difference
 from ovs_ebpf_tap.lab.frames import Tag
 from ovs_ebpf_tap.lab.tap import Tap
-from ovs_ebpf_tap.lab.waiting import patience
+from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from parity.case import Case, Sent
 from parity.strategies import DESTINATIONS, TAGS, Example, Frame
 from soak.pair import Pair, Twin
@@ -64,6 +64,8 @@ def play(pair: Pair, case: Case) -> tuple[Frames, Frames]:
         pair.both(lambda twin: twin.switch.appctl("fdb/flush", BRIDGE))
         _send(pair, case.learn, watches)
         _await_equal(watches, _LEARNT)
+        with contextlib.suppress(TimeoutError):  # What follows tells what is wrong.
+            wait_for(lambda: len({*map(_learned, pair.twins)}) == 1, _LATE)
         for watch in watches:
             watch.clear()
         pair.both(lambda twin: twin.switch.appctl("revalidator/purge"))
@@ -71,6 +73,12 @@ def play(pair: Pair, case: Case) -> tuple[Frames, Frames]:
         _await_equal(watches, _AFTER)
         tested, oracle = (watch.frames() for watch in watches)
     return tested, oracle
+
+
+def _learned(twin: Twin) -> frozenset[tuple[str, ...]]:
+    """Ports, VLANs and addresses, without their age."""
+    lines = twin.switch.appctl("fdb/show", BRIDGE).splitlines()
+    return frozenset(tuple(line.split()[:3]) for line in lines)
 
 
 def compare(expected: Frames, seen: Frames) -> dict[str, Difference]:
