@@ -10,7 +10,7 @@ import contextlib
 import math
 import re
 import time
-from errno import EAGAIN, ECONNREFUSED, ENOENT
+from errno import EAGAIN, ECONNREFUSED, EMSGSIZE, ENOENT, EPROTO
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ _AT_WORK = "RDT"
 
 _CONNECT = 100  # ms
 _MAX_ANSWERS = 1 << 20  # bytes
+_MAD = (EPROTO, EMSGSIZE)
+"""Errors of connections to what is no ovs-vswitchd."""
 _ROUND = 0.01
 """Seconds, and _ROUND_DURATIONS times what a round takes, in which a round that is due has ended:
 it begins within 5 ms, and takes longer than most since it revalidates all flows."""
@@ -135,7 +137,9 @@ class Revalidation:
             error, reply = self._connection.recv()
             if error == EAGAIN:
                 break
-            if error or (reply.error is not None and self._ended is not None):
+            if error in _MAD:
+                self._give_up()
+            elif error or (reply.error is not None and self._ended is not None):
                 self._lose()
             elif reply.error is not None or not self._asked:
                 self._give_up()
