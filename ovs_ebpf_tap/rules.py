@@ -179,7 +179,6 @@ class _Walk:
         vlans = topology.vlans(port) if arrival else topology.vlans(port).leaving
         self._gate = None if vlans.plain else Gate(vlans.mode, vlans.tag, vlans.admitted)
         self._all = Path.of(vlans)
-        self._bare = vlans.bare
         # OVS reads the packets of taps with their tags in them.
         self._no_dei = (
             topology.netdev and arrival and not any(map(to_ingress, topology.interfaces(port)))
@@ -300,10 +299,10 @@ class _Walk:
                 selected &= ~bits
         served[this] |= selected
         if self._floods:
-            bare = 0 if path.forced else self._bare & ~self._untagged(mirror, path)
+            bare = 0 if path.forced else path.source.bare & ~self._untagged(mirror, path)
             following = self._following
             others = (following.leaving if self._late else following.leaving_late)[group]
-            for looks, vlans in ((this, ~bare), (replace(this, tpid=self._all.source.tpid), bare)):
+            for looks, vlans in ((this, ~bare), (replace(this, tpid=path.source.tpid), bare)):
                 self._decide(mirror, looks, undecided & vlans, others)
                 self._leaving[group][looks] |= selected & vlans
         return path

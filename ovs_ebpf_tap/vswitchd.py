@@ -77,14 +77,11 @@ class Revalidation:
         self.done = False
         self._ended: float | None = None
         """Since when there is no ovs-vswitchd that has its datapaths."""
-        self._limit = self._until = time.monotonic() + _LIMIT
         error = self._connect()
         if error == 0:
             self._begin()
-        elif error == ECONNREFUSED:  # By the socket of one that has just ended.
-            self._lose()
-        else:
-            self._lose(_UNKNOWN)
+        else:  # It is refused by the socket of one that has just ended.
+            self._lose(math.inf if error == ECONNREFUSED else _UNKNOWN)
 
     def _connect(self) -> int:
         self._rested = False

@@ -93,13 +93,14 @@ class Mover:
         """
         _write_mode(self._ovsdb, self.uuid, MODES[variant])
         begun = time.monotonic()
+        deadline = begun + 2 * PATIENCE
         while not (self._is(variant) and hooked() == (variant == OFFLOADED)):
             self._check(variant, begun)
-            turn(self._ovsdb, begun + 2 * PATIENCE)
+            turn(self._ovsdb, deadline)
             self._interrupts.sleep(_LOOK)
         revalidation = Revalidation(ovs_run_dir(self._options.ovsdb))
         while not revalidation.done:
-            if time.monotonic() > begun + 2 * PATIENCE:
+            if time.monotonic() > deadline:
                 revalidation.close()
                 raise TapError("ovs-vswitchd has ended")
             revalidation.run()
