@@ -9,14 +9,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# An emulated machine without hardware virtualisation runs about this much slower.
+EMULATED = os.environ.get("OVS_EBPF_TAP_VM") == "1"
+"""Whether this is a machine of `scripts/vm`."""
+
+# Without hardware virtualisation, it runs about this much slower.
 _EMULATED_FACTOR = 10.0
 
 
 def patience(seconds: float) -> float:
     """How long to wait here for what takes at most `seconds` on a common machine."""
-    emulated = os.environ.get("OVS_EBPF_TAP_VM") == "1"
-    return seconds * _EMULATED_FACTOR if emulated else seconds
+    return seconds * _EMULATED_FACTOR if EMULATED else seconds
 
 
 def wait_for(

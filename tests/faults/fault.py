@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -13,9 +12,9 @@ from faults.ground import Ground
 from ovs_ebpf_tap.lab.capture import Capture, Direction
 from ovs_ebpf_tap.lab.frames import parse_seq
 from ovs_ebpf_tap.lab.traffic import Stream
-from ovs_ebpf_tap.lab.waiting import patience, wait_for
+from ovs_ebpf_tap.lab.waiting import EMULATED, patience, wait_for
 
-RATE = 500.0 if os.environ.get("OVS_EBPF_TAP_VM") == "1" else 5_000.0
+RATE = 500.0 if EMULATED else 5_000.0
 """Frames a second; an emulated machine takes as long for a tenth."""
 
 DOUBLED = 0.05

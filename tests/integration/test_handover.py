@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -16,10 +15,10 @@ from ovs_ebpf_tap.lab.frames import parse_seq, udp_frame
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
-from ovs_ebpf_tap.lab.waiting import patience
+from ovs_ebpf_tap.lab.waiting import EMULATED, patience
 
 # Each way; an emulated machine takes seconds for one.
-MOVES = 5 if os.environ.get("OVS_EBPF_TAP_VM") == "1" else 50
+MOVES = 5 if EMULATED else 50
 RATE = 10_000
 FLOWS = 2_000
 

@@ -5,7 +5,6 @@ It is the whole machine's, so only an emulated one's is set.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,10 +14,9 @@ from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
+from ovs_ebpf_tap.lab.waiting import EMULATED
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("OVS_EBPF_TAP_VM") != "1", reason="it would set this machine's clock"
-)
+pytestmark = pytest.mark.skipif(not EMULATED, reason="it would set this machine's clock")
 
 DAY = 86_400.0
 STEPS = (DAY, -2 * DAY, -60.0, 3600.0)
