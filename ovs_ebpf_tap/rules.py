@@ -53,6 +53,8 @@ class _Served:
     match: Match | None
     tpid: int | None = None
     """The TPID of what the copies have in the place of a tag that was taken off."""
+    copied: bool = True
+    """Not, if the packets were in the output VLAN already: to Open vSwitch they were copied."""
 
     @classmethod
     def of(cls, path: Path) -> Self:
@@ -65,11 +67,13 @@ class _Served:
 
     def differs(self, other: Self) -> str | None:
         """What, if a packet may come both ways, does not look the same then."""
-        if self.way == other.way and self.tpid == other.tpid:
+        looks = (self.way, self.tpid, self.copied)
+        if looks == (other.way, other.tpid, other.copied) or not (self.copied or other.copied):
             return None
         if self.match and other.match and self.match.both(other.match) is None:
             return None
-        return _ANOTHER_TAG if self.way == other.way else _ANOTHER_VLAN
+        same = (self.way, self.copied) == (other.way, other.copied)
+        return _ANOTHER_TAG if same else _ANOTHER_VLAN
 
 
 _Groups = dict[int, dict[_Served, int]]
@@ -95,11 +99,13 @@ class Following:
     """The mirrors whose copies' tags depend on which mirror, or which port, comes first: why."""
     arrived: dict[int, int] = field(default_factory=dict)
     """By group: the VLANs of which all is copied there when it arrives."""
+    inside: _Groups = field(default_factory=_no_groups)
+    """By group: the VLANs of what is not copied there when it arrives, but counts as copied."""
     leaving: _Groups = field(default_factory=_no_groups)
     """By group: the VLANs of what is copied there when it leaves through some port."""
     leaving_late: _Groups = field(default_factory=_no_groups)
     """Those of them whose hooks may see it later than those of ports that Open vSwitch sends it to
-    behind them."""
+    behind them, or do not see that it counts as copied."""
 
     @property
     def ended(self) -> bool:
@@ -190,7 +196,7 @@ class _Walk:
         for group, leaving in self._leaving.items():
             for each, bits in leaving.items():
                 following.leaving[group][each] |= bits
-                if self._late:
+                if self._late or not each.copied:
                     following.leaving_late[group][each] |= bits
 
     @property
@@ -286,26 +292,43 @@ class _Walk:
         what is flooded, it copies what leaves first.
         """
         served, this = self.served[group], _Served.of(path)
-        undecided = selected
-        for at, bits in self._above:
-            if at == group:
-                undecided &= ~bits
-        if not self._arrival:
-            undecided &= ~self._following.arrived.get(group, 0)
-        self._decide(mirror, this, undecided, served)
+        inside, already = replace(this, copied=False), selected & ~path.selected
+        undecided = selected & ~self._decided(group)
+        self._decide(mirror, this, undecided & ~already, served)
+        self._decide(mirror, inside, undecided & already, served)
         for each, bits in served.items():
             if each.covers(this):
                 path = replace(path, selected=path.selected & ~bits)
                 selected &= ~bits
-        served[this] |= selected
-        if self._floods:
-            bare = 0 if path.forced else path.source.bare & ~self._untagged(mirror, path)
-            following = self._following
-            others = (following.leaving if self._late else following.leaving_late)[group]
-            for looks, vlans in ((this, ~bare), (replace(this, tpid=path.source.tpid), bare)):
-                self._decide(mirror, looks, undecided & vlans, others)
-                self._leaving[group][looks] |= selected & vlans
+        served[this] |= selected & ~already
+        if already:
+            served[inside] |= selected & already
+        if already and self._arrival:
+            self._following.inside[group][inside] |= selected & already
+        if not self._arrival:
+            self._decide(mirror, this, path.selected, self._following.inside[group])
+        for looks, vlans in self._flooded(mirror, path, already) if self._floods else ():
+            late = self._late or not looks.copied
+            others = self._following.leaving if late else self._following.leaving_late
+            self._decide(mirror, looks, undecided & vlans, others[group])
+            self._leaving[group][looks] |= selected & vlans
         return path
+
+    def _decided(self, group: int) -> int:
+        """The VLANs of what is copied there first, whatever comes first elsewhere."""
+        found = 0 if self._arrival else self._following.arrived.get(group, 0)
+        for at, vlans in self._above:
+            found |= vlans if at == group else 0
+        return found
+
+    def _flooded(self, mirror: Mirror, path: Path, already: int) -> Iterator[tuple[_Served, int]]:
+        """What becomes of what leaves through other ports, too, and its VLANs."""
+        this = _Served.of(path)
+        bare = 0 if path.forced else path.source.bare & ~self._untagged(mirror, path)
+        yield this, ~bare & ~already
+        yield replace(this, tpid=path.source.tpid), bare & ~already
+        if already:
+            yield replace(this, copied=False), already
 
     def _decide(
         self, mirror: Mirror, this: _Served, vlans: int, others: Mapping[_Served, int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, Tag, Tags, ethernet
 from parity.case import (
@@ -69,6 +70,8 @@ CARRIERS = {
 }
 """Ports that carry the VLAN, or not, by a short name."""
 
+OTHER_VLAN = Mirror(dst="c", output_vlan=10, select_vlan=(20,))
+INTO_TWO = [Mirror(src="a", output_vlan=RSPAN), Mirror(src="a", dst="b", output_vlan=98)]
 TO_VLAN = [Mirror(src="a", output_vlan=RSPAN)]
 
 CASES = [
@@ -140,6 +143,21 @@ CASES = [
         [("a", flood("a", [RSPAN])), ("a", flood("a", [Tag(RSPAN, tpid=ETH_8021AD)]))],
         silent=True,
     ),
+    *(
+        Case(
+            f"packets_in_it_and_copies_that_are_not, {name}",
+            ports("a b c d"),
+            left("", Mirror(src=src, dst="b", output_vlan=20), OTHER_VLAN),
+            [("a", flood("a", [20])), ("d", flood("d", [20])), ("a", flood("a", [30]))],
+        )
+        for name, src in {"leaving": "", "arriving": "a"}.items()
+    ),
+    Case(
+        "packets_in_it_that_arrive_all",
+        ports("a b c d"),
+        [Mirror(select_all=True, output_vlan=20), replace(OTHER_VLAN, select_vlan=(30,))],
+        [("a", flood("a", [20])), ("d", flood("d", [20])), ("a", flood("a", [30]))],
+    ),
     Case(
         "beside_an_output_port",
         ports("a b m", r=Port(tag=RSPAN)),
@@ -178,9 +196,15 @@ CASES = [
     ),
     Case(
         "two_into_two",
+        ports("a", b=Port(trunks=(0, 10, 20)), r=Port(tag=RSPAN), s=Port(tag=98)),
+        INTO_TWO,
+        [some_tags("a"), some_tags("b"), ("a", flood("a", [98]))],
+    ),
+    Case(
+        "two_into_two_by_way_of_each_other",
         ports("a b", r=Port(tag=RSPAN), s=Port(tag=98)),
-        [Mirror(src="a", output_vlan=RSPAN), Mirror(src="a", dst="b", output_vlan=98)],
-        [some_tags("a"), some_tags("b")],
+        left("", *INTO_TWO),
+        [some_tags("a"), some_tags("b"), ("a", flood("a", [98]))],
     ),
     Case(
         "copies_are_selected",

@@ -500,6 +500,15 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         "packets come to its output also by way of another mirror, and in another VLAN",
     ),
     (
+        "packets in its output VLAN, and copies of them in another",
+        both(
+            mirror(select_src_port=(), output_port=None, output_vlan=20),
+            beside(dst="c", output_vlan=10, select_vlan=(20,)),
+        ),
+        NATIVE,
+        "packets come to its output also by way of another mirror, and in another VLAN",
+    ),
+    (
         "destinations with tags and without",
         both(NETDEV, port("b", tag=5)),
         NATIVE,
