@@ -25,6 +25,7 @@ _DUMP_INTERRUPTED = 0x10
 
 _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
+_TC = struct.Struct("=BxxxiIII")
 _ATTRIBUTE = struct.Struct("=HH")
 _INT = struct.Struct("=i")
 _U32 = struct.Struct("=I")
@@ -34,6 +35,7 @@ _ADDRESS = 1
 _NAME = 3
 _MTU = 4
 _WANTED = (_ADDRESS, _NAME, _MTU)
+_TC_KIND = 1
 _EXT_MASK = 29
 _SKIP_STATISTICS = 1 << 3
 
@@ -98,6 +100,19 @@ def device(body: bytes) -> Device | None:
         ethernet=kind == _ARPHRD_ETHER,
         address=found.get(_ADDRESS, b"").hex(":"),
     )
+
+
+def qdisc(body: bytes) -> tuple[int, str]:
+    """The device, by ifindex, and the kind of the qdisc that a message is about."""
+    _, index, *_ = _TC.unpack_from(body)
+    kinds = (value for kind, value in attributes(body, _TC.size) if kind == _TC_KIND)
+    return index, next(kinds, b"").rstrip(b"\0").decode()
+
+
+def filter_priority(body: bytes) -> int:
+    """The priority of the filter that a message is about."""
+    *_, info = _TC.unpack_from(body)
+    return int(info) >> 16
 
 
 def list_devices() -> list[Device]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from errno import EEXIST, EINVAL, ENOBUFS, ENODEV, ENOENT
 from socket import htons
-from typing import Any
+from typing import Any, NamedTuple
 
 import tenacity
 from pyroute2.iproute.linux import IPRoute
@@ -33,6 +33,7 @@ EGRESS = "egress"
 FILTER_NAME = "ovs-ebpf-tap/"
 _PRIORITY = 0xA7A0
 _UNMARK_PRIORITY = 0xA7A1
+_PRIORITIES = (_PRIORITY, _UNMARK_PRIORITY)
 _HANDLE = 1
 _ETH_P_ALL = 3
 
@@ -78,6 +79,17 @@ class Statistics:
     tx_bytes: int = 0
     tx_dropped: int = 0
     kind: str = ""
+
+
+class Changes(NamedTuple):
+    """What was notified."""
+
+    devices: bool
+    """Whether devices changed."""
+    hooks: bool
+    """Whether clsact qdiscs, or filters where ours are, were removed."""
+    freed: frozenset[int]
+    """The devices, by ifindex, whose ingress no qdisc of another kind holds any more."""
 
 
 @dataclass(frozen=True)
@@ -202,14 +214,15 @@ class Netlink:
         if devices != self.devices:
             self.devices = devices
 
-    def run(self) -> tuple[bool, bool]:
-        """Takes in what was notified; says whether devices, and whether TC hooks, changed.
+    def run(self) -> Changes:
+        """Takes in what was notified.
 
         Raises OSError if notifications were lost and devices can't be listed; the next time it
         tries that again.
         """
         before = self.devices
         told = hooks = False
+        freed: set[int] = set()
         while True:
             try:
                 data = self._events.recv(1 << 16)
@@ -223,25 +236,30 @@ class Netlink:
             if self._lost:
                 continue  # Older than what was lost: a device in it may be gone.
             for kind, _, body in links.messages(data):
-                hooks |= self._take(kind, body)
-            told = True
+                if kind in (links.NEWLINK, links.DELLINK):
+                    self._take_device(kind, body)
+                    told = True
+                elif kind == links.DELQDISC:
+                    index, name = links.qdisc(body)
+                    hooks |= name == "clsact"
+                    freed |= {index} if name == "ingress" else set()
+                elif kind == links.DELTFILTER:  # Others' come and go, maybe thousands a second.
+                    hooks |= links.filter_priority(body) in _PRIORITIES
         if self._lost:
             self.refresh()
             self._lost = False
             hooks = True
         elif told:
             self._note_devices()
-        return before is not self.devices, hooks
+        return Changes(before is not self.devices, hooks, frozenset(freed))
 
-    def _take(self, kind: int, body: bytes) -> bool:
-        """Takes in one notification; returns whether a TC hook was removed."""
-        device = links.device(body) if kind in (links.NEWLINK, links.DELLINK) else None
+    def _take_device(self, kind: int, body: bytes) -> None:
+        device = links.device(body)
         if device is not None and kind == links.NEWLINK:
             self._note_name(device)
             self._by_index[device.ifindex] = device
         elif device is not None:
             self._by_index.pop(device.ifindex, None)
-        return kind in (links.DELQDISC, links.DELTFILTER)
 
     def is_up(self, ifindex: int) -> bool:
         """Whether there is such a device, and it is up."""

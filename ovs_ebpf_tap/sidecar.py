@@ -131,7 +131,10 @@ class Sidecar:
         if self._flow_tables.run():
             self._openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
             self._dirty = True
-        devices, hooks = self._netlink.run()
+        devices, hooks, freed = self._netlink.run()
+        for ifindex in freed & self._refused.keys():
+            del self._refused[ifindex]
+            self._dirty = True
         now = time.monotonic()
         due = now >= self._next_statistics
         if now >= self._next_look:

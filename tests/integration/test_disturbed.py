@@ -9,9 +9,11 @@ import pytest
 
 from ovs_ebpf_tap import bpf
 from ovs_ebpf_tap.lab.kernel import has_tcx
+from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
+from ovs_ebpf_tap.netlink import Netlink
 
 
 def unpin_links(tap: Tap) -> None:
@@ -53,3 +55,27 @@ def test_hooks_and_pins_come_back(switch: Switch, tap: Tap, disturb: Callable[[T
     tap.restart()
     assert tap.state("m") == "offloaded"
     assert hook_count(switch) == hooks
+
+
+def test_what_others_remove_is_told_apart() -> None:
+    with Netns("netlink") as ns:
+        ns.run("ip", "link", "add", "d0", "type", "veth", "peer", "name", "p0")
+        netlink = ns.call(Netlink)
+        index = netlink.devices["d0"].ifindex
+
+        def told(*commands: str) -> tuple[bool, set[int]]:
+            for command in commands:
+                ns.run("tc", *command.split())
+            changes = ns.call(netlink.run)
+            return changes.hooks, set(changes.freed)
+
+        try:
+            assert told("qdisc add dev d0 ingress", "qdisc del dev d0 ingress") == (False, {index})
+            assert told(
+                "qdisc add dev d0 clsact",
+                "filter add dev d0 ingress u32 match u32 0 0",
+                "filter del dev d0 ingress",
+            ) == (False, set())
+            assert told("qdisc del dev d0 clsact") == (True, set())
+        finally:
+            netlink.close()
