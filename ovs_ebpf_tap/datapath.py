@@ -357,9 +357,12 @@ class Datapath:
         return rcu.expedited(self._programs.directory, self._maps["qdiscs"].fd)
 
     def _with_held(self, wanted: Rules, held: set[UUID]) -> Rules:
-        """What is wanted, with the rules of mirrors held, and the hooks that finish copies."""
+        """What is wanted, with the rules of mirrors held, and the hooks that finish copies.
+
+        Hooks of theirs that somebody has removed come back, too: nobody else copies yet.
+        """
         goal = dict(wanted)
-        for hook, rules in self.rules.items() if held else ():
+        for hook, rules in self._rules.items() if held else ():
             groups = {rule.group for rule in goal.get(hook, ())}
             gates = {rule.gate for rule in goal.get(hook, ())}
             kept = tuple(

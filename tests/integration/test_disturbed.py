@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,6 +17,18 @@ from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.netlink import Netlink
+
+
+@contextlib.contextmanager
+def stopped(switch: Switch) -> Iterator[None]:
+    """ovs-vswitchd does nothing."""
+    pid = switch.vswitchd_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def unpin_links(tap: Tap) -> None:
@@ -35,7 +50,10 @@ def detach(tap: Tap) -> None:
         bpf.detach_link(bpf.get(pin))
 
 
-@pytest.mark.skipif(not has_tcx(), reason="no TCX hooks on this kernel")
+only_tcx = pytest.mark.skipif(not has_tcx(), reason="no TCX hooks on this kernel")
+
+
+@only_tcx
 @pytest.mark.parametrize("disturb", [unpin_links, unpin_maps, unpin_all, detach])
 def test_hooks_and_pins_come_back(switch: Switch, tap: Tap, disturb: Callable[[Tap], None]) -> None:
     a, monitor = (switch.add_host(name) for name in "am")
@@ -55,6 +73,21 @@ def test_hooks_and_pins_come_back(switch: Switch, tap: Tap, disturb: Callable[[T
     tap.restart()
     assert tap.state("m") == "offloaded"
     assert hook_count(switch) == hooks
+
+
+@only_tcx
+def test_hooks_of_a_mirror_that_is_given_back(switch: Switch, tap: Tap) -> None:
+    """They come back for as long as Open vSwitch has not taken it in."""
+    a, monitor = (switch.add_host(name) for name in "am")
+    switch.mirror("m", src=[a], dst=[a], output=monitor)
+    tap.wait_state("m", "offloaded")
+    hooks = hook_count(switch)
+    with stopped(switch):
+        switch.vsctl("--no-wait", "set", "Mirror", "m", "external_ids:ebpf-tap-mode=native")
+        wait_for(lambda: tap.state("m") == "native", 5, "a mirror on its way")
+        detach(tap)
+        wait_for(lambda: hook_count(switch) == hooks, 5, "hooks as they were")
+    wait_for(lambda: not hook_count(switch), 5, "no hooks")
 
 
 def test_what_others_remove_is_told_apart() -> None:
