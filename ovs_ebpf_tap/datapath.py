@@ -311,9 +311,12 @@ class Datapath:
 
     # What is wanted.
 
-    def sync(self, wanted: Rules, held: set[UUID]) -> dict[int, OSError]:
+    def sync(
+        self, wanted: Rules, held: set[UUID], *, hw_offload: bool = False
+    ) -> dict[int, OSError]:
         """Makes hooks and rules those wanted, besides those that mirrors in `held` still have.
 
+        With `hw_offload`, Open vSwitch wants the ingress of devices that lose their hooks.
         Returns how the kernel refused a hook, by ifindex: the rules of other hooks are then in
         place, but no mirror with such a hook is to be moved to them. Asked for the same again, it
         does nothing until `read` was called.
@@ -345,7 +348,7 @@ class Datapath:
             for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
                 self._remove(hook)
         self.unfinished = not refused and (bool(different) or self._improve(goal, forms))
-        self._remove_qdiscs()
+        self._remove_qdiscs(hw_offload=hw_offload)
         self._free_slots(mirrors | held)
         self._encoding.keep(self._rules.values())
         self._pinned = self._look_at_pins()
@@ -656,12 +659,13 @@ class Datapath:
         self._give_back(hook)
         self._rules.pop(hook, None)
 
-    def _remove_qdiscs(self) -> None:
+    def _remove_qdiscs(self, *, hw_offload: bool) -> None:
         """Removes the clsact qdiscs that were made for hooks that are gone."""
+        remove = self._netlink.cede_ingress if hw_offload else self._netlink.remove_clsact
         used = {hook.ifindex for hook, form in self._attached.items() if form.kind == CLSACT}
         for ifindex in self._qdiscs.keys() - used:
             if self._qdiscs.pop(ifindex):
-                self._netlink.remove_clsact(ifindex)
+                remove(ifindex)
                 self._netlink.announce(ifindex)
             self._maps["qdiscs"].delete(bpf.u32(ifindex))
 

@@ -7,15 +7,29 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import socket
 import struct
+from pathlib import Path
 
 _SIOCETHTOOL = 0x8946
 _GET_DRIVER = 0x03
 _GET_GRO = 0x2B
+_GET_STRINGS = 0x1B
+_GET_STRING_COUNTS = 0x37
+_GET_FEATURES = 0x3A
+_FEATURES = 4  # ETH_SS_FEATURES
+_STRING = 32
+_ACTIVE = 2
+"""The place of the active ones, of the four words for each 32 features."""
 _VALUE = struct.Struct("II")
+_STRING_COUNT = struct.Struct("IIQI")
+_STRINGS = struct.Struct("III")
+_LOOPBACK = "lo"
 _DRIVER = struct.Struct("I32s32s32s32s32s12sIIIII")
 _IFREQ = struct.Struct("16sP16x")
+
+_SYSFS = Path("/sys/class/net")
 
 
 def _ask(device: str, request: bytes) -> bytes:
@@ -41,3 +55,33 @@ def driver(device: str) -> str:
         return str(_DRIVER.unpack(_ask(device, empty))[1].rstrip(b"\0").decode())
     except OSError:
         return ""
+
+
+def takes_flows(device: str) -> bool:
+    """Whether its hardware, or that of a device below it, may forward by TC's filters."""
+    below = (each.name.removeprefix("lower_") for each in _SYSFS.glob(f"{device}/lower_*"))
+    return any("hw-tc-offload" in features(each) for each in (device, *below))
+
+
+def features(device: str) -> frozenset[str]:
+    """The names of the device's active features, as `ethtool -k` has them but for its groups."""
+    try:
+        names = _feature_names()
+        words = 4 * -(-len(names) // 32)
+        request = _VALUE.pack(_GET_FEATURES, words // 4) + bytes(4 * words)
+        read = struct.unpack_from(f"{words}I", _ask(device, request), _VALUE.size)
+    except OSError:
+        return frozenset()
+    active = read[_ACTIVE::4]
+    return frozenset(name for n, name in enumerate(names) if active[n // 32] >> n % 32 & 1)
+
+
+@functools.cache
+def _feature_names() -> tuple[str, ...]:
+    """The names of the kernel's features, by number. Raises OSError."""
+    counts = _STRING_COUNT.pack(_GET_STRING_COUNTS, 0, 1 << _FEATURES, 0)
+    count = _STRING_COUNT.unpack(_ask(_LOOPBACK, counts))[-1]
+    request = _STRINGS.pack(_GET_STRINGS, _FEATURES, count) + bytes(_STRING * count)
+    names = _ask(_LOOPBACK, request)[_STRINGS.size :]
+    places = range(0, len(names), _STRING)
+    return tuple(names[at : at + _STRING].rstrip(b"\0").decode() for at in places)

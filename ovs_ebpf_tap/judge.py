@@ -109,7 +109,8 @@ class Judge:
             raise NotOffloadedError(f"datapath type {bridge.datapath_type} is not known")
         if self._common.db.hw_offload and self._common.attach == CLSACT:
             raise NotOffloadedError(
-                "hw-offload flushes clsact filters; TCX needs Linux 6.6 or later"
+                "hw-offload, until Open vSwitch is restarted without: its flows pass by filters on "
+                "clsact; TCX needs Linux 6.6 or later"
             )
 
     def _check_selection(self, mirror: Mirror) -> None:

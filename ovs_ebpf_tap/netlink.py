@@ -50,6 +50,11 @@ _FORMER_NAMES = 4
 _PARENT = {INGRESS: 0xFFFFFFF2, EGRESS: 0xFFFFFFF3}
 _CLSACT_PARENT = 0xFFFFFFF1
 
+_OFFLOADING_KINDS = ("flower", "matchall")
+"""Of Open vSwitch's filters with hw-offload: flows, and ingress policing."""
+_INTERNAL = "openvswitch"
+"""The kind of the kernel datapath's internal devices."""
+
 _GONE = (ENODEV, ENOENT, EINVAL)
 
 _DIRECT_ACTION = 1  # TCA_BPF_FLAG_ACT_DIRECT
@@ -133,7 +138,6 @@ def _mirror_to(ifindex: int) -> dict[str, Any]:
 
 def _statistics(message: Any) -> Statistics:
     counted = message.get_attr("IFLA_STATS64")
-    info = message.get_attr("IFLA_LINKINFO")
     return Statistics(
         rx_packets=counted["rx_packets"],
         rx_bytes=counted["rx_bytes"],
@@ -141,8 +145,13 @@ def _statistics(message: Any) -> Statistics:
         tx_packets=counted["tx_packets"],
         tx_bytes=counted["tx_bytes"],
         tx_dropped=counted["tx_dropped"],
-        kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
+        kind=_kind(message),
     )
+
+
+def _kind(message: Any) -> str:
+    info = message.get_attr("IFLA_LINKINFO")
+    return (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
 
 
 def _gone(error: NetlinkError) -> bool:
@@ -327,6 +336,32 @@ class Netlink:
         except NetlinkError as error:
             if not _gone(error):
                 raise OSError(error.code, os.strerror(error.code)) from None
+
+    def cede_ingress(self, ifindex: int) -> None:
+        """Puts an ingress qdisc in the place of the clsact qdisc, for Open vSwitch's own flows.
+
+        With hw-offload it adds one to each device, unless a clsact qdisc is there, which takes its
+        flows, too (`netdev_tc_init_flow_api` in `lib/netdev-offload-tc.c`). It goes on to do so
+        until it is restarted, whatever is set, and removes only ingress qdiscs then: flows that it
+        has left on a clsact qdisc would forward past it. They go with the qdisc, which stays where
+        others have filters on it. For its internal devices, it takes a clsact qdisc itself.
+        """
+        if self.ingress_qdisc(ifindex) != "clsact":
+            return
+        try:
+            (link,) = self._route.get_links(ifindex)
+            if _kind(link) == _INTERNAL or self._has_filters_of_others(ifindex):
+                return
+            self._route.tc("del", "clsact", ifindex)
+            self._route.tc("add", "ingress", ifindex)
+        except NetlinkError as error:
+            if not _gone(error) and error.code != EEXIST:
+                raise OSError(error.code, os.strerror(error.code)) from None
+
+    def _has_filters_of_others(self, ifindex: int) -> bool:
+        """Whether there are filters of kinds that are not Open vSwitch's with hw-offload."""
+        found = [each for where in _PARENT for each in self._get_filters(ifindex, where)]
+        return any(each.get_attr("TCA_KIND") not in _OFFLOADING_KINDS for each in found)
 
     def announce(self, ifindex: int) -> None:
         """Has the kernel notify of the device, which stays as it is.

@@ -20,6 +20,7 @@ import structlog
 
 from ovs_ebpf_tap import datapath as dp
 from ovs_ebpf_tap import handover
+from ovs_ebpf_tap.hw_offload import HwOffload
 from ovs_ebpf_tap.judge import FLOWS_UNKNOWN
 from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database
 from ovs_ebpf_tap.netlink import Netlink
@@ -96,6 +97,7 @@ class Sidecar:
         self._ovs_run_dir = ovs_run_dir
         self._flow_tables = FlowTables(ovs_run_dir)
         self._openflow = OpenFlow()
+        self._hw_offload = HwOffload(ovs_run_dir)
         self._refused: dict[int, _Refusal] = {}
         self._states: dict[UUID, Verdict] = {}
         self._offloaded = 0
@@ -147,6 +149,7 @@ class Sidecar:
             self._dirty |= revalidation.done
         if now >= self._next_resync:
             self._netlink.refresh()
+            self._hw_offload.refresh()
             self._stale = self._dirty = True
             self._next_resync = now + RESYNC
         if (self._dirty or due) and self._may_pass:
@@ -230,6 +233,7 @@ class Sidecar:
         same = list(map(id, seen)) == list(map(id, self._done))
         if same and (now < self._rest or self._is_counted()):
             return
+        db = self._hw_offload.look(db)
         if self.restoring:
             db = _as_native(db, db.mirrors.keys())
         db = self._writers.look(db, now)
@@ -308,7 +312,7 @@ class Sidecar:
         """
         self._read_back()
         self._done = ()
-        db = self._ovsdb.snapshot()
+        db = self._hw_offload.look(self._ovsdb.snapshot())
         native = {uuid for uuid, mirror in db.mirrors.items() if not mirror.parked}
         self._apply(_as_native(db, native), now, self._not_offloaded)
 
@@ -350,11 +354,14 @@ class Sidecar:
     ) -> Plan:
         """Plans, and makes the kernel so; what it refuses is planned anew without."""
         self._refused = {i: r for i, r in self._refused.items() if r.until > now}
+        devices = self._netlink.devices
+        hidden = self._hw_offload.hidden(devices) if db.hw_offload else {}
         while True:
-            reasons = {ifindex: refusal.reason for ifindex, refusal in self._refused.items()}
-            plan = self._planner.plan(db, self._netlink.devices, reasons, self._openflow)
+            refusals = {ifindex: refusal.reason for ifindex, refusal in self._refused.items()}
+            reasons = {**refusals, **hidden}
+            plan = self._planner.plan(db, devices, reasons, self._openflow)
             held = choose_held(db, plan.verdicts)
-            refused = self._datapath.sync(plan.hooks, held)
+            refused = self._datapath.sync(plan.hooks, held, hw_offload=db.hw_offload)
             new = refused.keys() - self._refused.keys()
             for ifindex in new:
                 self._refused[ifindex] = _Refusal.of(refused[ifindex], now)

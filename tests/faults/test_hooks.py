@@ -312,6 +312,9 @@ def restored(switch: Switch) -> Iterator[None]:
         switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload")
         switch.vsctl("clear", "Port", "a0", "qos", "--", "clear", "Port", "b0", "qos")
         switch.vsctl("--", "--all", "destroy", "QoS")
+        # With hw-offload, Open vSwitch makes them on the kernel datapath's own devices, for good.
+        for device in ("br0", "ovs-system"):
+            switch.ns.run("tc", "qdisc", "del", "dev", device, "clsact", check=False)
 
 
 @with_both
@@ -328,18 +331,45 @@ def test_qos(ground: Ground, fault: Fault) -> None:
 
 @with_both
 def test_hw_offload(ground: Ground, fault: Fault) -> None:
-    """It counts from ovs-vswitchd's next start on; on clsact, we go by the setting."""
+    """It lasts from when it is set until an ovs-vswitchd starts without it."""
     switch = ground.switch
     hardware = "offloaded" if ground.attach == TCX else "native"
     with restored(switch), fault(f"hw-offload on and off, {ground.attach}") as during:
-        switch.vsctl("set", "Open_vSwitch", ".", "other_config:hw-offload=true")
+        set_hw_offload(switch, during)
         ground.tap.wait_state("m", hardware)
-        if ground.attach == TCX:  # Else it would hold the devices' ingress till the next start.
-            restart(switch, during)
+        restart(switch, during)
+        ground.tap.wait_state("m", hardware)
         switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload")
+        time.sleep(0.2)
         # New devices' ingress would be held for as long as the one runs that was told to.
         restart(switch, during)
         ground.tap.wait_state("m", "offloaded")
+
+
+@with_clsact
+def test_hw_offload_between_two_starts(ground: Ground, fault: Fault) -> None:
+    """It is set and unset, and nothing of it is on record but what Open vSwitch does."""
+    switch = ground.switch
+    with restored(switch), fault("hw-offload on and off in between") as during:
+        set_hw_offload(switch, during)
+        ground.tap.wait_settled("m", "native")
+        switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload")
+        time.sleep(0.5)
+        assert "hw-offload" in (ground.tap.reason("m") or "")
+        ground.tap.kill()
+        ground.tap.start()
+        time.sleep(0.5)
+        assert ground.tap.state("m") == "native"
+        assert "an ingress qdisc" in (ground.tap.reason("m") or "")
+        restart(switch, during)
+        ground.tap.wait_state("m", "offloaded")
+    assert "ingress" not in qdiscs(ground)
+
+
+def set_hw_offload(switch: Switch, during: During) -> None:
+    """At once, it adds qdiscs to all devices: the output sends nothing for a moment."""
+    with during.dark():
+        switch.vsctl("set", "Open_vSwitch", ".", "other_config:hw-offload=true")
 
 
 def restart(switch: Switch, during: During) -> None:

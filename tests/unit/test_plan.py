@@ -198,7 +198,7 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         "hw-offload",
         both(clsact, world_settings(hw_offload=True)),
         NATIVE,
-        "hw-offload flushes clsact filters; TCX needs Linux 6.6 or later",
+        "hw-offload, until Open vSwitch is restarted without",
     ),
     # The output.
     (
