@@ -114,7 +114,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         "dark: missing while nobody could copy, or dropped at the output's device; unattended:",
         "doubled from the moment on that a transition began in which the sidecar was killed,",
         "until the next one had ended it",
-        f"{late} of {len(outcomes)} doubled for over {DOUBLED:g} s, or took over {RECOVERY:g} s",
+        f"{late} of {len(outcomes)} doubled for over {DOUBLED:g} s a transition, or took over "
+        f"{RECOVERY:g} s",
     ):
         terminalreporter.line(line)
 

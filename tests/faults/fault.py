@@ -54,18 +54,20 @@ class Outcome:
     """Doubled while a sidecar was not there, or had not settled."""
     recovery: float
     """From the fault's end until rows and copies were right."""
+    moves: int
+    """Transitions that come one upon the other, as if they were one."""
 
     @property
     def is_late(self) -> bool:
         """Whether it took longer than it may."""
-        return self.longest > DOUBLED or self.recovery > RECOVERY
+        return self.longest > DOUBLED * self.moves or self.recovery > RECOVERY
 
     def problems(self) -> list[str]:
         """What is not as it has to be, on a busy machine too."""
         found = []
         if self.missing:
             found.append(f"{self.missing} copies are missing")
-        if self.longest > patience(DOUBLED) * _BUSY:
+        if self.longest > patience(DOUBLED) * self.moves * _BUSY:
             found.append(f"copies were doubled for {self.longest * 1e3:.0f} ms")
         if self.recovery > patience(RECOVERY) * _BUSY:
             found.append(f"it took {self.recovery:.2f} s until all was right")
@@ -141,8 +143,11 @@ class Fault:
         self._tell = tell
 
     @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[During]:
-        """Traffic passes meanwhile; raises AssertionError if the outcome is not as it has to be."""
+    def __call__(self, name: str, moves: int = 1) -> Iterator[During]:
+        """Traffic passes meanwhile; raises AssertionError if the outcome is not as it has to be.
+
+        `moves` is how many transitions may come one upon the other.
+        """
         ground, during = self._ground, During()
         dropped = ground.dropped()
         with (
@@ -165,7 +170,7 @@ class Fault:
         # In the dark, a device without a carrier takes frames that it does not send.
         assert len(seen.sent) == stream.sent or during._dark
         during.outcome = outcome = _outcome(
-            name, seen, during, right, max(0, ground.dropped() - dropped)
+            name, moves, seen, during, right, max(0, ground.dropped() - dropped)
         )
         self._tell(asdict(outcome))
         problems = outcome.problems()
@@ -208,7 +213,9 @@ def _by_number(capture: Capture, stream: Stream) -> dict[int, list[float]]:
     return dict(found)
 
 
-def _outcome(name: str, seen: _Seen, during: During, right: float, dropped: int) -> Outcome:
+def _outcome(
+    name: str, moves: int, seen: _Seen, during: During, right: float, dropped: int
+) -> Outcome:
     """`dropped` is how many frames the kernel has dropped that were sent to the output's device.
 
     It does while a qdisc is replaced there, as ovs-vswitchd does when it starts.
@@ -229,6 +236,7 @@ def _outcome(name: str, seen: _Seen, during: During, right: float, dropped: int)
         longest=max((run[-1] - run[0] for run in _runs(attended)), default=0.0),
         unattended=len(excused),
         recovery=max([right, *wrong]) - during._ended,
+        moves=moves,
     )
 
 

@@ -73,24 +73,31 @@ def test_netlink_overrun(ground: Ground, fault: Fault, figure: Figure) -> None:
 # Devices that are other ones, elsewhere, or called otherwise.
 
 
+@pytest.mark.parametrize("pause", [0.1, 0.0], ids=["later", "at_once"])
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
-def test_a_source_is_made_anew(ground: Ground, fault: Fault, figure: Figure) -> None:
-    """What others send is copied meanwhile, with the same mirror."""
+def test_a_source_is_made_anew(ground: Ground, fault: Fault, figure: Figure, pause: float) -> None:
+    """What others send is copied meanwhile, with the same mirror.
+
+    In the userspace datapath, it is Open vSwitch's for as long as the device is gone.
+    """
     switch = ground.switch
     with guest(ground, "x") as x:
         switch.vsctl(
             "--id=@c", "get", "Port", "x0", "--", "add", "Mirror", "m", "select_src_port", "@c"
         )
         await_copies(ground, x, ground.monitor)
-        with fault(f"a source is made anew, {ground.attach}"):
+        when = "later" if pause else "at once"
+        with fault(f"a source is made anew {when}, {ground.attach}", moves=1 if pause else 2):
             for _ in range(2):
                 before = index_of(switch, "x0")
                 remove_device(switch, x)
+                time.sleep(pause)
                 make_device(switch, x)
                 assert index_of(switch, "x0") != before
                 took = await_copies(ground, x, ground.monitor)
                 figure(f"copied {took * 1e3:.0f} ms after it was made")
                 assert took < patience(LATE)
+                time.sleep(0.1)
 
 
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
