@@ -316,7 +316,11 @@ class Netlink:
         if kind == "clsact":
             return False
         if kind is not None:
-            raise OSError(EEXIST, f"an {kind} qdisc holds the device's ingress")
+            raise OSError(
+                EEXIST,
+                f"an {kind} qdisc holds the device's ingress; one that hw-offload has left goes "
+                "when Open vSwitch is restarted",
+            )
         try:
             self._route.tc("add", "clsact", ifindex)
         except NetlinkError as error:
