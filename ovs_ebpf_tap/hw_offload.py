@@ -31,11 +31,12 @@ class HwOffload:
 
     def look(self, db: Database) -> Database:
         """The rows, with what is in force: what is set, or was for the process that runs."""
-        pid = read_pid(self._run_dir)
         if db.hw_offload:
-            self._told = pid
-        elif pid is not None and pid == self._told:
+            self._told = read_pid(self._run_dir)
+        elif self._told is not None and self._told == read_pid(self._run_dir):
             return replace(db, hw_offload=True)
+        else:
+            self._told = None
         return db
 
     def hidden(self, devices: Mapping[str, Device]) -> Mapping[int, str]:
