@@ -441,7 +441,7 @@ class Ovsdb:
             interfaces=self._rows["Interface"],
             mirrors=self._rows["Mirror"],
             external_ids=dict(top.external_ids),
-            hw_offload=top.other_config.get("hw-offload") == "true",
+            hw_offload=top.other_config.get("hw-offload", "").lower() == "true",  # smap_get_bool
             vlan_limit=_vlan_limit(top.other_config.get("vlan-limit", "")),
             next_cfg=top.next_cfg,
             cur_cfg=top.cur_cfg,

@@ -369,7 +369,7 @@ def test_hw_offload_between_two_starts(ground: Ground, fault: Fault) -> None:
 def set_hw_offload(switch: Switch, during: During) -> None:
     """At once, it adds qdiscs to all devices: the output sends nothing for a moment."""
     with during.dark():
-        switch.vsctl("set", "Open_vSwitch", ".", "other_config:hw-offload=true")
+        switch.vsctl("set", "Open_vSwitch", ".", "other_config:hw-offload=True")
 
 
 def restart(switch: Switch, during: During) -> None:
