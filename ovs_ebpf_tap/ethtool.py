@@ -35,7 +35,7 @@ _SYSFS = Path("/sys/class/net")
 def _ask(device: str, request: bytes) -> bytes:
     """The answer to a request, of the same length. Raises OSError."""
     buffer = ctypes.create_string_buffer(request, len(request))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
         fcntl.ioctl(opened, _SIOCETHTOOL, _IFREQ.pack(device.encode(), ctypes.addressof(buffer)))
     return buffer.raw
 
@@ -58,21 +58,27 @@ def driver(device: str) -> str:
 
 
 def takes_flows(device: str) -> bool:
-    """Whether its hardware, or that of a device below it, may forward by TC's filters."""
+    """Whether its hardware, or that of a device below it, may forward by TC's filters.
+
+    Where that is not to be learned, it may.
+    """
     below = (each.name.removeprefix("lower_") for each in _SYSFS.glob(f"{device}/lower_*"))
-    return any("hw-tc-offload" in features(each) for each in (device, *below))
+    try:
+        return any("hw-tc-offload" in features(each) for each in (device, *below))
+    except OSError:
+        return True
 
 
 def features(device: str) -> frozenset[str]:
-    """The names of the device's active features, as `ethtool -k` has them but for its groups."""
-    try:
-        names = _feature_names()
-        words = 4 * -(-len(names) // 32)
-        request = _VALUE.pack(_GET_FEATURES, words // 4) + bytes(4 * words)
-        read = struct.unpack_from(f"{words}I", _ask(device, request), _VALUE.size)
-    except OSError:
-        return frozenset()
-    active = read[_ACTIVE::4]
+    """The names of the device's active features, as `ethtool -k` has them but for its groups.
+
+    Raises OSError.
+    """
+    names = _feature_names()
+    blocks = -(-len(names) // 32)
+    request = _VALUE.pack(_GET_FEATURES, blocks) + bytes(16 * blocks)
+    words = struct.unpack_from(f"{4 * blocks}I", _ask(device, request), _VALUE.size)
+    active = words[_ACTIVE::4]
     return frozenset(name for n, name in enumerate(names) if active[n // 32] >> n % 32 & 1)
 
 

@@ -308,6 +308,17 @@ def test_a_missing_capability_is_said(service: Service, missing: str) -> None:
     assert missing in line
 
 
+@pytest.mark.skipif(not has_tcx(), reason="on clsact, hw-offload leaves mirrors to Open vSwitch")
+def test_features_of_devices_are_to_be_seen(switch: Switch, trio: Trio, service: Service) -> None:
+    """Else the hardware of any may take packets past hooks."""
+    service.start()
+    wait_state(switch, "offloaded")
+    switch.vsctl("set", "Open_vSwitch", ".", "other_config:hw-offload=true")
+    switch.restart_vswitchd()
+    assert copies_of(*trio) == 1
+    assert state(switch) == "offloaded"
+
+
 @pytest.mark.skipif(not has_tcx(), reason="clsact filters wait for no grace period")
 def test_slow_hooks_are_said(switch: Switch, trio: Trio, service: Service) -> None:
     service.set("ReadOnlyPaths=/sys/kernel/rcu_expedited")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from ovs_ebpf_tap import ethtool
 from ovs_ebpf_tap.lab.netns import Netns
 
@@ -36,4 +38,6 @@ def test_features() -> None:
 
 
 def test_no_such_device() -> None:
-    assert not ethtool.features("no-such-device")
+    with pytest.raises(OSError, match="No such device"):
+        ethtool.features("no-such-device")
+    assert ethtool.takes_flows("no-such-device")
