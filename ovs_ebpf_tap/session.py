@@ -163,11 +163,11 @@ def turn(ovsdb: Ovsdb, deadline: float) -> None:
     """Waits a moment for the database. Raises TapError after the (monotonic) deadline."""
     if time.monotonic() > deadline:
         raise TapError(f"the database did not answer within {PATIENCE:.0f} s")
-    ovsdb.run()
     poller = ovs.poller.Poller()
     ovsdb.wait(poller)
     poller.timer_wait(100)
     poller.block()
+    ovsdb.run()
 
 
 def show_status(options: Options) -> list[status.MirrorStatus]:

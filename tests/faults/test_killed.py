@@ -189,6 +189,19 @@ def test_release_is_killed(bare_ground: Ground, fault: Fault, point: str) -> Non
     assert not tap.pin_dir.exists()
 
 
+@pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
+def test_release_without_a_sidecar(bare_ground: Ground, fault: Fault) -> None:
+    """It moves mirrors as fast as the sidecar does."""
+    ground, tap = bare_ground, bare_ground.tap
+    tap.start()
+    ground.mirror(dst=[ground.b])
+    tap.kill()
+    with fault(f"killed, and released, {ground.attach}"):
+        ground.wanted["m"] = None
+        assert tap.release().returncode == 0
+    assert hook_count(ground.switch) == 0
+
+
 @at("giving back sent", "hooks about to go", "keys forgotten", "pins about to be removed")
 def test_a_sidecar_is_killed_that_releases(bare_ground: Ground, fault: Fault, point: str) -> None:
     """The command that has asked for it does it then."""
