@@ -4,7 +4,8 @@ From what is seen to what is done:
 
 - observe: `ovsdb` (the database), `netlink` (devices and their TC hooks), `bpf` (programs,
   maps and links), `vswitchd` (its revalidators), `openflow` (flow tables and port flags; `ofp` has
-  the messages' formats). Each is the only module that talks to its part of the world.
+  the messages' formats), `ethtool` (devices' drivers and features). Each is the only module that
+  talks to its part of the world. `hw_offload` tells how long that is in force, and where.
 - decide, in pure functions: `model` (what was seen, as plain data), `topology` (what mirrors
   refer to in it), `ovs_version` (what versions do differently), `vlan` and `filter` (what Open
   vSwitch's settings mean), `judge` (whether a mirror by itself can be copied), `rules` (the copies
@@ -16,7 +17,6 @@ From what is seen to what is done:
 
 `sidecar` runs the three in turn, with a `spare` descriptor for what must not wait for one;
 `service` (run), `release`, `status` and `compare` are what `cli` calls. `service` tells the
-`supervisor` how it is; `release` works without programs, and removes `leftovers`. `ethtool` is
-the only module that asks for drivers' settings; only `compare` uses it.
+`supervisor` how it is; `release` works without programs, and removes `leftovers`.
 `lab` builds real switches and traffic, for tests and demonstrations.
 """

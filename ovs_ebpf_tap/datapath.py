@@ -661,11 +661,10 @@ class Datapath:
 
     def _remove_qdiscs(self, *, hw_offload: bool) -> None:
         """Removes the clsact qdiscs that were made for hooks that are gone."""
-        remove = self._netlink.cede_ingress if hw_offload else self._netlink.remove_clsact
         used = {hook.ifindex for hook, form in self._attached.items() if form.kind == CLSACT}
         for ifindex in self._qdiscs.keys() - used:
             if self._qdiscs.pop(ifindex):
-                remove(ifindex)
+                self._netlink.remove_clsact(ifindex, hw_offload=hw_offload)
                 self._netlink.announce(ifindex)
             self._maps["qdiscs"].delete(bpf.u32(ifindex))
 

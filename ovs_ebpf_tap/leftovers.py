@@ -16,9 +16,10 @@ from ovs_ebpf_tap import bpf, programs, rcu
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
 
 
-def remove(pin_dir: Path, netlink: Netlink) -> list[str]:
+def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> list[str]:
     """Removes links, filters and pins of all builds; says what it has to leave, in lines.
 
+    With `hw_offload`, Open vSwitch wants the ingress of devices that lose their qdiscs.
     Raises OSError if the kernel lets it not.
     """
     with contextlib.ExitStack() as stack:
@@ -31,7 +32,7 @@ def remove(pin_dir: Path, netlink: Netlink) -> list[str]:
                 qdiscs |= noted.items()
                 stack.enter_context(rcu.expedited(directory, noted.fd))
         _remove_links(pin_dir / programs.LINKS)
-        left = list(_remove_filters(netlink, qdiscs))
+        left = list(_remove_filters(netlink, qdiscs, hw_offload=hw_offload))
     if pin_dir.is_dir():
         shutil.rmtree(pin_dir)
     return left
@@ -48,7 +49,9 @@ def _remove_links(directory: Path) -> None:
         pin.unlink(missing_ok=True)
 
 
-def _remove_filters(netlink: Netlink, qdiscs: Mapping[bytes, bytes]) -> Iterator[str]:
+def _remove_filters(
+    netlink: Netlink, qdiscs: Mapping[bytes, bytes], *, hw_offload: bool
+) -> Iterator[str]:
     """`qdiscs` has the devices with filters of ours, and whether the qdisc is ours, too."""
     for device in netlink.devices.values():
         ours = qdiscs.get(bpf.u32(device.ifindex))
@@ -62,5 +65,5 @@ def _remove_filters(netlink: Netlink, qdiscs: Mapping[bytes, bytes]) -> Iterator
                 f"tc qdisc del dev {device.name} clsact"
             )
         elif any(ours):
-            netlink.remove_clsact(device.ifindex)
+            netlink.remove_clsact(device.ifindex, hw_offload=hw_offload)
             netlink.announce(device.ifindex)

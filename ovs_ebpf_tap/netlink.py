@@ -50,7 +50,7 @@ _FORMER_NAMES = 4
 _PARENT = {INGRESS: 0xFFFFFFF2, EGRESS: 0xFFFFFFF3}
 _CLSACT_PARENT = 0xFFFFFFF1
 
-_OFFLOADING_KINDS = ("flower", "matchall")
+_OFFLOADING_KINDS = {"flower", "matchall"}
 """Of Open vSwitch's filters with hw-offload: flows, and ingress policing."""
 _INTERNAL = "openvswitch"
 """The kind of the kernel datapath's internal devices."""
@@ -329,43 +329,34 @@ class Netlink:
             raise OSError(error.code, os.strerror(error.code)) from None
         return True
 
-    def remove_clsact(self, ifindex: int) -> None:
-        """Removes the clsact qdisc unless it carries filters; it may be gone already."""
-        if self.ingress_qdisc(ifindex) != "clsact":
-            return
-        try:
-            if any(self._get_filters(ifindex, direction) for direction in _PARENT):
-                return
-            self._route.tc("del", "clsact", ifindex)
-        except NetlinkError as error:
-            if not _gone(error):
-                raise OSError(error.code, os.strerror(error.code)) from None
+    def remove_clsact(self, ifindex: int, *, hw_offload: bool) -> None:
+        """Removes the clsact qdisc unless others have filters on it; it may be gone already.
 
-    def cede_ingress(self, ifindex: int) -> None:
-        """Puts an ingress qdisc in the place of the clsact qdisc, for Open vSwitch's own flows.
-
-        With hw-offload it adds one to each device, unless a clsact qdisc is there, which takes its
-        flows, too (`netdev_tc_init_flow_api` in `lib/netdev-offload-tc.c`). It goes on to do so
-        until it is restarted, whatever is set, and removes only ingress qdiscs then: flows that it
-        has left on a clsact qdisc would forward past it. They go with the qdisc, which stays where
-        others have filters on it. For its internal devices, it takes a clsact qdisc itself.
+        With `hw_offload`, an ingress qdisc takes its place. Open vSwitch would have added one,
+        had there been none (`netdev_tc_init_flow_api` in `lib/netdev-offload-tc.c`); instead its
+        flows are on ours. It goes on to put them there until it is restarted, whatever is set, and
+        removes only ingress qdiscs then: what it leaves on a clsact qdisc forwards past it. On its
+        internal devices, it has a clsact qdisc itself.
         """
         if self.ingress_qdisc(ifindex) != "clsact":
             return
         try:
-            (link,) = self._route.get_links(ifindex)
-            if _kind(link) == _INTERNAL or self._has_filters_of_others(ifindex):
+            if hw_offload and self._is_internal(ifindex):
+                return
+            found = [each for where in _PARENT for each in self._get_filters(ifindex, where)]
+            kinds = {each.get_attr("TCA_KIND") for each in found}
+            if kinds - (_OFFLOADING_KINDS if hw_offload else set()):
                 return
             self._route.tc("del", "clsact", ifindex)
-            self._route.tc("add", "ingress", ifindex)
+            if hw_offload:
+                self._route.tc("add", "ingress", ifindex)
         except NetlinkError as error:
             if not _gone(error) and error.code != EEXIST:
                 raise OSError(error.code, os.strerror(error.code)) from None
 
-    def _has_filters_of_others(self, ifindex: int) -> bool:
-        """Whether there are filters of kinds that are not Open vSwitch's with hw-offload."""
-        found = [each for where in _PARENT for each in self._get_filters(ifindex, where)]
-        return any(each.get_attr("TCA_KIND") not in _OFFLOADING_KINDS for each in found)
+    def _is_internal(self, ifindex: int) -> bool:
+        (link,) = self._route.get_links(ifindex)
+        return _kind(link) == _INTERNAL
 
     def announce(self, ifindex: int) -> None:
         """Has the kernel notify of the device, which stays as it is.

@@ -94,13 +94,14 @@ def _release_all(options: Options, ovsdb: Ovsdb) -> list[str]:
 def _release_all_alone(options: Options, ovsdb: Ovsdb) -> list[str]:
     """Needs no programs: it has to work where there can be none. The caller holds the lock."""
     _give_back(options, ovsdb, set(ovsdb.snapshot().mirrors))
-    edits = forget_edits(ovsdb.snapshot())
+    db = ovsdb.snapshot()
+    edits = forget_edits(db)
     if edits:
         transact(ovsdb, edits)
     try:
         netlink = Netlink()
         try:
-            return leftovers.remove(options.pin_dir, netlink)
+            return leftovers.remove(options.pin_dir, netlink, hw_offload=db.hw_offload)
         finally:
             netlink.close()
     except OSError as error:

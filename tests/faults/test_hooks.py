@@ -366,6 +366,22 @@ def test_hw_offload_between_two_starts(ground: Ground, fault: Fault) -> None:
     assert "ingress" not in qdiscs(ground)
 
 
+@with_clsact
+def test_hw_offload_and_release(ground: Ground, fault: Fault) -> None:
+    """The sidecar was killed before it was set."""
+    switch = ground.switch
+    with restored(switch), fault("hw-offload on, and released") as during:
+        ground.tap.kill()
+        set_hw_offload(switch, during)
+        ground.tap.release()
+        ground.wanted["m"] = None
+        assert "ingress" in qdiscs(ground)
+        assert "clsact" not in qdiscs(ground)
+        switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload")
+        restart(switch, during)
+    assert "ingress" not in qdiscs(ground)
+
+
 def set_hw_offload(switch: Switch, during: During) -> None:
     """At once, it adds qdiscs to all devices: the output sends nothing for a moment."""
     with during.dark():
