@@ -145,22 +145,28 @@ def test_a_device_has_another_name_for_a_while(ground: Ground, fault: Fault, dev
     """Open vSwitch goes on with it, also where it looks at its ports again."""
     switch = ground.switch
     with fault(f"{device} is called otherwise") as during, contextlib.ExitStack() as stack:
-        if not rename(switch, device, "other0"):
+        if not is_renamed_while_up(switch):  # Then it is no port of Open vSwitch's any more.
             stack.enter_context(during.dark())
+        rename(switch, device, "other0")
         time.sleep(0.2)
         switch.vsctl("set", "Port", "b0", "external_ids:a=b")
         time.sleep(0.2)
         rename(switch, "other0", device)
 
 
-def rename(switch: Switch, device: str, name: str) -> bool:
-    """Returns whether it stayed up: before Linux 6.2 it can't, and is no port of OVS's any more."""
-    if not switch.ns.run("ip", "link", "set", device, "name", name, check=False).returncode:
-        return True
-    switch.ns.run("ip", "link", "set", device, "down")
-    switch.ns.run("ip", "link", "set", device, "name", name)
-    switch.ns.run("ip", "link", "set", name, "up")
-    return False
+def is_renamed_while_up(switch: Switch) -> bool:
+    """Whether the kernel renames devices that are up: since Linux 6.2."""
+    switch.ns.run("ip", "link", "add", "some0", "up", "type", "veth", "peer", "name", "peer0")
+    done = switch.ns.run("ip", "link", "set", "some0", "name", "some1", check=False)
+    switch.ns.run("ip", "link", "del", "peer0")
+    return done.returncode == 0
+
+
+def rename(switch: Switch, device: str, name: str) -> None:
+    if switch.ns.run("ip", "link", "set", device, "name", name, check=False).returncode:
+        switch.ns.run("ip", "link", "set", device, "down")
+        switch.ns.run("ip", "link", "set", device, "name", name)
+        switch.ns.run("ip", "link", "set", name, "up")
 
 
 def test_former_names() -> None:
