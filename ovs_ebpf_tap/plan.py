@@ -211,8 +211,6 @@ class _PartPlanner:
         self._snaplens = {mirror.cut for mirror in part.mirrors}
         self._copying_to: dict[UUID, list[int]] = defaultdict(list)
         """The places, in `_mirrors`, of those that copy to an output."""
-        self._changing: dict[UUID, list[int]] = defaultdict(list)
-        """The places of those whose copies leave an output otherwise than the packets did."""
         self.verdicts: dict[UUID, Verdict] = {}
         too_many = self._too_many()
         for place, mirror in enumerate(self._mirrors):
@@ -221,8 +219,6 @@ class _PartPlanner:
                 continue
             for output in self._topology.outputs(mirror):
                 self._copying_to[output.uuid].append(place)
-            for uuid in self._changed_outputs(mirror):
-                self._changing[uuid].append(place)
             self._settle(mirror, self._judge.verdict(mirror))
         self._judged = dict(self.verdicts)
         self._left_out: frozenset[UUID] | None = None
@@ -321,17 +317,17 @@ class _PartPlanner:
                 and self._meet(mirror, other)
             ):
                 return f"it shares output and packets with mirror {other.name}, of another snaplen"
-        return self._lost_behind(mirror)
+        return self._lost_behind(mirror, native)
 
     def _meet(self, mirror: Mirror, other: Mirror) -> bool:
         """Whether a port is a source, or a destination, of both."""
         sides = (self._topology.source_uuids, self._topology.destination_uuids)
         return any(not set(side(mirror)).isdisjoint(side(other)) for side in sides)
 
-    def _lost_behind(self, mirror: Mirror) -> str | None:
+    def _lost_behind(self, mirror: Mirror, native: _Natives) -> str | None:
         """Why copies that the mirror selects can't be followed to it."""
         selected = self._topology.destination_uuids(mirror)
-        for place, uuid, state in self._behind(mirror, selected):
+        for place, uuid, state in self._behind(mirror, selected, native):
             other = self._mirrors[place]
             if state == NATIVE:
                 return f"it selects copies of mirror {other.name}, native and changed"
@@ -351,24 +347,20 @@ class _PartPlanner:
                 )
         return None
 
-    def _behind(self, mirror: Mirror, selected: Iterable[UUID]) -> list[tuple[int, UUID, str]]:
+    def _behind(
+        self, mirror: Mirror, selected: Iterable[UUID], native: _Natives
+    ) -> list[tuple[int, UUID, str]]:
         """Others whose copies are selected: of each output, the first of those that are alike."""
         found = []
         for uuid in selected:
-            for places, state in ((self._copying_to, OFFLOADED), (self._changing, NATIVE)):
-                for place in places.get(uuid, ()):
-                    other = self._mirrors[place]
-                    if other is not mirror and self.verdicts[other.uuid].state == state:
-                        found.append((place, uuid, state))
-                        break
+            for place in self._copying_to.get(uuid, ()):
+                other = self._mirrors[place]
+                if other is not mirror and self.verdicts[other.uuid].state == OFFLOADED:
+                    found.append((place, uuid, OFFLOADED))
+                    break
+            if uuid in native.changing:
+                found.append((native.changing[uuid], uuid, NATIVE))
         return sorted(found)
-
-    def _changed_outputs(self, mirror: Mirror) -> Iterator[UUID]:
-        """Outputs where OVS's copies leave otherwise than the packets did."""
-        cut = bool(mirror.cut)
-        for output in self._topology.outputs(mirror):
-            if cut or mirror.output_port is None or not self._topology.vlans(output).plain:
-                yield output.uuid
 
     def _minds_lost_tags(self, mirror: Mirror) -> bool:
         """Whether a tag or priority that a port has taken off makes a difference to its outputs."""
@@ -421,6 +413,14 @@ def _output_of(mirror: Mirror) -> tuple[UUID | None, int | None]:
     return mirror.output_port, mirror.output_vlan if mirror.output_port is None else None
 
 
+def _changed_outputs(topology: Topology, mirror: Mirror) -> Iterator[UUID]:
+    """Outputs where OVS's copies leave otherwise than the packets did."""
+    cut = bool(mirror.cut)
+    for output in topology.outputs(mirror):
+        if cut or mirror.output_port is None or not topology.vlans(output).plain:
+            yield output.uuid
+
+
 class _Natives:
     """The mirrors that OVS keeps, by what ties others to them: the first of each kind."""
 
@@ -430,19 +430,34 @@ class _Natives:
         self._topology = topology
         self._mirrors = mirrors
         self._by_output: dict[tuple[UUID | None, int | None], int] = {}
-        self._selecting: dict[UUID, int] = {}
+        self._selecting: dict[UUID, list[int]] = defaultdict(list)
+        self.changing: dict[UUID, int] = {}
+        """By output: the place of one whose copies leave there otherwise than packets did."""
         for place, mirror in enumerate(mirrors):
             if verdicts[mirror.uuid].state == NATIVE:
                 self._by_output.setdefault(_output_of(mirror), place)
                 for uuid in topology.destination_uuids(mirror):
-                    self._selecting.setdefault(uuid, place)
+                    self._selecting[uuid].append(place)
+                for uuid in _changed_outputs(topology, mirror):
+                    self.changing.setdefault(uuid, place)
+        self._follow_changes()
+
+    def _follow_changes(self) -> None:
+        """Copies of changed copies are changed, too."""
+        reached = list(self.changing)
+        while reached:
+            for place in self._selecting.get(reached.pop(), ()):
+                for output in self._topology.outputs(self._mirrors[place]):
+                    if output.uuid not in self.changing:
+                        self.changing[output.uuid] = place
+                        reached.append(output.uuid)
 
     def tie(self, mirror: Mirror) -> str | None:
         """Why the mirror has to be OVS's, too."""
         last = len(self._mirrors)
         shares = self._by_output.get(_output_of(mirror), last)
         outputs = self._topology.outputs(mirror) if self._selecting else ()
-        selects = min((self._selecting.get(output.uuid, last) for output in outputs), default=last)
+        selects = min((self._selecting.get(each.uuid, [last])[0] for each in outputs), default=last)
         if shares < last and shares <= selects:
             return f"it shares its output with mirror {self._mirrors[shares].name}, which is native"
         if selects < last:

@@ -13,6 +13,17 @@ LOST = ("native_first", "native_tagged_first", "tunnel_first", "tunnel_source")
 CASES = [
     Case("of_a_source", ports("a b m n"), CHAIN, A_AND_B, all_hooks=True),
     Case(
+        "of_a_changed_copy_by_way_of_another",
+        ports("a b c m n"),
+        left(
+            "",
+            Mirror(src="a", select_vlan=(30,), output_vlan=20, snaplen=100),
+            Mirror(dst="c", output="m"),
+            Mirror(src="a", dst="m", output="n"),
+        ),
+        [("a", flood("a", [30]))],
+    ),
+    Case(
         "of_a_destination",
         ports("a b m n"),
         [Mirror(dst="b", output="m"), Mirror(dst="m", output="n")],

@@ -470,6 +470,15 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         "it selects copies of mirror other, native and changed",
     ),
     (
+        "copies of copies changed by OVS",
+        both(
+            beside("first", src="a", out="c", snaplen=200, **NATIVE_MODE),
+            beside(dst="c", out="b", **NATIVE_MODE),
+        ),
+        NATIVE,
+        "it selects copies of mirror other, native and changed",
+    ),
+    (
         "copies, and a filter on tags",
         both(mirror(filter="dl_vlan=5"), beside(src="c", out="b")),
         NATIVE,
