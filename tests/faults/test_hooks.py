@@ -312,9 +312,13 @@ def restored(switch: Switch) -> Iterator[None]:
         switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload")
         switch.vsctl("clear", "Port", "a0", "qos", "--", "clear", "Port", "b0", "qos")
         switch.vsctl("--", "--all", "destroy", "QoS")
-        # With hw-offload, Open vSwitch makes them on the kernel datapath's own devices, for good.
-        for device in ("br0", "ovs-system"):
-            switch.ns.run("tc", "qdisc", "del", "dev", device, "clsact", check=False)
+        remove_internal_qdiscs(switch)
+
+
+def remove_internal_qdiscs(switch: Switch) -> None:
+    """With hw-offload, Open vSwitch makes them on the kernel datapath's own devices, for good."""
+    for device in ("br0", "ovs-system"):
+        switch.ns.run("tc", "qdisc", "del", "dev", device, "clsact", check=False)
 
 
 @with_both
@@ -379,6 +383,7 @@ def test_hw_offload_and_release(ground: Ground, fault: Fault) -> None:
         assert "clsact" not in qdiscs(ground)
         switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload")
         restart(switch, during)
+        remove_internal_qdiscs(switch)
     assert "ingress" not in qdiscs(ground)
 
 
