@@ -295,6 +295,8 @@ class _PartPlanner:
     def _spread(self) -> None:
         """Leaves to OVS what depends on the copies of a mirror that OVS keeps."""
         for _ in range(_MOST_ROUNDS):
+            if not self._offloaded:
+                return
             changed = False
             native = _Natives(self._topology, self._mirrors, self.verdicts)
             for mirror in self._offloaded:
@@ -430,34 +432,35 @@ class _Natives:
         self._topology = topology
         self._mirrors = mirrors
         self._by_output: dict[tuple[UUID | None, int | None], int] = {}
-        self._selecting: dict[UUID, list[int]] = defaultdict(list)
+        self._selecting: dict[UUID, int] = {}
         self.changing: dict[UUID, int] = {}
         """By output: the place of one whose copies leave there otherwise than packets did."""
-        for place, mirror in enumerate(mirrors):
-            if verdicts[mirror.uuid].state == NATIVE:
-                self._by_output.setdefault(_output_of(mirror), place)
-                for uuid in topology.destination_uuids(mirror):
-                    self._selecting[uuid].append(place)
-                for uuid in _changed_outputs(topology, mirror):
-                    self.changing.setdefault(uuid, place)
-        self._follow_changes()
+        here = [n for n, each in enumerate(mirrors) if verdicts[each.uuid].state == NATIVE]
+        for place in here:
+            self._by_output.setdefault(_output_of(mirrors[place]), place)
+            for uuid in topology.destination_uuids(mirrors[place]):
+                self._selecting.setdefault(uuid, place)
+            for uuid in _changed_outputs(topology, mirrors[place]):
+                self.changing.setdefault(uuid, place)
+        self._follow_changes(here)
 
-    def _follow_changes(self) -> None:
+    def _follow_changes(self, here: Sequence[int]) -> None:
         """Copies of changed copies are changed, too."""
-        reached = list(self.changing)
-        while reached:
-            for place in self._selecting.get(reached.pop(), ()):
-                for output in self._topology.outputs(self._mirrors[place]):
-                    if output.uuid not in self.changing:
-                        self.changing[output.uuid] = place
-                        reached.append(output.uuid)
+        known = 0
+        while known < len(self.changing):
+            known = len(self.changing)
+            for place in here:
+                selected = self._topology.destination_uuids(self._mirrors[place])
+                if not self.changing.keys().isdisjoint(selected):
+                    for output in self._topology.outputs(self._mirrors[place]):
+                        self.changing.setdefault(output.uuid, place)
 
     def tie(self, mirror: Mirror) -> str | None:
         """Why the mirror has to be OVS's, too."""
         last = len(self._mirrors)
         shares = self._by_output.get(_output_of(mirror), last)
         outputs = self._topology.outputs(mirror) if self._selecting else ()
-        selects = min((self._selecting.get(each.uuid, [last])[0] for each in outputs), default=last)
+        selects = min((self._selecting.get(output.uuid, last) for output in outputs), default=last)
         if shares < last and shares <= selects:
             return f"it shares its output with mirror {self._mirrors[shares].name}, which is native"
         if selects < last:
