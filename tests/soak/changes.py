@@ -160,6 +160,7 @@ def add_named_port(pair: Pair, name: str, port: Port) -> str:
         _make_device(pair, name)
     pair.both(lambda twin: twin.add_port(name, port))
     pair.scene.ports[name] = port
+    pair.scene.policed.discard(name)
     return f"port {name} added{', with its device' if made else ''}: {_described(port)}"
 
 
@@ -178,7 +179,8 @@ def remove_port(rng: Random, pair: Pair) -> str | None:
     if ends and not first:
         _delete_device(pair, name)
     del scene.ports[name]
-    scene.policed.discard(name)
+    if ends:  # Else the device keeps its qdisc until it is a port again.
+        scene.policed.discard(name)
     order = f", its device {'before' if first else 'after'} it" if ends else ""
     return f"port {name} removed{order}"
 
@@ -333,7 +335,6 @@ def _renew(rng: Random, pair: Pair, name: str) -> str:
         pair.both(Twin.restart_vswitchd)
         return "then ovs-vswitchd restarted"
     pair.vsctl("del-port", BRIDGE, name)
-    pair.scene.policed.discard(name)
     return add_named_port(pair, name, pair.scene.ports[name])
 
 
