@@ -292,7 +292,8 @@ class _Walk:
         what is flooded, it copies what leaves first.
         """
         served, this = self.served[group], _Served.of(path)
-        inside, already = replace(this, copied=False), selected & ~path.selected
+        already = selected & ~path.selected
+        inside = replace(this, copied=False) if already else this
         undecided = selected & ~self._decided(group)
         self._decide(mirror, this, undecided & ~already, served)
         self._decide(mirror, inside, undecided & already, served)
@@ -307,7 +308,7 @@ class _Walk:
             self._following.inside[group][inside] |= selected & already
         if not self._arrival:
             self._decide(mirror, this, path.selected, self._following.inside[group])
-        for looks, vlans in self._flooded(mirror, path, already) if self._floods else ():
+        for looks, vlans in self._flooded(mirror, path, this, already) if self._floods else ():
             late = self._late or not looks.copied
             others = self._following.leaving if late else self._following.leaving_late
             self._decide(mirror, looks, undecided & vlans, others[group])
@@ -321,12 +322,14 @@ class _Walk:
             found |= vlans if at == group else 0
         return found
 
-    def _flooded(self, mirror: Mirror, path: Path, already: int) -> Iterator[tuple[_Served, int]]:
+    def _flooded(
+        self, mirror: Mirror, path: Path, this: _Served, already: int
+    ) -> Iterator[tuple[_Served, int]]:
         """What becomes of what leaves through other ports, too, and its VLANs."""
-        this = _Served.of(path)
-        bare = 0 if path.forced else path.source.bare & ~self._untagged(mirror, path)
+        bare = 0 if path.forced else path.source.bare & ~self._untagged(mirror, path) & ~already
         yield this, ~bare & ~already
-        yield replace(this, tpid=path.source.tpid), bare & ~already
+        if bare:
+            yield replace(this, tpid=path.source.tpid), bare
         if already:
             yield replace(this, copied=False), already
 
@@ -334,6 +337,8 @@ class _Walk:
         self, mirror: Mirror, this: _Served, vlans: int, others: Mapping[_Served, int]
     ) -> None:
         """Whether it is of no consequence, in these VLANs, which of them comes first."""
+        if not vlans:
+            return
         for each, bits in others.items():
             why = this.differs(each) if bits & vlans else None
             if why is not None:
