@@ -67,7 +67,8 @@ class Port:
 class Mirror:
     """A mirror, with the columns of its row; ports are named, several with blanks in between.
 
-    `state` and `reason` are what the sidecar has to say of it; `reason` is a part of the line.
+    `native` ones are set to be, whatever the bridge is. `state` and `reason` are what the sidecar
+    has to say of it; `reason` is a part of the line.
     """
 
     src: str = ""
@@ -77,6 +78,7 @@ class Mirror:
     output_vlan: int | None = None
     select_vlan: tuple[int, ...] = ()
     snaplen: int | None = None
+    native: bool = False
     state: str = OFFLOADED
     reason: str = ""
 

@@ -177,6 +177,7 @@ def _mirror(draw: st.DrawFn, names: Sequence[str]) -> Mirror:
         output_vlan=draw(_vlan) if into_vlan else None,
         select_vlan=draw(st.one_of(st.just(()), st.just(()), _vlans)),
         snaplen=draw(st.sampled_from((None, None, None, None, 64, 200, 1000))),
+        native=draw(_rarely),
     )
 
 

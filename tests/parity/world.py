@@ -497,6 +497,8 @@ def _columns(mirror: Mirror, ids: Mapping[str, str]) -> list[str]:
         "output_port": ids[mirror.output] if mirror.output else "",
         "output_vlan": "" if mirror.output_vlan is None else str(mirror.output_vlan),
         "select_vlan": ",".join(map(str, mirror.select_vlan)),
+        # No mode at all is another reason than that of mirrors which are on their way.
+        f"external_ids:{MODE_KEY}": "none" if mirror.native else "",
         "snaplen": "" if mirror.snaplen is None else str(mirror.snaplen),
     }
     return [f"{column}={value}" for column, value in values.items() if value]
