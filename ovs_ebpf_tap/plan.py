@@ -329,10 +329,10 @@ class _PartPlanner:
     def _lost_behind(self, mirror: Mirror, native: _Natives) -> str | None:
         """Why copies that the mirror selects can't be followed to it."""
         selected = self._topology.destination_uuids(mirror)
-        for place, uuid, state in self._behind(mirror, selected, native):
+        for place, uuid, native_how in self._behind(mirror, selected, native):
             other = self._mirrors[place]
-            if state == NATIVE:
-                return f"it selects copies of mirror {other.name}, native and changed"
+            if native_how:
+                return f"it selects copies of mirror {other.name}, native {native_how}"
             if mirror.filter and parse(mirror.filter).on_tags:
                 return f"it selects copies of mirror {other.name}, and its filter VLAN tags"
             output = self._topology.seen[uuid]
@@ -352,16 +352,24 @@ class _PartPlanner:
     def _behind(
         self, mirror: Mirror, selected: Iterable[UUID], native: _Natives
     ) -> list[tuple[int, UUID, str]]:
-        """Others whose copies are selected: of each output, the first of those that are alike."""
+        """Others whose copies are selected: of each output, the first of those that are alike.
+
+        The place and output of each, and of native ones, in words, how it matters that they are.
+        """
+        traits = self._topology.common.traits
+        beside = traits is not None and traits.outputs
         found = []
         for uuid in selected:
             for place in self._copying_to.get(uuid, ()):
                 other = self._mirrors[place]
                 if other is not mirror and self.verdicts[other.uuid].state == OFFLOADED:
-                    found.append((place, uuid, OFFLOADED))
+                    found.append((place, uuid, ""))
                     break
             if uuid in native.changing:
-                found.append((native.changing[uuid], uuid, NATIVE))
+                found.append((native.changing[uuid], uuid, "and changed"))
+            elif beside and uuid in native.copying:
+                # The packet may leave there, too. Open vSwitch copies one of the two.
+                found.append((native.copying[uuid], uuid, "to a port that flows may output to"))
         return sorted(found)
 
     def _minds_lost_tags(self, mirror: Mirror) -> bool:
@@ -433,6 +441,8 @@ class _Natives:
         self._mirrors = mirrors
         self._by_output: dict[tuple[UUID | None, int | None], int] = {}
         self._selecting: dict[UUID, int] = {}
+        self.copying: dict[UUID, int] = {}
+        """By output: the place of one that copies to it."""
         self.changing: dict[UUID, int] = {}
         """By output: the place of one whose copies leave there otherwise than packets did."""
         here = [n for n, each in enumerate(mirrors) if verdicts[each.uuid].state == NATIVE]
@@ -440,6 +450,8 @@ class _Natives:
             self._by_output.setdefault(_output_of(mirrors[place]), place)
             for uuid in topology.destination_uuids(mirrors[place]):
                 self._selecting.setdefault(uuid, place)
+            for output in topology.outputs(mirrors[place]):
+                self.copying.setdefault(output.uuid, place)
             for uuid in _changed_outputs(topology, mirrors[place]):
                 self.changing.setdefault(uuid, place)
         self._follow_changes(here)

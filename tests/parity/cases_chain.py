@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ovs_ebpf_tap.wanted import NATIVE
 from parity.case import Case, Mirror, Port, announce, broadcast, flood, left, ports, talk
 
 A_AND_B = [("a", flood("a")), ("a", flood("a", [10])), ("b", flood("b", [20]))]
@@ -22,6 +23,16 @@ CASES = [
             Mirror(src="a", dst="m", output="n"),
         ),
         [("a", flood("a", [30]))],
+    ),
+    Case(
+        "of_a_native_copy_beside_the_packet",
+        ports("a b m n"),
+        [
+            Mirror(src="a", output="m", native=True, state=NATIVE, reason="'none'"),
+            *left("native to a port that flows may output to", Mirror(dst="m", output="n")),
+        ],
+        [("a", flood("a"))],
+        flows=["in_port={a},actions=output:{b},output:{m}", "actions=NORMAL"],
     ),
     Case(
         "of_a_destination",

@@ -479,6 +479,12 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         "it selects copies of mirror other, native and changed",
     ),
     (
+        "copies of OVS beside the packets",
+        both(flows(FlowTraits(outputs=True)), beside(src="c", out="b", **NATIVE_MODE)),
+        NATIVE,
+        "it selects copies of mirror other, native to a port that flows may output to",
+    ),
+    (
         "copies, and a filter on tags",
         both(mirror(filter="dl_vlan=5"), beside(src="c", out="b")),
         NATIVE,
