@@ -162,12 +162,16 @@ def _gone(error: NetlinkError) -> bool:
 class Netlink:
     """Devices and their clsact hooks, in the network namespace of the caller."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, follow_hooks: bool = False) -> None:
+        """`follow_hooks` says whether `run` is to tell of qdiscs and filters.
+
+        They are anybody's: with hw-offload, Open vSwitch adds and removes one for each flow.
+        """
         self._events = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         )
         self._events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-        self._events.bind((0, _RTMGRP_LINK | _RTMGRP_TC))
+        self._events.bind((0, _RTMGRP_LINK | (_RTMGRP_TC if follow_hooks else 0)))
         self._events.setblocking(False)
         self._requests = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE

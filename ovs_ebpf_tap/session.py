@@ -19,6 +19,7 @@ from ovs_ebpf_tap.handover import forget_edits
 from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb, fetch_schema, ovs_run_dir
 from ovs_ebpf_tap.sidecar import Sidecar
+from ovs_ebpf_tap.wanted import CLSACT
 
 DEFAULT_PIN_DIR = programs.BPFFS / "ovs-ebpf-tap"
 
@@ -66,7 +67,7 @@ class Parts:
     def __init__(self, options: Options, schema: dict[str, object]) -> None:
         self.options = options
         self.attach = choose_attach(options.attach)
-        self.netlink = Netlink()
+        self.netlink = Netlink(follow_hooks=self.attach == CLSACT)
         self.programs = programs.ensure_programs(options.pin_dir)
         rcu.restore(self.programs.directory)
         self.datapath = Datapath(options.pin_dir, self.netlink, self.programs, self.attach)
