@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from faults.table import print_table
 from ovs_ebpf_tap.lab.netns import reap
 from ovs_ebpf_tap.lab.sidecar import Tap, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
@@ -72,7 +73,11 @@ def figure(request: pytest.FixtureRequest) -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Prints what tests measured."""
+    """Prints what faults came to, and what tests measured.
+
+    Here, as workers alone read the conftest of a directory that was not named.
+    """
+    print_table(terminalreporter)
     reports = (
         each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, ())
     )

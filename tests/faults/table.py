@@ -1,0 +1,67 @@
+"""The table of what faults came to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faults.fault import DOUBLED, RECOVERY, Outcome
+
+PROPERTY = "fault"
+"""Of a test's report: what its fault came to."""
+
+_COLUMNS = (
+    "fault",
+    "frames",
+    "missing",
+    "dark",
+    "doubled",
+    "for ms",
+    "unattended",
+    "right after s",
+)
+
+
+def print_table(terminalreporter: Any) -> None:
+    """Prints the outcomes that the reports of a run hold, if any do."""
+    reports = (
+        each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, ())
+    )
+    # Each report of a test has what it had told by then.
+    outcomes = dict.fromkeys(
+        Outcome(**value)
+        for each in reports
+        for name, value in each.user_properties
+        if name == PROPERTY
+    )
+    if not outcomes:
+        return
+    terminalreporter.section("faults")
+    rows = [_COLUMNS, *map(_cells, outcomes)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    for row in rows:
+        first, *others = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        terminalreporter.line(
+            f"{first}  " + "  ".join(text.strip().rjust(len(text)) for text in others)
+        )
+    late = sum(outcome.is_late for outcome in outcomes)
+    for line in (
+        "dark: missing while nobody could copy, or dropped at the output's device; unattended:",
+        "doubled from the moment on that a transition began in which the sidecar was killed,",
+        "until the next one had ended it",
+        f"{late} of {len(outcomes)} doubled for over {DOUBLED:g} s a transition, or took over "
+        f"{RECOVERY:g} s",
+    ):
+        terminalreporter.line(line)
+
+
+def _cells(outcome: Outcome) -> tuple[str, ...]:
+    return (
+        outcome.fault,
+        str(outcome.sent),
+        str(outcome.missing),
+        str(outcome.dark),
+        str(outcome.doubled),
+        f"{outcome.longest * 1e3:.0f}",
+        str(outcome.unattended),
+        f"{outcome.recovery:.2f}",
+    )
