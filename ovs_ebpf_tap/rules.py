@@ -8,7 +8,7 @@ packet passes first has the rules for all copies that come of it, with what they
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 from uuid import UUID
@@ -293,22 +293,23 @@ class _Walk:
         """
         served, this = self.served[group], _Served.of(path)
         already = selected & ~path.selected
-        inside = replace(this, copied=False) if already else this
+        ways = [(this, ~already)]
+        if already:
+            ways.append((replace(this, copied=False), already))
         undecided = selected & ~self._decided(group)
-        self._decide(mirror, this, undecided & ~already, served)
-        self._decide(mirror, inside, undecided & already, served)
+        for looks, vlans in ways:
+            self._decide(mirror, looks, undecided & vlans, served)
         for each, bits in served.items():
             if each.covers(this):
                 path = replace(path, selected=path.selected & ~bits)
                 selected &= ~bits
-        served[this] |= selected & ~already
-        if already:
-            served[inside] |= selected & already
-        if already and self._arrival:
-            self._following.inside[group][inside] |= selected & already
+        for looks, vlans in ways:
+            served[looks] |= selected & vlans
+            if self._arrival and not looks.copied:
+                self._following.inside[group][looks] |= selected & vlans
         if not self._arrival:
             self._decide(mirror, this, path.selected, self._following.inside[group])
-        for looks, vlans in self._flooded(mirror, path, this, already) if self._floods else ():
+        for looks, vlans in self._flooded(mirror, path, ways) if self._floods else ():
             late = self._late or not looks.copied
             others = self._following.leaving if late else self._following.leaving_late
             self._decide(mirror, looks, undecided & vlans, others[group])
@@ -323,15 +324,16 @@ class _Walk:
         return found
 
     def _flooded(
-        self, mirror: Mirror, path: Path, this: _Served, already: int
+        self, mirror: Mirror, path: Path, ways: Sequence[tuple[_Served, int]]
     ) -> Iterator[tuple[_Served, int]]:
         """What becomes of what leaves through other ports, too, and its VLANs."""
-        bare = 0 if path.forced else path.source.bare & ~self._untagged(mirror, path) & ~already
-        yield this, ~bare & ~already
-        if bare:
-            yield replace(this, tpid=path.source.tpid), bare
-        if already:
-            yield replace(this, copied=False), already
+        bare = 0 if path.forced else path.source.bare & ~self._untagged(mirror, path)
+        for looks, vlans in ways:
+            if looks.copied and bare & vlans:
+                yield looks, vlans & ~bare
+                yield replace(looks, tpid=path.source.tpid), vlans & bare
+            else:
+                yield looks, vlans
 
     def _decide(
         self, mirror: Mirror, this: _Served, vlans: int, others: Mapping[_Served, int]
