@@ -14,7 +14,6 @@ from pathlib import Path
 
 _SIOCETHTOOL = 0x8946
 _GET_DRIVER = 0x03
-_GET_GRO = 0x2B
 _GET_STRINGS = 0x1B
 _GET_STRING_COUNTS = 0x37
 _GET_FEATURES = 0x3A
@@ -43,7 +42,7 @@ def _ask(device: str, request: bytes) -> bytes:
 def has_gro(device: str) -> bool:
     """Whether packets that arrive on the device may be joined to longer ones."""
     try:
-        return bool(_VALUE.unpack(_ask(device, _VALUE.pack(_GET_GRO, 0)))[1])
+        return "rx-gro" in features(device)
     except OSError:
         return False
 
