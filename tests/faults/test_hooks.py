@@ -309,7 +309,7 @@ def restored(switch: Switch) -> Iterator[None]:
         yield
     finally:
         set_rate(switch, 0)
-        switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload")
+        unset_hw_offload(switch)
         switch.vsctl("clear", "Port", "a0", "qos", "--", "clear", "Port", "b0", "qos")
         switch.vsctl("--", "--all", "destroy", "QoS")
         remove_internal_qdiscs(switch)
@@ -343,7 +343,7 @@ def test_hw_offload(ground: Ground, fault: Fault) -> None:
         ground.tap.wait_state("m", hardware)
         restart(switch, during)
         ground.tap.wait_state("m", hardware)
-        switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload")
+        unset_hw_offload(switch)
         time.sleep(0.2)
         # New devices' ingress would be held for as long as the one runs that was told to.
         restart(switch, during)
@@ -357,7 +357,7 @@ def test_hw_offload_between_two_starts(ground: Ground, fault: Fault) -> None:
     with restored(switch), fault("hw-offload on and off in between") as during:
         set_hw_offload(switch, during)
         ground.tap.wait_settled("m", "native")
-        switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload")
+        unset_hw_offload(switch)
         time.sleep(0.5)
         assert "hw-offload" in (ground.tap.reason("m") or "")
         ground.tap.kill()
@@ -381,10 +381,14 @@ def test_hw_offload_and_release(ground: Ground, fault: Fault) -> None:
         ground.wanted["m"] = None
         assert "ingress" in qdiscs(ground)
         assert "clsact" not in qdiscs(ground)
-        switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload")
+        unset_hw_offload(switch)
         restart(switch, during)
         remove_internal_qdiscs(switch)
     assert "ingress" not in qdiscs(ground)
+
+
+def unset_hw_offload(switch: Switch) -> None:
+    switch.vsctl("remove", "Open_vSwitch", ".", "other_config", "hw-offload")
 
 
 def set_hw_offload(switch: Switch, during: During) -> None:
