@@ -14,6 +14,7 @@ from ovs_ebpf_tap.lab.sidecar import Tap, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.systemd import reap_cgroups
 from talking import Trio, add_trio
+from told import told
 
 _FIGURE = "figure"
 
@@ -78,13 +79,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     Here, as workers alone read the conftest of a directory that was not named.
     """
     print_table(terminalreporter)
-    reports = (
-        each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, ())
-    )
-    # Each report of a test has the figures that it had told by then.
-    lines = dict.fromkeys(
-        text for report in reports for name, text in report.user_properties if name == _FIGURE
-    )
+    lines = dict.fromkeys(told(terminalreporter, _FIGURE))
     if lines:
         terminalreporter.section("measured")
         for line in lines:

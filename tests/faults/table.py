@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from faults.fault import DOUBLED, RECOVERY, Outcome
+from told import told
 
 PROPERTY = "fault"
 """Of a test's report: what its fault came to."""
@@ -23,16 +24,7 @@ _COLUMNS = (
 
 def print_table(terminalreporter: Any) -> None:
     """Prints the outcomes that the reports of a run hold, if any do."""
-    reports = (
-        each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, ())
-    )
-    # Each report of a test has what it had told by then.
-    outcomes = dict.fromkeys(
-        Outcome(**value)
-        for each in reports
-        for name, value in each.user_properties
-        if name == PROPERTY
-    )
+    outcomes = dict.fromkeys(Outcome(**value) for value in told(terminalreporter, PROPERTY))
     if not outcomes:
         return
     terminalreporter.section("faults")
