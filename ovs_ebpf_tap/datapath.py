@@ -168,6 +168,7 @@ class Datapath:
         """What `counters` last read, and what it is the counters of."""
         self._counted: dict[UUID, tuple[Counters, bytes]] = {}
         self._counters: dict[UUID, Counters] = {}
+        self._ended: dict[UUID, Counters] = {}
         self.read()
 
     @property
@@ -536,7 +537,11 @@ class Datapath:
             self._older[uuid] = Counters()
 
     def _free_slots(self, used: set[UUID]) -> None:
-        for uuid in self._slots.keys() - used:
+        gone = self._slots.keys() - used
+        if gone:
+            last = self.counters()
+            self._ended |= {uuid: last[uuid] for uuid in gone}
+        for uuid in gone:
             self._maps["mirrors"].delete(_pack_uuid(uuid))
             del self._slots[uuid], self._older[uuid]
 
@@ -559,6 +564,11 @@ class Datapath:
         }
         self._counted = counted
         return self._counters
+
+    def take_ended(self) -> Mapping[UUID, Counters]:
+        """The last counters of mirrors that have lost their slots since this was last asked."""
+        ended, self._ended = self._ended, {}
+        return ended
 
     # Upgrades: the maps of a build are its own.
 

@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from uuid import UUID
 
-from ovs_ebpf_tap.datapath import Counters
 from ovs_ebpf_tap.model import (
+    COUNTED_KEY,
     OWN_KEYS,
     PARKED_VLANS,
     PROTECTED_KEY,
@@ -40,14 +40,16 @@ from ovs_ebpf_tap.wanted import OFFLOADED, Verdict
 def next_edits(
     db: Database,
     verdicts: Mapping[UUID, Verdict],
-    counters: Mapping[UUID, Counters],
+    records: Mapping[UUID, str],
     taken_in: bool,
     loose: Collection[UUID] = (),
+    unrecorded: Collection[UUID] = (),
 ) -> Edits:
     """The next transaction; empty when the rows are as the verdicts want them.
 
     `taken_in` says whether ovs-vswitchd has taken in the last transaction that asked for it;
-    `loose` are the mirrors that others gave back, so that flows do not know of them.
+    `loose` are the mirrors that others gave back, so that flows do not know of them. `records` are
+    what the rows are to keep of what was copied, written with each move, and for `unrecorded`.
     """
     mirrors: list[MirrorEdit] = []
     ports: list[PortEdit] = []
@@ -58,7 +60,7 @@ def next_edits(
         own = tuple(uuid for uuid in bridge.mirrors if uuid not in seen)
         seen.update(own)
         step = _BridgeStep(db, replace(bridge, mirrors=own), verdicts, taken_in, loose)
-        mirrors += step.mirrors(counters)
+        mirrors += step.mirrors(records, unrecorded)
         ports += step.ports
         reconfigure |= step.reconfigure
     forgotten = list(_forgotten_ports(db)) if taken_in else []
@@ -153,13 +155,16 @@ class _BridgeStep:
             if mirror.uuid in self._put_back and flip is not None and flip.port in self._db.ports:
                 yield PortEdit(flip.port, flip.protected)
 
-    def mirrors(self, counters: Mapping[UUID, Counters]) -> Iterator[MirrorEdit]:
+    def mirrors(
+        self, records: Mapping[UUID, str], unrecorded: Collection[UUID]
+    ) -> Iterator[MirrorEdit]:
         for mirror in self._mirrors:
-            edit = self._edit(mirror, counters.get(mirror.uuid))
+            recorded = mirror.uuid in self._moving or mirror.uuid in unrecorded
+            edit = self._edit(mirror, records.get(mirror.uuid) if recorded else None)
             if edit != MirrorEdit(mirror.uuid):
                 yield edit
 
-    def _edit(self, mirror: Mirror, count: Counters | None) -> MirrorEdit:
+    def _edit(self, mirror: Mirror, record: str | None) -> MirrorEdit:
         verdict = self._verdicts[mirror.uuid]
         offloaded = verdict.state == OFFLOADED
         moving = mirror.uuid in self._moving
@@ -176,27 +181,16 @@ class _BridgeStep:
             wanted[PROTECTED_KEY] = None
         if mirror.uuid in self._flips:
             wanted[PROTECTED_KEY] = format_flip(self._flips[mirror.uuid])
+        if record is not None:
+            wanted[COUNTED_KEY] = record
         ids = mirror.external_ids
         return MirrorEdit(
             mirror.uuid,
             select_vlan=self._select_vlan(mirror, offloaded) if moving else None,
             set_ids={k: v for k, v in wanted.items() if v is not None and ids.get(k) != v},
             delete_ids=tuple(k for k, v in wanted.items() if v is None and k in ids),
-            statistics=_statistics(mirror, count) if offloaded and mirror.parked else None,
         )
 
     def _select_vlan(self, mirror: Mirror, offloaded: bool) -> tuple[int, ...] | None:
         wanted = PARKED_VLANS if offloaded else mirror.wanted_vlans
         return None if wanted == mirror.select_vlan else wanted
-
-
-def _statistics(mirror: Mirror, count: Counters | None) -> dict[str, int] | None:
-    """The row's statistics if they are not those counted.
-
-    Before anything is, none will do: ovs-vswitchd removes them every 5 s from mirrors that it has
-    no room for.
-    """
-    if count is None or (not mirror.statistics and not count.packets):
-        return None
-    statistics = {"tx_packets": count.packets, "tx_bytes": count.bytes}
-    return None if dict(mirror.statistics) == statistics else statistics

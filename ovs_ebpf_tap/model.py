@@ -17,8 +17,10 @@ STATE_KEY = "ebpf-tap-state"
 REASON_KEY = "ebpf-tap-reason"
 PROTECTED_KEY = "ebpf-tap-protected"
 SELECT_VLAN_KEY = "ebpf-tap-select-vlan"
+COUNTED_KEY = "ebpf-tap-counted"
+"""What was copied in all: see `totals`. It stays when a mirror is given back for good."""
 
-# The keys that the sidecar writes: all but the mode, which is the user's.
+# The keys that the sidecar writes while it has a mirror; the mode is the user's.
 OWN_KEYS = (STATE_KEY, REASON_KEY, PROTECTED_KEY, SELECT_VLAN_KEY)
 
 PARKED_VLANS = (abi.constant("PARKED_VLAN"),)

@@ -130,7 +130,6 @@ class MirrorEdit:
     select_vlan: tuple[int, ...] | None = None
     set_ids: Mapping[str, str] = field(default_factory=dict)
     delete_ids: tuple[str, ...] = ()
-    statistics: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -501,8 +500,6 @@ def _edit_mirror(row: Any, edit: MirrorEdit) -> None:
         row.setkey("external_ids", key, value)
     for key in edit.delete_ids:
         row.delkey("external_ids", key)
-    if edit.statistics is not None:
-        row.statistics = dict(edit.statistics)
 
 
 # From the IDL's rows to the model's.

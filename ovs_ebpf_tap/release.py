@@ -21,11 +21,13 @@ from ovs_ebpf_tap.session import (
     Parts,
     check_kernel,
     connect,
+    pinned_counters,
     require_root,
     transact,
     turn,
 )
 from ovs_ebpf_tap.text import printable
+from ovs_ebpf_tap.totals import Totals
 from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED, Verdict
 
 
@@ -115,13 +117,17 @@ def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
     """
     run_dir = ovs_run_dir(options.ovsdb)
     runs = vswitchd.is_running(run_dir)
+    counters = pinned_counters(options)
     deadline = time.monotonic() + PATIENCE
     native = Verdict(NATIVE, f"{MODE_KEY} is native")
     while True:
         db = ovsdb.snapshot()
         # One that does not run takes all in when it starts.
         taken_in = not runs or ovsdb.taken_in(db)
-        edits = next_edits(db, dict.fromkeys(mirrors & db.mirrors.keys(), native), {}, taken_in)
+        totals = Totals()
+        totals.look(db.mirrors, counters)
+        verdicts = dict.fromkeys(mirrors & db.mirrors.keys(), native)
+        edits = next_edits(db, verdicts, totals.records(), taken_in)
         if edits:
             transact(ovsdb, edits)
         elif taken_in:

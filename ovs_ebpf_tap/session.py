@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import ovs.poller
 import structlog
 
 from ovs_ebpf_tap import control, programs, rcu, status
-from ovs_ebpf_tap.datapath import Datapath, choose_attach, older_builds
+from ovs_ebpf_tap.datapath import Counters, Datapath, choose_attach, older_builds
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.handover import forget_edits
 from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb, fetch_schema, ovs_run_dir
 from ovs_ebpf_tap.sidecar import Sidecar
+from ovs_ebpf_tap.statistics_writer import StatisticsWriter
 from ovs_ebpf_tap.wanted import CLSACT
 
 DEFAULT_PIN_DIR = programs.BPFFS / "ovs-ebpf-tap"
@@ -73,8 +76,14 @@ class Parts:
         self.datapath = Datapath(options.pin_dir, self.netlink, self.programs, self.attach)
         self._adopt()
         self.ovsdb = Ovsdb(options.ovsdb, schema)
+        self.statistics = StatisticsWriter(options.ovsdb)
         self.sidecar = Sidecar(
-            self.ovsdb, self.netlink, self.datapath, self.attach, ovs_run_dir(options.ovsdb)
+            self.ovsdb,
+            self.netlink,
+            self.datapath,
+            self.attach,
+            ovs_run_dir(options.ovsdb),
+            self.statistics,
         )
 
     def _adopt(self) -> None:
@@ -90,6 +99,7 @@ class Parts:
 
     def __exit__(self, *_: object) -> None:
         self.sidecar.close()
+        self.statistics.close()
         self.ovsdb.close()
         self.netlink.close()
         self.programs.close()
@@ -111,6 +121,8 @@ class Parts:
 
     def finish(self) -> None:
         """Ends moves that are under way, as nobody else may for long; or says that it did not."""
+        self.sidecar.ending = True
+        self.sidecar.wake()
         try:
             self.drive(lambda: not self.sidecar.moving, "ending moves", _FINISH)
         except (TapError, OSError) as error:
@@ -169,6 +181,17 @@ def turn(ovsdb: Ovsdb, deadline: float) -> None:
     poller.timer_wait(100)
     poller.block()
     ovsdb.run()
+
+
+def pinned_counters(options: Options) -> Mapping[UUID, Counters]:
+    """What the maps that are pinned have counted; nothing where they can't be opened."""
+    found: dict[UUID, Counters] = {}
+    for directory in programs.builds(options.pin_dir):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            netlink = stack.enter_context(contextlib.closing(Netlink()))
+            opened = stack.enter_context(contextlib.closing(programs.Programs(directory)))
+            found |= Datapath(options.pin_dir, netlink, opened).counters()
+    return found
 
 
 def show_status(options: Options) -> list[status.MirrorStatus]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from errno import EMFILE, ENFILE, ENOMEM
+from operator import is_
 from pathlib import Path
 from typing import Self
 from uuid import UUID
@@ -29,8 +30,10 @@ from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
 from ovs_ebpf_tap.plan import Planner, bridges_with_work
 from ovs_ebpf_tap.queues import Draining
 from ovs_ebpf_tap.spare import Spare
+from ovs_ebpf_tap.statistics_writer import StatisticsWriter
 from ovs_ebpf_tap.timers import next_tick, wake_at
 from ovs_ebpf_tap.topology import OpenFlow
+from ovs_ebpf_tap.totals import Totals
 from ovs_ebpf_tap.vswitchd import Revalidation
 from ovs_ebpf_tap.wanted import OFFLOADED, Plan, Verdict
 from ovs_ebpf_tap.writers import Writers
@@ -59,11 +62,11 @@ _FLOW_TABLES = 1.0
 _IMPROVE = 0.01
 """Seconds before hooks are given faster programs, and from one look at them to the next."""
 
-_EDIT_GAP = 0.2
-"""Least seconds between two writes of statistics alone, where others' are in the row."""
+_OVERWRITTEN_GAP = 0.2
+"""Least seconds between two writes of statistics that somebody writes over."""
 
 _STATISTICS_GAP = 5.0
-"""The same where ours are, which are only older: ovs-vswitchd's `stats-update-interval`."""
+"""The same where they are ours, and only older: ovs-vswitchd's `stats-update-interval`."""
 
 log = structlog.get_logger()
 
@@ -89,8 +92,10 @@ class Sidecar:
         datapath: dp.Datapath,
         attach: str,
         ovs_run_dir: Path,
+        statistics: StatisticsWriter,
     ) -> None:
         self._ovsdb = ovsdb
+        self._statistics = statistics
         self._netlink = netlink
         self._datapath = datapath
         self._planner = Planner(attach)
@@ -111,17 +116,18 @@ class Sidecar:
         self._next_resync = time.monotonic() + RESYNC
         self._next_look = 0.0
         self._next_statistics = 0.0
-        self._last_write = 0.0
-        self._written: dict[UUID, Mapping[str, int]] = {}
-        """The statistics that were written last."""
-        self._rest = 0.0
-        """Until when counters alone are no reason for a pass."""
+        self._totals = Totals()
+        self._counted: tuple[object, ...] | None = None
+        """What was counted last, if the rows show it."""
+        self._last_hold = 0.0
+        """When statistics were written last."""
         self._draining: dict[UUID, Draining] = {}
         self._done: tuple[object, ...] = ()
         """What the last pass saw, if it left nothing to be done."""
-        self._counted: Mapping[UUID, dp.Counters] = {}
         self.restoring = False
         """Give every mirror back, whatever its mode."""
+        self.ending = False
+        """Leave on record all that was counted."""
         self.on_first_pass: Callable[[], None] = lambda: None
         self._passed = False
         self._failed = False
@@ -138,6 +144,7 @@ class Sidecar:
             del self._refused[ifindex]
             self._dirty = True
         now = time.monotonic()
+        self._take_statistics(now)
         due = now >= self._next_statistics
         if now >= self._next_look:
             self._next_look = next_tick(now, LOOK)
@@ -173,6 +180,7 @@ class Sidecar:
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `step` has something to do."""
         self._ovsdb.wait(poller)
+        self._statistics.wait(poller)
         self._flow_tables.wait(poller)
         poller.fd_wait(self._netlink.fileno(), ovs.poller.POLLIN)
         for revalidation in self._revalidations:
@@ -230,8 +238,8 @@ class Sidecar:
         db = self._ovsdb.snapshot()
         self._read_back()
         seen = (db, self._netlink.devices, self._openflow)
-        same = list(map(id, seen)) == list(map(id, self._done))
-        if same and (now < self._rest or self._is_counted()):
+        self._count(db, now)
+        if list(map(id, seen)) == list(map(id, self._done)):
             return
         db = self._hw_offload.look(db)
         if self.restoring:
@@ -241,18 +249,16 @@ class Sidecar:
         if self._datapath.unfinished:
             self._next_statistics = min(self._next_statistics, now + _IMPROVE)
         self._flow_tables.watch(bridges_with_work(db))
-        counters = self._datapath.counters()
+        self._count(db, now)
         said = self._report(db, plan, now)
         early = self._early(db, plan) | self._writers.resting(now)
         if any(PROTECTED_KEY in db.mirrors[uuid].external_ids for uuid in early):
             return  # What it is to put back, others would not know of.
         verdicts = {uuid: each for uuid, each in plan.verdicts.items() if uuid not in early}
-        edits = self._next_edits(db, verdicts, counters)
-        write_at = self._write_at(db, edits)
-        if edits and now >= write_at:
-            self._write(edits, now)
-        elif edits:
-            self._next_statistics = min(self._next_statistics, write_at)
+        edits = self._next_edits(db, verdicts)
+        if edits:
+            self._writers.note(edits, now)
+            self._ovsdb.commit(edits)
         waiting = (
             early
             or self._settling
@@ -260,40 +266,52 @@ class Sidecar:
             or self._datapath.unfinished
             or self._writers.is_contended(now)
         )
-        if said and not waiting and (not edits or now < write_at):
-            self._done, self._counted = seen, counters if not edits else {}
-            self._rest = write_at if edits else 0.0
+        if said and not waiting and not edits:
+            self._done = seen
         if not self._passed:
             self._passed = True
             self.on_first_pass()
 
-    def _write_at(self, db: Database, edits: Edits) -> float:
-        """When the edits may be written."""
-        if edits.reconfigure or _has_ids(edits):
-            return 0.0
-        ours = all(
-            self._written.get(edit.mirror) == db.mirrors[edit.mirror].statistics
-            for edit in edits.mirrors
-        )
-        return self._last_write + (_STATISTICS_GAP if ours else _EDIT_GAP)
+    def _take_statistics(self, now: float) -> None:
+        """Takes in what ovs-vswitchd has written over ours, and counts on at once."""
+        overwritten = self._statistics.run()
+        for uuid, statistics in overwritten.items():
+            self._totals.observe(uuid, statistics)
+            self._counted = None
+        if self._passed and self._ovsdb.connected and not self._statistics.holds:
+            self._count(self._ovsdb.snapshot(), now)
 
-    def _write(self, edits: Edits, now: float) -> None:
-        self._last_write = now
-        for edit in edits.mirrors:
-            if edit.statistics is not None:
-                self._written[edit.mirror] = edit.statistics
-        self._written = {u: each for u, each in self._written.items() if u in self._states}
-        self._writers.note(edits, now)
-        self._ovsdb.commit(edits)
+    def _count(self, db: Database, now: float) -> None:
+        """Has the rows' statistics follow what is counted."""
+        counters, ended = self._datapath.counters(), self._datapath.take_ended()
+        seen = (db.mirrors, counters)
+        same = self._counted is not None and all(map(is_, self._counted, seen))
+        if same and not ended and self._statistics.holds:
+            return
+        self._totals.end(ended)
+        self._totals.look(db.mirrors, counters)
+        values, held = self._totals.statistics(), self._statistics.held
+        stale = {
+            uuid
+            for uuid in values.keys() & held.keys()
+            if uuid in db.mirrors and db.mirrors[uuid].statistics != held[uuid]
+        }
+        overwritten = bool(stale) or not self._statistics.holds
+        gap = _OVERWRITTEN_GAP if overwritten else _STATISTICS_GAP
+        due = now >= self._last_hold + gap and (overwritten or values != held)
+        if due or values.keys() != held.keys():
+            self._last_hold = now
+            self._statistics.hold(values, stale)
+        unrecorded = self._totals.unrecorded()
+        if unrecorded:
+            self._done = ()
+        done = not unrecorded and not stale and values == self._statistics.held
+        self._counted = seen if done else None
 
-    def _next_edits(
-        self,
-        db: Database,
-        verdicts: Mapping[UUID, Verdict],
-        counters: Mapping[UUID, dp.Counters],
-    ) -> Edits:
+    def _next_edits(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> Edits:
         taken_in, loose = self._ovsdb.taken_in(db), self._writers.loose
-        edits = handover.next_edits(db, verdicts, counters, taken_in, loose)
+        records, unrecorded = self._totals.records(), self._totals.unrecorded(ending=self.ending)
+        edits = handover.next_edits(db, verdicts, records, taken_in, loose, unrecorded)
         if not edits and taken_in:
             self._writers.settle(loose & verdicts.keys())
         return edits
@@ -323,10 +341,6 @@ class Sidecar:
             for uuid in self._datapath.mirrors
             if uuid not in verdicts or verdicts[uuid].state != OFFLOADED
         }
-
-    def _is_counted(self) -> bool:
-        """Whether the rows have what is counted."""
-        return self._datapath.counters() is self._counted
 
     def _early(self, db: Database, plan: Plan) -> set[UUID]:
         """The mirrors that are to be parked, but not yet: OVS has yet to copy what waits for it."""
@@ -433,8 +447,3 @@ def _as_native(db: Database, chosen: Collection[UUID]) -> Database:
         for uuid, mirror in db.mirrors.items()
     }
     return replace(db, mirrors=mirrors)
-
-
-def _has_ids(edits: Edits) -> bool:
-    """Whether a transaction writes more than statistics."""
-    return any(edit.set_ids or edit.delete_ids for edit in edits.mirrors)

@@ -14,16 +14,24 @@ from ovs_ebpf_tap.datapath import Counters, Datapath
 from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import REASON_KEY, STATE_KEY, Bridge, Database, Mirror
 from ovs_ebpf_tap.text import printable
-from ovs_ebpf_tap.wanted import NATIVE
+from ovs_ebpf_tap.totals import as_count, total_of
+from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED
 
 _NOBODY = (
     "nobody copies: it is parked, and nothing is in the kernel; start a sidecar, or release it"
 )
 
 
+_NO_ROW = "its row is gone, and its hooks copy on: start the sidecar, or ovs-ebpf-tap release --all"
+
+
 @dataclass(frozen=True)
 class MirrorStatus:
-    """One mirror; hooks are `device:direction:attachment`."""
+    """One mirror; hooks are `device:direction:attachment`.
+
+    `packets` and `bytes` are what Open vSwitch and eBPF have copied in all, which the row's
+    statistics show while a sidecar runs; `drops` are eBPF's.
+    """
 
     bridge: str
     name: str
@@ -52,10 +60,16 @@ def collect(
     counters = datapath.counters() if datapath is not None else {}
     hooks = _hooks(datapath, names) if datapath is not None else {}
     found = [
-        _status(db, bridge, db.mirrors[uuid], hooks.get(uuid, ()), counters.get(uuid, Counters()))
+        _status(db, bridge, db.mirrors[uuid], hooks.get(uuid, ()), counters.get(uuid))
         for bridge in db.bridges.values()
         for uuid in bridge.mirrors
         if uuid in db.mirrors
+    ]
+    known = {each.uuid for each in found}
+    found += [
+        _orphan(uuid, hooks[uuid], counters.get(uuid, Counters()))
+        for uuid in hooks
+        if str(uuid) not in known
     ]
     if nothing_pinned:
         parked = {str(mirror.uuid) for mirror in db.mirrors.values() if mirror.parked}
@@ -77,8 +91,9 @@ def _hooks(datapath: Datapath, names: Mapping[int, str]) -> dict[UUID, tuple[str
 
 
 def _status(
-    db: Database, bridge: Bridge, mirror: Mirror, hooks: tuple[str, ...], count: Counters
+    db: Database, bridge: Bridge, mirror: Mirror, hooks: tuple[str, ...], count: Counters | None
 ) -> MirrorStatus:
+    copied = total_of(mirror, as_count(count)).shown
     output = db.ports.get(mirror.output_port) if mirror.output_port is not None else None
     state = mirror.external_ids.get(STATE_KEY)
     reason = mirror.external_ids.get(REASON_KEY)
@@ -96,6 +111,22 @@ def _status(
         reason=reason,
         hooks=hooks,
         output=where,
+        packets=copied.packets,
+        bytes=copied.bytes,
+        drops=count.drops if count is not None else 0,
+    )
+
+
+def _orphan(uuid: UUID, hooks: tuple[str, ...], count: Counters) -> MirrorStatus:
+    """A mirror that is in the kernel, and not in the database."""
+    return MirrorStatus(
+        bridge="-",
+        name=str(uuid),
+        uuid=str(uuid),
+        state=OFFLOADED,
+        reason=_NO_ROW,
+        hooks=hooks,
+        output="-",
         packets=count.packets,
         bytes=count.bytes,
         drops=count.drops,

@@ -209,6 +209,7 @@ def test_keys_replaced_as_a_whole(bench: Bench) -> None:
         "ebpf-tap-mode",
         "ebpf-tap-state",
         "ebpf-tap-reason",
+        "ebpf-tap-counted",
     }
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from uuid import UUID
 
 import pytest
 from builders import World, switch
@@ -12,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ovs_ebpf_tap.datapath import Counters
 from ovs_ebpf_tap.handover import flip_pending, forget_edits, next_edits
 from ovs_ebpf_tap.model import (
+    COUNTED_KEY,
     MODE_KEY,
     OWN_KEYS,
     PARKED_VLANS,
@@ -31,7 +29,6 @@ from ovs_ebpf_tap.writers import Writers
 
 BACK = Verdict(NATIVE, "ebpf-tap-mode is native")
 REFUSED = Verdict(INVALID, "its output_port is not on this bridge")
-NO_COUNTS: Mapping[UUID, Counters] = {}
 VLANS = st.frozensets(st.integers(0, 4094), max_size=4).map(sorted).map(tuple)
 
 
@@ -41,7 +38,8 @@ class Simulation:
     def __init__(self, world: World) -> None:
         self.world = world
         self.verdicts: dict[str, Verdict] = dict.fromkeys(world.mirrors, BACK)
-        self.counts: dict[str, Counters] = {}
+        self.records: dict[str, str] = {}
+        self.unrecorded: set[str] = set()
         self.next_cfg = self.cur_cfg = 7
         self.last_reconfigure = 0
         self.protected: dict[str, list[bool]] = {name: [] for name in world.ports}
@@ -70,7 +68,6 @@ class Simulation:
                 row,
                 external_ids={**ids, **edit.set_ids},
                 select_vlan=row.select_vlan if edit.select_vlan is None else edit.select_vlan,
-                statistics=row.statistics if edit.statistics is None else edit.statistics,
             )
         ports = {row.uuid: name for name, row in self.world.ports.items()}
         assert len({edit.port for edit in edits.ports}) == len(edits.ports)
@@ -111,9 +108,10 @@ class Simulation:
         edits = next_edits(
             self.look(),
             {rows[name].uuid: verdict for name, verdict in self.verdicts.items()},
-            {rows[name].uuid: count for name, count in self.counts.items()},
+            {rows[name].uuid: record for name, record in self.records.items()},
             taken_in,
             self.writers.loose,
+            {rows[name].uuid for name in self.unrecorded},
         )
         if not edits and taken_in:
             self.writers.settle(set(self.writers.loose))
@@ -391,28 +389,28 @@ def test_an_invalid_mirror_is_unparked_without_a_flip() -> None:
 # Statistics.
 
 
-def test_statistics_are_written_when_they_change() -> None:
+def test_what_was_copied_goes_on_record_with_each_move() -> None:
+    sim = simulation(statistics={"tx_packets": 9, "tx_bytes": 540})
+    for verdict in (OFFLOAD, BACK, OFFLOAD):
+        sim.want(verdict)
+        sim.records["m"] = record = f"{verdict.state} {sim.next_cfg}"
+        assert sim.step().mirrors[0].set_ids[COUNTED_KEY] == record
+        sim.settle()
+        sim.records["m"] = "later"
+        assert not sim.settle()
+    assert sim.mirror().external_ids[COUNTED_KEY] == record
+
+
+def test_what_was_copied_goes_on_record_where_it_is_not() -> None:
     sim = simulation()
     sim.want(OFFLOAD)
     sim.settle()
-    sim.counts["m"] = Counters(packets=3, bytes=180, drops=1)
-    (edits,) = sim.settle()
+    sim.records["m"] = "now"
+    sim.unrecorded = {"m"}
+    edits = sim.step()
+    assert edits.mirrors[0].set_ids == {COUNTED_KEY: "now"}
     assert not edits.reconfigure
-    assert sim.mirror().statistics == {"tx_packets": 3, "tx_bytes": 180}
-
-    assert not sim.settle()
-    sim.world.set_mirror("m", statistics={"tx_packets": 0, "tx_bytes": 0})  # as OVS does
-    sim.settle()
-    assert sim.mirror().statistics == {"tx_packets": 3, "tx_bytes": 180}
-
-
-@pytest.mark.parametrize("verdict", [BACK, REFUSED])
-def test_statistics_of_a_native_mirror_are_those_of_ovs(verdict: Verdict) -> None:
-    sim = simulation(statistics={"tx_packets": 9, "tx_bytes": 540})
-    sim.counts["m"] = Counters(packets=3, bytes=180)
-    sim.want(verdict)
-    sim.settle()
-    assert sim.mirror().statistics == {"tx_packets": 9, "tx_bytes": 540}
+    assert not sim.step()
 
 
 # Several mirrors.
@@ -472,7 +470,7 @@ def test_a_mirror_on_two_bridges_has_one_flip(bridges: tuple[str, str]) -> None:
 
 def test_mirrors_that_nobody_judged_are_left_alone() -> None:
     world = switch("a out").add_mirror("m", src="a", out="out")
-    assert not next_edits(world.db, {}, NO_COUNTS, taken_in=True)
+    assert not next_edits(world.db, {}, {}, taken_in=True)
 
 
 # Forgetting.
@@ -534,9 +532,10 @@ class AnyOrder(RuleBasedStateMachine):
         if back:
             self.select_vlan(name, ())
 
-    @rule(packets=st.integers(0, 3))
-    def count(self, packets: int) -> None:
-        self.sim.counts["m1"] = Counters(packets=packets)
+    @rule(packets=st.integers(0, 3), due=st.booleans())
+    def count(self, packets: int, due: bool) -> None:
+        self.sim.records["m1"] = f"{packets},0"
+        self.sim.unrecorded = {"m1"} if due else set()
 
     @rule()
     def step(self) -> None:

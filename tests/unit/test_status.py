@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap.datapath import Counters
-from ovs_ebpf_tap.model import REASON_KEY, STATE_KEY
+from ovs_ebpf_tap.model import COUNTED_KEY, REASON_KEY, STATE_KEY, Database
 from ovs_ebpf_tap.netlink import EGRESS
 from ovs_ebpf_tap.status import MirrorStatus, as_json, as_table, collect
 from ovs_ebpf_tap.wanted import INVALID, NATIVE, OFFLOADED, Hook
@@ -169,3 +169,29 @@ def test_hooks_that_finish_copies_are_shown_if_they_are_there() -> None:
     attached[Hook(world.devices["out"].ifindex, EGRESS)] = "tcx"
     (found,) = collect(world.db, world.devices, datapath(world, {}, attached))
     assert found.hooks == ("a:ingress:tcx", "out:egress:tcx")
+
+
+def test_what_both_have_copied_is_shown() -> None:
+    world = (
+        switch("a b out").add_mirror("m", src="a", out="out").add_mirror("n", src="b", out="out")
+    )
+    world.set_mirror("m", external_ids={COUNTED_KEY: "120,1200 100,1000 20,200"})
+    world.set_mirror("n", statistics={"tx_packets": 9, "tx_bytes": 540})
+    counts = {"m": Counters(packets=25, bytes=260, drops=3)}
+    found = collect(world.db, world.devices, datapath(world, counts, {}))
+    assert [(each.packets, each.bytes, each.drops) for each in found] == [
+        (125, 1260, 3),
+        (9, 540, 0),
+    ]
+
+
+def test_mirrors_whose_row_is_gone_are_shown_with_what_ends_them() -> None:
+    world = switch("a out").add_mirror("m", src="a", out="out")
+    uuid = world.mirrors["m"].uuid
+    hooks = dict.fromkeys(world.plan().hooks, "tcx")
+    found = collect(Database(), world.devices, datapath(world, {"m": Counters(3, 180, 1)}, hooks))
+    (row,) = found
+    assert (row.bridge, row.name, row.uuid, row.state) == ("-", str(uuid), str(uuid), OFFLOADED)
+    assert (row.packets, row.bytes, row.drops) == (3, 180, 1)
+    assert row.hooks
+    assert "release --all" in str(row.reason)
