@@ -6,11 +6,13 @@ What OVS refuses is in `vswitchd/bridge.c` (`mirror_configure`), what it would c
 
 from __future__ import annotations
 
+from functools import partial
+
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.filter import InvalidFilterError, UnsupportedFilterError, parse
 from ovs_ebpf_tap.model import MODE_KEY, Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.ovs_version import mirrors_after_metadata, mirrors_modified_packets
-from ovs_ebpf_tap.topology import DEVICE_TYPES, INTERNAL_TYPES, Topology, to_ingress
+from ovs_ebpf_tap.topology import DEVICE_TYPES, INTERNAL_TYPES, Layout, Topology, to_ingress
 from ovs_ebpf_tap.vlan import ACCESS, ALL, PRIORITY_ALWAYS, PRIORITY_NEVER, TUNNEL
 from ovs_ebpf_tap.wanted import CLSACT, INVALID, OFFLOAD, NotOffloadedError, Verdict
 
@@ -18,6 +20,7 @@ MODES = ("offload", "native")
 
 MAX_NATIVE_MIRRORS = 32
 """Mirrors that OVS takes on a bridge: MAX_MIRRORS in `ofproto/ofproto-dpif-mirror.h`."""
+
 
 FLOWS_UNKNOWN = (
     "it selects leaving packets, and the flow tables are not known (yet): that takes "
@@ -39,6 +42,32 @@ def mode_of(db: Database, bridge: Bridge, mirror: Mirror) -> str:
         if mode is not None:
             return mode
     return MODES[0]
+
+
+def is_crowded(layout: Layout) -> bool:
+    """Whether OVS is asked for more mirrors on the bridge than it takes.
+
+    A row without an output, or with a filter that it does not parse, takes no place of another:
+    `mirror_configure` in `vswitchd/bridge.c`, `mirror_set` in `ofproto/ofproto-dpif-mirror.c`.
+    """
+    if len(layout.mirrors) <= MAX_NATIVE_MIRRORS:
+        return False
+    return sum(map(partial(_takes_place, layout), layout.mirrors)) > MAX_NATIVE_MIRRORS
+
+
+def _takes_place(layout: Layout, mirror: Mirror) -> bool:
+    if mirror.output_port is not None:
+        if layout.output_port(mirror) is None:
+            return False
+    elif mirror.output_vlan is None:
+        return False
+    try:
+        parse(mirror.filter or "")
+    except InvalidFilterError:
+        return False
+    except UnsupportedFilterError:
+        return True
+    return True
 
 
 class Judge:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.filter import parse
-from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MODES, Judge, mode_of
+from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MODES, Judge, is_crowded, mode_of
 from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Mirror, Port
 from ovs_ebpf_tap.openflow import PortFlags
@@ -193,7 +193,7 @@ class _BridgePlanner:
             traits=given.openflow.traits.get(given.bridge.name),
             flags=given.openflow.port_flags.get(given.bridge.name, PortFlags()),
             twice=given.twice,
-            crowded=len(layout.mirrors) > MAX_NATIVE_MIRRORS,
+            crowded=is_crowded(layout),
             strips=self._access and any(layout.vlans(each).mode == ACCESS for each in outputs),
             tunnels=tuple(port for port in self._tunnels if port.uuid not in layout.reserved),
             protected=inner[0].name if inner else None,

@@ -105,7 +105,7 @@ class Common:
     twice: frozenset[UUID]
     """The mirrors that are on more than one bridge."""
     crowded: bool
-    """Whether there are more mirrors than OVS takes."""
+    """Whether OVS is asked for more mirrors than it takes: `is_crowded`."""
     strips: bool
     """Whether an output takes tags off of copies."""
     tunnels: tuple[Port, ...]

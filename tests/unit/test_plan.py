@@ -118,6 +118,16 @@ def crowd(world: World) -> None:
     world.set_mirror("m", external_ids={MODE_KEY: "native"})
 
 
+@pytest.mark.parametrize("left_over", [{}, {"filter": "odd=1", "out": "out"}])
+def test_rows_that_ovs_does_not_take_need_no_room(left_over: dict[str, Any]) -> None:
+    """A mirror just made has no statistics yet."""
+    world = plain()
+    world.set_mirror("m", external_ids={MODE_KEY: "native"})
+    for n in range(MAX_NATIVE_MIRRORS):
+        world.add_mirror(f"n{n}", src="c", **left_over)
+    assert world.verdict("m").state == NATIVE
+
+
 def on_two_bridges(world: World) -> None:
     world.add_bridge("br1")
     world.set_bridge("br1", mirrors=world.bridges["br0"].mirrors)
