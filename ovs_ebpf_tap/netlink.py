@@ -43,6 +43,11 @@ _SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
 _RECEIVE_BUFFER = 4 << 20
 _ANSWER = 1 << 16
 
+_PATIENCE = 5.0
+"""Seconds for the kernel's answer, which is there when `send` returns unless there was no room."""
+
+_MAX_SEQUENCE = (1 << 32) - 1
+
 _FORMER_NAMES = 4
 """Names of a device that are remembered."""
 
@@ -176,6 +181,8 @@ class Netlink:
         self._requests = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         )
+        self._requests.settimeout(_PATIENCE)
+        self._sequence = 0
         self._marshal = MarshalRtnl()
         self._route = IPRoute()
         self._by_index: dict[int, Device] = {}
@@ -436,13 +443,18 @@ class Netlink:
     def _request(self, message: Any) -> list[Any]:
         """Sends what pyroute2 has no words for; returns the answers before the kernel's last word.
 
-        Raises OSError as the kernel says it.
+        Its own `nlm_request` takes ten times as long, and has no timeout. Raises OSError as the
+        kernel says it, and TimeoutError if it says nothing.
         """
+        self._sequence = self._sequence % _MAX_SEQUENCE + 1
+        message["header"]["sequence_number"] = self._sequence
         message.encode()
         self._requests.send(message.data)
         answers = []
         while True:
             for each in self._marshal.parse(self._requests.recv(_ANSWER)):
+                if each["header"]["sequence_number"] != self._sequence:
+                    continue  # Of an earlier request, whose answer came too late.
                 if each["header"]["type"] != NLMSG_ERROR:
                     answers.append(each)
                 elif each["header"]["error"] is None:
