@@ -8,6 +8,7 @@ meanwhile, so then all rows are read again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -32,6 +33,7 @@ from ovs_ebpf_tap import rpc
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.text import printable
+from ovs_ebpf_tap.timers import wake_at
 
 DATABASE = "Open_vSwitch"
 
@@ -168,25 +170,56 @@ def fetch_schema(remote: str, timeout: float) -> dict[str, Any]:
     Raises ConnectionError if nobody answers within `timeout` seconds, and TapError if the
     answer says that it is not Open vSwitch's database.
     """
-    if not remote.startswith("unix:"):
-        raise TapError(f"the database is to be named as unix:PATH, not {remote}")
-    error, stream = ovs.stream.Stream.open_block(
-        ovs.stream.Stream.open(remote), timeout=int(timeout * 1000)
-    )
-    if error:
-        raise ConnectionError(f"cannot connect to {remote}: {os.strerror(error)}")
-    connection = rpc.connection(stream, _MAX_MESSAGE)
-    try:
-        request = ovs.jsonrpc.Message.create_request("get_schema", [DATABASE])
-        reply = rpc.transact(connection, request, timeout)
-    finally:
-        connection.close()
-    if reply is None:
-        raise ConnectionError(f"{remote} does not answer")
-    if reply.error is not None:
-        raise TapError(f"{remote} has no database {DATABASE}: is it Open vSwitch's socket?")
-    _check_schema(remote, reply.result)
-    return dict(reply.result)
+    with contextlib.closing(_SchemaRequest(remote, timeout)) as request:
+        while True:
+            schema = request.run()
+            if schema is not None:
+                return schema
+            poller = ovs.poller.Poller()
+            request.wait(poller)
+            poller.block()
+
+
+class _SchemaRequest:
+    """Asks for the schema, on a connection of its own, and does not block."""
+
+    def __init__(self, remote: str, timeout: float) -> None:
+        """Raises ConnectionError if nobody listens."""
+        if not remote.startswith("unix:"):
+            raise TapError(f"the database is to be named as unix:PATH, not {remote}")
+        error, stream = ovs.stream.Stream.open(remote)
+        if error:
+            raise ConnectionError(f"cannot connect to {remote}: {os.strerror(error)}")
+        self._remote = remote
+        self._deadline = time.monotonic() + timeout
+        self._connection = rpc.connection(stream, _MAX_MESSAGE)
+        self._request = ovs.jsonrpc.Message.create_request("get_schema", [DATABASE])
+        self._connection.send(self._request)
+
+    def close(self) -> None:
+        """Drops the connection."""
+        self._connection.close()
+
+    def wait(self, poller: ovs.poller.Poller) -> None:
+        """Has the poller wake up when `run` has something to do."""
+        self._connection.wait(poller)
+        self._connection.recv_wait(poller)
+        wake_at(poller, self._deadline)
+
+    def run(self) -> dict[str, Any] | None:
+        """The schema, once it is there. Raises as `fetch_schema` does."""
+        self._connection.run()
+        reply = rpc.receive(self._connection, self._request)
+        if reply is None:
+            if self._connection.get_status() or time.monotonic() >= self._deadline:
+                raise ConnectionError(f"{self._remote} does not answer")
+            return None
+        if reply.error is not None:
+            raise TapError(
+                f"{self._remote} has no database {DATABASE}: is it Open vSwitch's socket?"
+            )
+        _check_schema(self._remote, reply.result)
+        return dict(reply.result)
 
 
 def _check_schema(remote: str, schema: Any) -> None:
@@ -302,6 +335,8 @@ class Ovsdb:
         self._columns = _present(schema)
         self._idl = self._make_replica(schema)
         self._connections = 1
+        self._schema_request: _SchemaRequest | None = None
+        """Of a connection that was made anew: its rows are not read before."""
         self._replicas: dict[str, Any] = {}
         self._rows: dict[str, dict[UUID, Any]] = {table: {} for table in _READERS}
         self._seqno: int | None = None
@@ -321,6 +356,7 @@ class Ovsdb:
 
     def close(self) -> None:
         """Drops the connection."""
+        self._drop_schema_request()
         self._idl.close()
 
     def run(self) -> bool:
@@ -331,17 +367,37 @@ class Ovsdb:
             self._idl.leave(_NO_ANSWER)
         if self._idl.connections != self._connections and self._idl.complete:
             self._connections = self._idl.connections
-            self._mind_upgrade()
+            self._ask_for_schema()
+        self._mind_upgrade()
         self._tell_trouble()
         return self._finish_transaction() or before != self._idl.change_seqno
 
+    def _ask_for_schema(self) -> None:
+        """Of a database that was away: it may have been upgraded."""
+        self._drop_schema_request()
+        try:
+            self._schema_request = _SchemaRequest(self._remote, _ANSWER)
+        except ConnectionError as error:
+            self._idl.leave(str(error))
+
+    def _drop_schema_request(self) -> None:
+        if self._schema_request is not None:
+            self._schema_request.close()
+            self._schema_request = None
+
     def _mind_upgrade(self) -> None:
         """Begins anew if the database has other columns since it was away."""
+        if self._schema_request is None:
+            return
         try:
-            schema = fetch_schema(self._remote, _SILENCE)
+            schema = self._schema_request.run()
         except (ConnectionError, TapError) as error:
+            self._drop_schema_request()
             self._idl.leave(str(error))
             return
+        if schema is None:
+            return
+        self._drop_schema_request()
         columns = _present(schema)
         if columns != self._columns:
             log.info("the database was upgraded")
@@ -366,11 +422,13 @@ class Ovsdb:
         self._idl.wait(poller)
         if self._txn is not None:
             self._txn.wait(poller)
+        if self._schema_request is not None:
+            self._schema_request.wait(poller)
 
     @property
     def connected(self) -> bool:
         """Whether the replica is complete, and the connection was not lost."""
-        return self._idl.complete
+        return self._idl.complete and self._schema_request is None
 
     @property
     def away(self) -> bool:
@@ -395,7 +453,7 @@ class Ovsdb:
 
     def snapshot(self) -> Database:
         """The rows as they are in the replica; the same object while these are the same."""
-        if self._idl.complete and self._seqno != self._idl.change_seqno:
+        if self.connected and self._seqno != self._idl.change_seqno:
             self._seqno = self._idl.change_seqno
             changed, self._idl.changed = self._idl.changed, set()
             for table in _READERS:

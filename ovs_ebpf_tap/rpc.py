@@ -76,6 +76,16 @@ def connection(stream: Any, limit: int) -> Any:
     return ovs.jsonrpc.Connection(BoundedStream(stream, limit))
 
 
+def receive(connection: Any, request: Any) -> Any:
+    """The reply to a request that was sent, or None if it has not arrived; does not wait."""
+    error = 0
+    while not error:
+        error, reply = connection.recv()
+        if not error and reply.type in _REPLIES and reply.id == request.id:
+            return reply
+    return None
+
+
 def transact(connection: Any, request: Any, timeout: float) -> Any:
     """Sends a JSON-RPC request; returns its reply, or None if there is none in `timeout` seconds.
 

@@ -167,6 +167,35 @@ def test_no_schema(fake: FakeDatabase, what: str) -> None:
         fetch_schema(fake.remote, 0.3)
 
 
+def test_the_schema_of_a_database_that_is_back_is_not_waited_for(
+    fake: FakeDatabase, client: Ovsdb, log: list[str]
+) -> None:
+    """Until it is there, rows stay as they were."""
+    as_ever = honest("m3")
+    asked: list[Message] = []
+
+    def answer(request: Message) -> bytes | None:
+        if request["method"] == "get_schema" and request["params"] == ["Open_vSwitch"]:
+            asked.append(request)
+            return b""
+        return as_ever(request)
+
+    fake.answer = answer
+    fake.send(b"}")
+    until(client, lambda: asked)
+    turns = 0
+    while turns < 5:  # Each within its time, or the lines that are logged are more than two.
+        client.run()
+        turns += 1
+    assert not client.connected
+    assert names(client) == {"m1", "m2"}
+    fake.send(reply(asked.pop(), schema()))
+    until(client, lambda: client.connected)
+    assert not asked
+    assert names(client) == {"m3"}
+    assert len(log) == 2
+
+
 def monitor(result: Any) -> Answer:
     """Honest until it is to send its rows."""
     as_ever = honest("m1", "m2")
