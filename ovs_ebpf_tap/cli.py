@@ -35,6 +35,11 @@ def _parser() -> argparse.ArgumentParser:
         default="keep",
         help="keep: mirrors stay offloaded without the process; restore: give them back to OVS",
     )
+    run.add_argument(
+        "--fast-attach",
+        action="store_true",
+        help="have the kernel expedite RCU's grace periods while TCX hooks come and go",
+    )
 
     show = commands.add_parser("status", help="show every mirror")
     _add_places(show)
@@ -100,6 +105,7 @@ def _options(arguments: argparse.Namespace) -> session.Options:
         pin_dir=arguments.pin_dir,
         attach=getattr(arguments, "attach", "auto"),
         restore_on_exit=getattr(arguments, "on_exit", "keep") == "restore",
+        fast_attach=getattr(arguments, "fast_attach", False),
     )
 
 

@@ -133,12 +133,20 @@ class Datapath:
     """The hooks on devices, and the maps that their programs read."""
 
     def __init__(
-        self, pin_dir: Path, netlink: Netlink, opened: programs.Programs, attach: str = CLSACT
+        self,
+        pin_dir: Path,
+        netlink: Netlink,
+        opened: programs.Programs,
+        attach: str = CLSACT,
+        *,
+        fast_attach: bool = False,
     ) -> None:
+        """`fast_attach` says whether grace periods are expedited for TCX hooks: see `rcu`."""
         self._links = pin_dir / programs.LINKS
         self._netlink = netlink
         self._programs = opened
         self._attach = attach
+        self._fast_attach = fast_attach
         self._maps = opened.maps
         self._encoding = Encoding(opened.maps)
         self._quarantine: list[tuple[float, int, int]] = []
@@ -358,6 +366,8 @@ class Datapath:
         return refused
 
     def _expedited(self) -> AbstractContextManager[None]:
+        if not self._fast_attach:
+            return contextlib.nullcontext()
         return rcu.expedited(self._programs.directory, self._maps["qdiscs"].fd)
 
     def _with_held(self, wanted: Rules, held: set[UUID]) -> Rules:

@@ -30,7 +30,6 @@ def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> list[str]:
                 noted = bpf.Map(bpf.get(directory / "qdiscs"))
                 stack.callback(noted.close)
                 qdiscs |= noted.items()
-                stack.enter_context(rcu.expedited(directory, noted.fd))
         _remove_links(pin_dir / programs.LINKS)
         left = list(_remove_filters(netlink, qdiscs, hw_offload=hw_offload))
     if pin_dir.is_dir():

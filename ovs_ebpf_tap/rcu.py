@@ -3,7 +3,8 @@
 The wait is in the kernel (`tcx_entry_sync` in its `include/net/tcx.h`), holds back everybody who
 configures devices meanwhile, and takes some ticks of the clock, 8 to 16 ms where a tick is 4 ms:
 512 hooks take 8 s. Expedited grace periods take 20 us, and cost a short interrupt on each CPU that
-is busy. Where these must not be, `rcu_normal` is set, which outweighs what is done here.
+is busy, of all that the machine waits for meanwhile; so it is done for `run --fast-attach` alone.
+Where these must not be, `rcu_normal` is set, which outweighs it.
 """
 
 from __future__ import annotations

@@ -86,10 +86,8 @@ def _serve_on(
     signals: _Signals,
     supervisor: Supervisor,
 ) -> bool:
-    if parts.attach == TCX and not rcu.may_expedite():
-        log.warning(
-            "attaching takes some 10 ms more a hook", reason=f"cannot write {rcu.EXPEDITED}"
-        )
+    if options.fast_attach and parts.attach == TCX and not rcu.may_expedite():
+        log.warning("--fast-attach has no effect", reason=f"cannot write {rcu.EXPEDITED}")
     requests = _Requests()
     server.register("status", lambda: status.as_table(parts.status()))
     server.register("settled", lambda: "yes" if parts.sidecar.idle else "no")

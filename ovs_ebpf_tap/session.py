@@ -47,6 +47,7 @@ class Options:
     pin_dir: Path = DEFAULT_PIN_DIR
     attach: str = "auto"
     restore_on_exit: bool = False
+    fast_attach: bool = False
 
 
 def require_root() -> None:
@@ -73,7 +74,13 @@ class Parts:
         self.netlink = Netlink(follow_hooks=self.attach == CLSACT)
         self.programs = programs.ensure_programs(options.pin_dir)
         rcu.restore(self.programs.directory)
-        self.datapath = Datapath(options.pin_dir, self.netlink, self.programs, self.attach)
+        self.datapath = Datapath(
+            options.pin_dir,
+            self.netlink,
+            self.programs,
+            self.attach,
+            fast_attach=options.fast_attach,
+        )
         self._adopt()
         self.ovsdb = Ovsdb(options.ovsdb, schema)
         self.statistics = StatisticsWriter(options.ovsdb)

@@ -4,8 +4,8 @@
 
 On a real switch, with the sidecar as a process of its own: first alone with one mirror, then
 with many ports and mirrors. A commit is when the database tells of it. Which copy is the first of
-our hooks is known by counting: they copy everything from then on, and the sidecar tells how many
-that were.
+our hooks is known by counting: they copy everything from then on, and the maps tell how many that
+were.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from uuid import UUID
 
 from ovs_ebpf_tap import control
 from ovs_ebpf_tap.bench.figures import MEDIAN, P99, WORST, Figure, as_json, as_table
@@ -33,6 +34,7 @@ from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.model import MODE_KEY
+from ovs_ebpf_tap.session import Options, pinned_counters
 
 FIRST_COPY = {MEDIAN: 10.0, P99: 40.0}
 """Milliseconds from the commit to the first copy."""
@@ -68,6 +70,8 @@ class Size:
     idle: float
     ports: int
     mirrors: int
+    options: tuple[str, ...] = ()
+    """Of the sidecar."""
 
 
 class Bench:
@@ -161,14 +165,10 @@ class Bench:
         raise RuntimeError(f"frame {first} of {stream.sent} was not copied, as it should have been")
 
     def _count_copies(self) -> int:
-        """How many copies the hooks have made, as the sidecar says."""
-        head, *rows = (control.call(self._tap.run_dir, "status") or "NAME").splitlines()
-        names = head.split()
-        for row in rows:
-            cells = dict(zip(names, row.split(), strict=False))
-            if cells["NAME"] == _MIRROR:
-                return int(cells["PACKETS"])
-        raise RuntimeError(f"the sidecar knows no mirror {_MIRROR}")
+        """How many copies the hooks have made, without those of Open vSwitch."""
+        uuid = UUID(self._switch.get("Mirror", _MIRROR, "_uuid"))
+        counters = pinned_counters(Options(self._switch.db, pin_dir=self._tap.pin_dir))
+        return counters[uuid].packets if uuid in counters else 0
 
     def cold_start(self) -> float:
         """Seconds from the start of the sidecar until all mirrors are offloaded."""
@@ -232,10 +232,10 @@ class Bench:
 
 
 @contextlib.contextmanager
-def _bench() -> Iterator[Bench]:
+def _bench(options: tuple[str, ...]) -> Iterator[Bench]:
     with Switch("bench") as switch, Netns("far") as far:
         switch.add_bridge()
-        with Tap(switch) as tap, MirrorLog(switch.db) as log:
+        with Tap(switch, *options) as tap, MirrorLog(switch.db) as log:
             yield Bench(switch, tap, log, far)
 
 
@@ -245,7 +245,7 @@ def measure(size: Size, say: Callable[[str], None]) -> list[Figure]:
 
 
 def _measure_alone(size: Size, say: Callable[[str], None]) -> Iterator[Figure]:
-    with _bench() as bench:
+    with _bench(size.options) as bench:
         yield from _first_copies(bench, size, "alone", say)
         say("memory and idle CPU with one mirror")
         with bench.one_mirror():
@@ -256,7 +256,7 @@ def _measure_alone(size: Size, say: Callable[[str], None]) -> Iterator[Figure]:
 
 def _measure_many(size: Size, say: Callable[[str], None]) -> Iterator[Figure]:
     where = f"{size.ports} ports, {size.mirrors} mirrors"
-    with _bench() as bench:
+    with _bench(size.options) as bench:
         say(f"making {where}")
         bench.add_ports(size.ports)
         bench.add_mirrors(size.mirrors, size.ports)
@@ -289,6 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--idle", type=float, default=60.0, help="seconds without traffic")
     parser.add_argument("--ports", type=int, default=1000)
     parser.add_argument("--mirrors", type=int, default=256)
+    parser.add_argument("--fast-attach", action="store_true", help="have the sidecar run with it")
     arguments = parser.parse_args(argv)
     if os.geteuid() != 0:
         print("bench: root is needed", file=sys.stderr)
@@ -297,7 +298,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     reap()
     reap_pins()
     size = Size(
-        *(getattr(arguments, name) for name in ("rounds", "starts", "idle", "ports", "mirrors"))
+        rounds=arguments.rounds,
+        starts=arguments.starts,
+        idle=arguments.idle,
+        ports=arguments.ports,
+        mirrors=arguments.mirrors,
+        options=("--fast-attach",) if arguments.fast_attach else (),
     )
     try:
         figures = measure(size, lambda text: print(f"bench: {text}", file=sys.stderr, flush=True))

@@ -47,7 +47,7 @@ class Ground(Resource):
         self._resources.close()
 
     def _make_tap(self) -> Victim:
-        tap = Victim(self.switch, "--attach", self.attach)
+        tap = Victim(self.switch, "--attach", self.attach, "--fast-attach")
         self._resources.callback(tap.close)
         return tap
 
