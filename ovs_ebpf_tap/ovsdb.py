@@ -319,13 +319,6 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
         self.last_id = str(UUID(int=0))  # All rows, the next time.
         self._session.force_reconnect()
 
-    def __do_parse_update(self, *arguments: Any) -> None:
-        """Is that of the base class, whose name is the same; it would pass over errors."""
-        try:
-            super()._Idl__do_parse_update(*arguments)
-        except ovs.db.error.Error as error:
-            raise ValueError(error.msg) from None
-
 
 class Ovsdb:
     """A connection to the database that never blocks; drive it with `run` and `wait`."""
@@ -337,7 +330,8 @@ class Ovsdb:
         self._connections = 1
         self._schema_request: _SchemaRequest | None = None
         """Of a connection that was made anew: its rows are not read before."""
-        self._replicas: dict[str, Any] = {}
+        self._read_of = 0
+        """Of how many connections the rows were read: after another, none is known to be there."""
         self._rows: dict[str, dict[UUID, Any]] = {table: {} for table in _READERS}
         self._seqno: int | None = None
         self._database = Database()
@@ -404,7 +398,7 @@ class Ovsdb:
             self._idl.close()
             self._columns = columns
             self._idl = self._make_replica(schema)
-            self._connections = 1
+            self._connections, self._read_of = 1, 0
             self._seqno = self._txn = None
             self.last_reconfigure = 0
 
@@ -458,6 +452,7 @@ class Ovsdb:
             changed, self._idl.changed = self._idl.changed, set()
             for table in _READERS:
                 self._read(table, {uuid for name, uuid in changed if name == table})
+            self._read_of = self._idl.connections
             database = self._make_database()
             if database != self._database:
                 self._database = database
@@ -466,9 +461,7 @@ class Ovsdb:
     def _read(self, table: str, changed: set[UUID]) -> None:
         """Reads rows that changed, and those that the IDL said nothing of."""
         replica = self._idl.tables[table].rows
-        if replica is not self._replicas.get(table):
-            # The IDL has begun anew: another object says so.
-            self._replicas[table] = replica
+        if self._read_of != self._idl.connections:
             changed = {*self._rows[table], *replica}
         if not changed and len(self._rows[table]) == len(replica):
             return

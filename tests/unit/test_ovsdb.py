@@ -10,7 +10,7 @@ from typing import Any
 
 import ovs.poller
 import pytest
-from fake_database import Answer, FakeDatabase, Message, honest, reply, rows, schema
+from fake_database import Answer, FakeDatabase, Message, honest, reply, schema
 
 from ovs_ebpf_tap import ovsdb
 from ovs_ebpf_tap.errors import TapError
@@ -196,25 +196,8 @@ def test_the_schema_of_a_database_that_is_back_is_not_waited_for(
     assert len(log) == 2
 
 
-def monitor(result: Any) -> Answer:
-    """Honest until it is to send its rows."""
-    as_ever = honest("m1", "m2")
-
-    def answer(request: Message) -> bytes | None:
-        if request["method"] == "monitor":
-            return reply(request, result)
-        return as_ever(request)
-
-    return answer
-
-
 BAD_ROWS: dict[str, Answer] = {
     **NO_ANSWERS,
-    "no rows": monitor(7),
-    "rows of an unknown table": monitor({"Other": {}}),
-    "a table that is a list": monitor({"Mirror": []}),
-    "a UUID that is none": monitor({"Mirror": {"x": {"new": {"name": "a"}}}}),
-    "a row that is none": monitor({"Mirror": {rows("m")["Mirror"].popitem()[0]: 7}}),
     "refusal": lambda request: reply(request, None, "not today"),
 }
 
@@ -247,7 +230,7 @@ def test_a_mad_peer_is_not_tried_all_the_time(
     fake.answer = honest("m1")
     client = Ovsdb(fake.remote, schema())
     until(client, lambda: client.connected)
-    fake.answer = BAD_ROWS["no rows"]
+    fake.answer = BAD_ROWS["nothing"]
     fake.send(b"}")
     until(client, lambda: not client.connected)
     deadline = time.monotonic() + patience(3)
@@ -257,11 +240,6 @@ def test_a_mad_peer_is_not_tried_all_the_time(
 
 
 UPDATES = [
-    b'{"id":null,"method":"update","params":[null,7]}',
-    b'{"id":null,"method":"update","params":[null,{"Other":{}}]}',
-    b'{"id":null,"method":"update2","params":[null,{"Mirror":{"x":{}}}]}',
-    b'{"id":null,"method":"update2","params":[null,{"Mirror":{"00000000-0000-0000-0000-000000000009":{"modify":{"name":"z"}}}}]}',
-    b'{"id":null,"method":"update3","params":[null,7,[]]}',
     b'{"id":null,"result":null}',
     b"}",
 ]
