@@ -589,6 +589,8 @@ class Datapath:
         self.read()
         self._ensure_slots(older._slots)
         self._ensure({hook: (rules, self._attach) for hook, rules in older.rules.items()})
+        for ifindex in older._qdiscs:
+            self._netlink.remove_former(ifindex)
         for uuid, count in older.counters().items():
             self._take_count(uuid, count)
         self.read()
@@ -656,15 +658,27 @@ class Datapath:
     def _attach_filter(self, hook: Hook, form: _Form, program: int, number: int) -> None:
         if hook.ifindex not in self._qdiscs:
             # Noted before it is made, so that a crash in between leaves nothing unknown.
-            self._note_qdisc(hook.ifindex, self._netlink.ingress_qdisc(hook.ifindex) is None)
+            self._note_qdisc(hook.ifindex, self._makes_qdisc(hook.ifindex))
         self._netlink.ensure_clsact(hook.ifindex)
         if form.marks:
             self._netlink.ensure_unmark(hook.ifindex, hook.direction, self._programs.unmark)
         self._netlink.replace_filter(
-            hook.ifindex, hook.direction, program, self._programs.build, number, form.action
+            hook.ifindex,
+            hook.direction,
+            program,
+            self._programs.build,
+            number,
+            form.action,
+            made=self._qdiscs[hook.ifindex],
         )
         if not form.marks:
             self._netlink.remove_unmark(hook.ifindex, hook.direction)
+
+    def _makes_qdisc(self, ifindex: int) -> bool:
+        """Whether the clsact qdisc is to be made by us, or was: filters tell if pins were lost."""
+        if self._netlink.ingress_qdisc(ifindex) is None:
+            return True
+        return any(each.made for each in self._netlink.filters(ifindex))
 
     def _remove(self, hook: Hook) -> None:
         there = self._attached.get(hook)

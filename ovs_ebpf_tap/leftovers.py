@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ovs_ebpf_tap import bpf, programs, rcu
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
 
+_SHOWN = 8
+"""Devices that are named of those of one owner."""
 
-def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> list[str]:
-    """Removes links, filters and pins of all builds; says what it has to leave, in lines.
+
+def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> None:
+    """Removes links, filters and pins of all builds, and the qdiscs that were made for them.
 
     With `hw_offload`, Open vSwitch wants the ingress of devices that lose their qdiscs.
     Raises OSError if the kernel lets it not.
@@ -31,10 +34,36 @@ def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> list[str]:
                 stack.callback(noted.close)
                 qdiscs |= noted.items()
         _remove_links(pin_dir / programs.LINKS)
-        left = list(_remove_filters(netlink, qdiscs, hw_offload=hw_offload))
+        _remove_filters(netlink, qdiscs, hw_offload=hw_offload)
     if pin_dir.is_dir():
         shutil.rmtree(pin_dir)
-    return left
+
+
+def others(netlink: Netlink) -> list[str]:
+    """Tells of the filters of other sidecars, in a line for each owner. Raises OSError.
+
+    Without a pin a TCX link ends, but a filter does not.
+    """
+    devices: dict[int, set[str]] = {}
+    for ifindex, name in _names(netlink).items():
+        for each in netlink.all_filters(ifindex):
+            if each.owner != netlink.owner:
+                devices.setdefault(each.owner, set()).add(name)
+    return [
+        f"filters of another ovs-ebpf-tap stay on {_listed(sorted(names))}; "
+        f"if it is gone for good: restore --owner {owner:x}"
+        for owner, names in sorted(devices.items())
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
+
+
+def _names(netlink: Netlink) -> dict[int, str]:
+    """The devices' names by ifindex."""
+    return {device.ifindex: device.name for device in netlink.devices.values()}
 
 
 def _remove_links(directory: Path) -> None:
@@ -48,21 +77,17 @@ def _remove_links(directory: Path) -> None:
         pin.unlink(missing_ok=True)
 
 
-def _remove_filters(
-    netlink: Netlink, qdiscs: Mapping[bytes, bytes], *, hw_offload: bool
-) -> Iterator[str]:
+def _remove_filters(netlink: Netlink, qdiscs: Mapping[bytes, bytes], *, hw_offload: bool) -> None:
     """`qdiscs` has the devices with filters of ours, and whether the qdisc is ours, too."""
-    for device in netlink.devices.values():
-        ours = qdiscs.get(bpf.u32(device.ifindex))
-        if ours is None and not netlink.filters(device.ifindex):
+    for ifindex in _names(netlink):
+        noted = qdiscs.get(bpf.u32(ifindex))
+        found = [each for each in netlink.all_filters(ifindex) if each.owner == netlink.owner]
+        if noted is None and not found:
             continue
         for direction in (INGRESS, EGRESS):
-            netlink.remove_filter(device.ifindex, direction)
-        if ours is None:
-            yield (
-                f"{device.name}: whose its clsact qdisc is, is not known; if nobody's: "
-                f"tc qdisc del dev {device.name} clsact"
-            )
-        elif any(ours):
-            netlink.remove_clsact(device.ifindex, hw_offload=hw_offload)
-            netlink.announce(device.ifindex)
+            netlink.remove_filter(ifindex, direction)
+        if noted is not None:
+            netlink.remove_former(ifindex)
+        if any(noted or ()) or any(each.made for each in found):
+            netlink.remove_clsact(ifindex, hw_offload=hw_offload)
+            netlink.announce(ifindex)

@@ -28,13 +28,17 @@ from ovs_ebpf_tap.links import Device
 INGRESS = "ingress"
 EGRESS = "egress"
 
-# Filters of ours are known by their name: behind this, the build that they run, and the id of the
-# program if it is the hook's own.
+# Filters of ours are known by their name: behind this, the build that they run, a mark if the qdisc
+# was made for them, and the id of the program if it is the hook's own. Their handle is their owner.
 FILTER_NAME = "ovs-ebpf-tap/"
+_MADE = "+"
 _PRIORITY = 0xA7A0
 _UNMARK_PRIORITY = 0xA7A1
 _PRIORITIES = (_PRIORITY, _UNMARK_PRIORITY)
-_HANDLE = 1
+_FORMER_OWNER = 1
+"""The handle of all filters of versions that did not tell owners apart."""
+_NOBODY = 2
+"""No owner's number: theirs have the highest bit set. With 0, all filters would be removed."""
 _ETH_P_ALL = 3
 
 _RTMGRP_LINK = 0x1
@@ -104,11 +108,15 @@ class Changes(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter of ours on a clsact qdisc."""
+    """A filter of a sidecar on a clsact qdisc."""
 
     ifindex: int
     direction: str
+    owner: int
+    """The sidecar that it is of, as `programs.owner` has it."""
     build: str
+    made: bool
+    """Whether the qdisc was made for it, or for another filter of its owner."""
     program: int
     """Id of the hook's own program; 0 if it has none."""
     action: int
@@ -118,7 +126,7 @@ class Filter:
 
 
 def _filter(ifindex: int, direction: str, message: Any) -> Filter | None:
-    """The filter of ours that a message tells of, if it does."""
+    """The filter of a sidecar that a message tells of, if it does."""
     if message.get_attr("TCA_KIND") != "bpf":
         return None  # Of some kinds, pyroute2 leaves the options as they are.
     options = message.get_attr("TCA_OPTIONS")
@@ -126,11 +134,20 @@ def _filter(ifindex: int, direction: str, message: Any) -> Filter | None:
     if not name or not name.startswith(FILTER_NAME):
         return None
     build, _, program = name.removeprefix(FILTER_NAME).partition("#")
+    made = build.endswith(_MADE)
     actions = options.get_attr("TCA_BPF_ACT")
     mirred = actions.get_attr("TCA_ACT_PRIO_1") if actions else None
     parameters = mirred.get_attr("TCA_ACT_OPTIONS") if mirred else None
     action = parameters.get_attr("TCA_MIRRED_PARMS")["ifindex"] if parameters else 0
-    return Filter(ifindex, direction, build, int(program or 0), action)
+    return Filter(
+        ifindex,
+        direction,
+        message["handle"],
+        build.removesuffix(_MADE),
+        made,
+        int(program) if program.isdecimal() else 0,
+        action,
+    )
 
 
 def _mirror_to(ifindex: int) -> dict[str, Any]:
@@ -167,11 +184,14 @@ def _gone(error: NetlinkError) -> bool:
 class Netlink:
     """Devices and their clsact hooks, in the network namespace of the caller."""
 
-    def __init__(self, *, follow_hooks: bool = False) -> None:
-        """`follow_hooks` says whether `run` is to tell of qdiscs and filters.
+    def __init__(self, *, owner: int = _NOBODY, follow_hooks: bool = False) -> None:
+        """`owner` is whose filters are ours, as `programs.owner` has it.
+
+        `follow_hooks` says whether `run` is to tell of qdiscs and filters.
 
         They are anybody's: with hw-offload, Open vSwitch adds and removes one for each flow.
         """
+        self.owner = owner
         self._events = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         )
@@ -384,7 +404,12 @@ class Netlink:
                 raise OSError(error.code, os.strerror(error.code)) from None
 
     def filters(self, ifindex: int) -> list[Filter]:
-        """The filters of ours on the device."""
+        """The filters of ours on the device; former ones may be of any sidecar."""
+        owners = (self.owner, _FORMER_OWNER)
+        return [each for each in self.all_filters(ifindex) if each.owner in owners]
+
+    def all_filters(self, ifindex: int) -> list[Filter]:
+        """The filters of all sidecars on the device."""
         found: list[Filter] = []
         if self.ingress_qdisc(ifindex) != "clsact":
             return found
@@ -395,11 +420,11 @@ class Netlink:
                 if _gone(error):
                     continue
                 raise OSError(error.code, os.strerror(error.code)) from None
-            unmarked = any(message["info"] >> 16 == _UNMARK_PRIORITY for message in messages)
+            unmarked = {m["handle"] for m in messages if m["info"] >> 16 == _UNMARK_PRIORITY}
             for message in messages:
                 each = _filter(ifindex, direction, message)
                 if each is not None:
-                    found.append(replace(each, unmarked=unmarked))
+                    found.append(replace(each, unmarked=each.owner in unmarked))
         return found
 
     def replace_filter(
@@ -410,13 +435,16 @@ class Netlink:
         build: str,
         program: int = 0,
         action: int = 0,
+        *,
+        made: bool = False,
     ) -> None:
         """Puts the program on the hook, in the place of an earlier one of ours if there is one.
 
         `program` is its id if it is the hook's own; what it matches is copied to the device
-        `action` if that is not 0. Raises OSError as the kernel says it.
+        `action` if that is not 0; `made` says whether we made the qdisc. Raises OSError as the
+        kernel says it.
         """
-        name = f"{FILTER_NAME}{build}#{program}" if program else FILTER_NAME + build
+        name = FILTER_NAME + build + _MADE * made + (f"#{program}" if program else "")
         how = ["TCA_BPF_ACT", _mirror_to(action)] if action else ["TCA_BPF_FLAGS", _DIRECT_ACTION]
         attributes = [["TCA_BPF_FD", program_fd], ["TCA_BPF_NAME", name], how]
         self._set_filter(ifindex, direction, _PRIORITY, attributes)
@@ -433,7 +461,7 @@ class Netlink:
         message = tcmsg()
         message["index"] = ifindex
         message["parent"] = _PARENT[direction]
-        message["handle"] = _HANDLE
+        message["handle"] = self.owner
         message["info"] = htons(_ETH_P_ALL) | priority << 16
         message["attrs"] = [["TCA_KIND", "bpf"], ["TCA_OPTIONS", {"attrs": attributes}]]
         message["header"]["type"] = RTM_NEWTFILTER
@@ -465,14 +493,20 @@ class Netlink:
 
     def remove_filter(self, ifindex: int, direction: str) -> None:
         """Removes our filters from the hook; they may be gone already."""
-        self._remove_filter(ifindex, direction, _PRIORITY)
+        self._remove_filter(ifindex, direction, _PRIORITY, self.owner)
         self.remove_unmark(ifindex, direction)
 
     def remove_unmark(self, ifindex: int, direction: str) -> None:
         """Removes the program behind the hook's filter; it may be gone already."""
-        self._remove_filter(ifindex, direction, _UNMARK_PRIORITY)
+        self._remove_filter(ifindex, direction, _UNMARK_PRIORITY, self.owner)
 
-    def _remove_filter(self, ifindex: int, direction: str, priority: int) -> None:
+    def remove_former(self, ifindex: int) -> None:
+        """Removes from a device what versions that did not tell owners apart had for us there."""
+        for direction in _PARENT:
+            for priority in _PRIORITIES:
+                self._remove_filter(ifindex, direction, priority, _FORMER_OWNER)
+
+    def _remove_filter(self, ifindex: int, direction: str, priority: int, owner: int) -> None:
         try:
             self._route.tc(
                 "del-filter",
@@ -480,7 +514,7 @@ class Netlink:
                 ifindex,
                 parent=_PARENT[direction],
                 prio=priority,
-                handle=_HANDLE,
+                handle=owner,
                 protocol=_ETH_P_ALL,
             )
         except NetlinkError as error:

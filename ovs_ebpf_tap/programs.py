@@ -3,6 +3,7 @@
     PIN_DIR/<build>/tap_ingress, tap_egress      programs
     PIN_DIR/<build>/ingress, egress, rules, ...  maps
     PIN_DIR/links/<ifindex>-<direction>          TCX links
+    PIN_DIR/netns                                whose hooks they are (`namespace`)
 
 A build is named by a digest of its sources. What the compiler has made of them is kept in CACHE, so
 unchanged sources are not compiled again, not after a reboot either.
@@ -25,7 +26,7 @@ from errno import EACCES, EINVAL, ENOSYS, EPERM
 from functools import cache
 from pathlib import Path
 
-from ovs_ebpf_tap import abi, bpf
+from ovs_ebpf_tap import abi, bpf, namespace
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS
 from ovs_ebpf_tap.object import MAPS, NEXT, PROGRAMS, TEMPLATES, Object
@@ -59,6 +60,15 @@ def build_id() -> str:
     for path in sorted(abi.source_dir().rglob("*.[ch]")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return f"{abi.constant('ABI')}-{digest.hexdigest()[:16]}"
+
+
+def owner(pin_dir: Path) -> int:
+    """The sidecar with that pin directory, as a number of 32 bits: its filters' handle.
+
+    It is the same when the directory was lost. Its highest bit is set: other handles are small.
+    """
+    path = os.fsencode(pin_dir.resolve())
+    return int.from_bytes(hashlib.sha256(path).digest()[:4], "big") | 1 << 31
 
 
 def ensure_bpffs(pin_dir: Path) -> None:
@@ -144,6 +154,7 @@ class Programs:
     def pin_again(self) -> None:
         """Pins what is not pinned any more. Raises OSError, and TapError without a bpffs."""
         ensure_bpffs(self.directory.parent)
+        namespace.note(self.directory.parent)
         self.directory.mkdir(mode=0o700, exist_ok=True)
         fds = {**self._fds, **{name: each.fd for name, each in self.maps.items()}}
         for name in fds.keys() - {pin.name for pin in self.directory.iterdir()}:
@@ -161,8 +172,11 @@ def builds(pin_dir: Path) -> list[Path]:
     """The directories of all builds that are pinned."""
     if not pin_dir.is_dir():
         return []
+    others = (LINKS, namespace.NOTE)
     return [
-        path for path in pin_dir.iterdir() if path.name != LINKS and not path.name.startswith(DRAFT)
+        path
+        for path in pin_dir.iterdir()
+        if path.name not in others and not path.name.startswith(DRAFT)
     ]
 
 

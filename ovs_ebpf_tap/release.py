@@ -8,7 +8,7 @@ from uuid import UUID
 
 import ovs.poller
 
-from ovs_ebpf_tap import control, leftovers, programs, vswitchd
+from ovs_ebpf_tap import control, leftovers, namespace, programs, vswitchd
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.handover import forget_edits, next_edits
 from ovs_ebpf_tap.model import MODE_KEY, STATE_KEY, Database, Mirror
@@ -37,10 +37,13 @@ def release(options: Options, names: tuple[str, ...]) -> list[str]:
     Raises TapError if a name is unknown, or OVS does not take the mirrors back.
     """
     require_root()
+    if not control.is_running(options.run_dir):
+        namespace.check(options.pin_dir)
     ovsdb = connect(options.ovsdb)
     left: list[str] = []
     try:
-        chosen = _choose(ovsdb.snapshot(), names)
+        db = ovsdb.snapshot()
+        chosen = _choose(db, names)
         edits = [
             MirrorEdit(mirror.uuid, set_ids={MODE_KEY: "native"})
             for mirror in chosen
@@ -54,7 +57,7 @@ def release(options: Options, names: tuple[str, ...]) -> list[str]:
             left = _release_all(options, ovsdb)
     finally:
         ovsdb.close()
-    return [f"{printable(mirror.name)}: native" for mirror in chosen] + left
+    return [f"{_described(mirror, db)}: native" for mirror in chosen] + left
 
 
 def _choose(db: Database, names: tuple[str, ...]) -> list[Mirror]:
@@ -63,6 +66,15 @@ def _choose(db: Database, names: tuple[str, ...]) -> list[Mirror]:
         if not any(_is_called(mirror, name) for mirror in mirrors):
             raise TapError(f"no mirror {name}: see ovs-vsctl list Mirror")
     return [m for m in mirrors if not names or any(_is_called(m, name) for name in names)]
+
+
+def _described(mirror: Mirror, db: Database) -> str:
+    """Its name, and where another mirror has it, too, its bridges."""
+    name = printable(mirror.name)
+    if sum(other.name == mirror.name for other in db.mirrors.values()) == 1:
+        return name
+    bridges = sorted(b.name for b in db.bridges.values() if mirror.uuid in b.mirrors)
+    return f"{name} of {' and '.join(map(printable, bridges)) or 'no bridge'}"
 
 
 def _is_called(mirror: Mirror, name: str) -> bool:
@@ -87,23 +99,28 @@ def _release_all(options: Options, ovsdb: Ovsdb) -> list[str]:
             time.sleep(0.02)
     try:
         if not asked or options.pin_dir.exists():
-            return _release_all_alone(options, ovsdb)
+            _release_all_alone(options, ovsdb)
     finally:
         lock.release()
-    return []
+    netlink = Netlink(owner=programs.owner(options.pin_dir))
+    try:
+        return leftovers.others(netlink)
+    finally:
+        netlink.close()
 
 
-def _release_all_alone(options: Options, ovsdb: Ovsdb) -> list[str]:
+def _release_all_alone(options: Options, ovsdb: Ovsdb) -> None:
     """Needs no programs: it has to work where there can be none. The caller holds the lock."""
+    namespace.check(options.pin_dir)
     _give_back(options, ovsdb, set(ovsdb.snapshot().mirrors))
     db = ovsdb.snapshot()
     edits = forget_edits(db)
     if edits:
         transact(ovsdb, edits)
     try:
-        netlink = Netlink()
+        netlink = Netlink(owner=programs.owner(options.pin_dir))
         try:
-            return leftovers.remove(options.pin_dir, netlink, hw_offload=db.hw_offload)
+            leftovers.remove(options.pin_dir, netlink, hw_offload=db.hw_offload)
         finally:
             netlink.close()
     except OSError as error:

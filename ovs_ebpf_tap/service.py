@@ -93,7 +93,7 @@ def _serve_on(
     server.register("settled", lambda: "yes" if parts.sidecar.idle else "no")
     server.register("exit", requests.ask_stop)
     server.register("release", requests.ask_release)
-    parts.sidecar.on_first_pass = lambda: _tell_ready(parts.attach, supervisor)
+    parts.sidecar.on_first_pass = lambda: _tell_ready(parts, supervisor)
     _loop(parts, server, requests, signals, supervisor)
     supervisor.stopping()
     if requests.release or options.restore_on_exit:
@@ -108,9 +108,9 @@ def _serve_on(
     return requests.release
 
 
-def _tell_ready(attach: str, supervisor: Supervisor) -> None:
+def _tell_ready(parts: Parts, supervisor: Supervisor) -> None:
     """Says so; what is there by now stays, and later passes shall not wait for its collection."""
-    log.info("ready", attach=attach)
+    log.info("ready", attach=parts.attach, owner=f"{parts.netlink.owner:x}")
     supervisor.ready()
     gc.freeze()
     gc.enable()

@@ -14,7 +14,7 @@ from uuid import UUID
 import ovs.poller
 import structlog
 
-from ovs_ebpf_tap import control, programs, rcu, status
+from ovs_ebpf_tap import control, namespace, programs, rcu, status
 from ovs_ebpf_tap.datapath import Counters, Datapath, choose_attach, older_builds
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.handover import forget_edits
@@ -70,9 +70,13 @@ class Parts:
 
     def __init__(self, options: Options, schema: dict[str, object]) -> None:
         self.options = options
+        namespace.check(options.pin_dir)
         self.attach = choose_attach(options.attach)
-        self.netlink = Netlink(follow_hooks=self.attach == CLSACT)
+        self.netlink = Netlink(
+            owner=programs.owner(options.pin_dir), follow_hooks=self.attach == CLSACT
+        )
         self.programs = programs.ensure_programs(options.pin_dir)
+        namespace.note(options.pin_dir)
         rcu.restore(self.programs.directory)
         self.datapath = Datapath(
             options.pin_dir,
@@ -205,7 +209,7 @@ def show_status(options: Options) -> list[status.MirrorStatus]:
     """The status of all mirrors, read from the database and the kernel. Raises TapError."""
     ovsdb = connect(options.ovsdb)
     try:
-        netlink = Netlink()
+        netlink = Netlink(owner=programs.owner(options.pin_dir))
         is_root = os.geteuid() == 0
         opened = programs.open_programs(options.pin_dir) if is_root else None
         datapath = Datapath(options.pin_dir, netlink, opened) if opened is not None else None

@@ -12,7 +12,7 @@ import pytest
 
 from faults.fault import During, Fault
 from faults.ground import Ground
-from ovs_ebpf_tap import abi, programs
+from ovs_ebpf_tap import abi, namespace, programs
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import hook_count
 from ovs_ebpf_tap.wanted import CLSACT, NATIVE, OFFLOADED, TCX
@@ -87,7 +87,11 @@ def assert_kept(ground: Ground, hooks: int = _HOOKS) -> None:
     assert hook_count(ground.switch) == hooks
     links = list((pins / programs.LINKS).iterdir()) if (pins / programs.LINKS).is_dir() else []
     assert len(links) == (hooks if ground.attach == TCX else 0)
-    assert {path.name for path in pins.iterdir()} <= {programs.build_id(), programs.LINKS}
+    assert {path.name for path in pins.iterdir()} <= {
+        programs.build_id(),
+        programs.LINKS,
+        namespace.NOTE,
+    }
     assert not (pins / programs.build_id() / "expedited").exists()
 
 

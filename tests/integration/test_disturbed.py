@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ovs_ebpf_tap import bpf
+from ovs_ebpf_tap import bpf, programs
 from ovs_ebpf_tap.lab.kernel import has_tcx
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
@@ -36,7 +36,7 @@ def unpin_links(tap: Tap) -> None:
 
 
 def unpin_maps(tap: Tap) -> None:
-    (build,) = (path for path in tap.pin_dir.iterdir() if path.name != "links")
+    (build,) = programs.builds(tap.pin_dir)
     (build / "rules").unlink()
     (build / "counters").unlink()
 
