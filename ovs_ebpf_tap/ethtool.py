@@ -5,9 +5,11 @@ The only module that makes them: `include/uapi/linux/ethtool.h`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import functools
+import os
 import socket
 import struct
 from pathlib import Path
@@ -35,7 +37,9 @@ def _ask(device: str, request: bytes) -> bytes:
     """The answer to a request, of the same length. Raises OSError."""
     buffer = ctypes.create_string_buffer(request, len(request))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
-        fcntl.ioctl(opened, _SIOCETHTOOL, _IFREQ.pack(device.encode(), ctypes.addressof(buffer)))
+        fcntl.ioctl(
+            opened, _SIOCETHTOOL, _IFREQ.pack(os.fsencode(device), ctypes.addressof(buffer))
+        )
     return buffer.raw
 
 
@@ -51,7 +55,7 @@ def driver(device: str) -> str:
     """The name of the device's driver; empty if it has none to tell of."""
     empty = _DRIVER.pack(_GET_DRIVER, *[b""] * 6, *[0] * 5)
     try:
-        return str(_DRIVER.unpack(_ask(device, empty))[1].rstrip(b"\0").decode())
+        return str(_DRIVER.unpack(_ask(device, empty))[1].rstrip(b"\0").decode(errors="replace"))
     except OSError:
         return ""
 
@@ -61,7 +65,10 @@ def takes_flows(device: str) -> bool:
 
     Where that is not to be learned, it may.
     """
-    below = (each.name.removeprefix("lower_") for each in _SYSFS.glob(f"{device}/lower_*"))
+    there: list[str] = []
+    with contextlib.suppress(FileNotFoundError):  # It is gone, or the sysfs of another namespace.
+        there = os.listdir(_SYSFS / device)
+    below = [name.removeprefix("lower_") for name in there if name.startswith("lower_")]
     try:
         return any("hw-tc-offload" in features(each) for each in (device, *below))
     except OSError:
@@ -89,4 +96,4 @@ def _feature_names() -> tuple[str, ...]:
     request = _STRINGS.pack(_GET_STRINGS, _FEATURES, count) + bytes(_STRING * count)
     names = _ask(_LOOPBACK, request)[_STRINGS.size :]
     places = range(0, len(names), _STRING)
-    return tuple(names[at : at + _STRING].rstrip(b"\0").decode() for at in places)
+    return tuple(names[at : at + _STRING].rstrip(b"\0").decode(errors="replace") for at in places)

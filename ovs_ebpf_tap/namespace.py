@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.text import unescaped
 
 NOTE = "netns"
 
@@ -54,10 +55,10 @@ def _entrances(namespace: str) -> Iterator[str]:
     Those that we may look at.
     """
     with contextlib.suppress(OSError):
-        for line in (_PROC / "self/mountinfo").read_text().splitlines():
+        for line in (_PROC / "self/mountinfo").read_text(errors="surrogateescape").splitlines():
             _, _, _, root, place, *_ = line.split()
             if root == namespace:
-                yield place.encode().decode("unicode_escape")
+                yield unescaped(place)
     for process in _PROC.iterdir():
         with contextlib.suppress(OSError):
             if process.name.isdecimal() and os.readlink(process / "ns/net") == namespace:

@@ -131,7 +131,8 @@ def _filter(ifindex: int, direction: str, message: Any) -> Filter | None:
         return None  # Of some kinds, pyroute2 leaves the options as they are.
     options = message.get_attr("TCA_OPTIONS")
     name = options.get_attr("TCA_BPF_NAME") if options else None
-    if not name or not name.startswith(FILTER_NAME):
+    # One that is not UTF-8 comes as bytes.
+    if not isinstance(name, str) or not name.startswith(FILTER_NAME):
         return None
     build, _, program = name.removeprefix(FILTER_NAME).partition("#")
     made = build.endswith(_MADE)

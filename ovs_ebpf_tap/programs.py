@@ -31,6 +31,7 @@ from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS
 from ovs_ebpf_tap.object import MAPS, NEXT, PROGRAMS, TEMPLATES, Object
 from ovs_ebpf_tap.template import fill, settle
+from ovs_ebpf_tap.text import unescaped
 
 BPFFS = Path("/sys/fs/bpf")
 # A supervisor that makes the directory names it so (systemd's CacheDirectory=).
@@ -98,9 +99,9 @@ def _on_bpffs(path: Path) -> bool:
     """Whether `path` is, or would be made, on a bpffs, by the mount table."""
     real = path.resolve()
     found, kind = Path("/"), ""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
+    for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines():
         _, mount_point, mount_kind, *_ = line.split()
-        place = Path(mount_point.encode().decode("unicode_escape"))
+        place = Path(unescaped(mount_point))
         if real.is_relative_to(place) and len(place.parts) >= len(found.parts):
             found, kind = place, mount_kind
     return kind == _BPFFS_MAGIC
