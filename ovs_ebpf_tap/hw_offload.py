@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ovs_ebpf_tap import ethtool
+from ovs_ebpf_tap import ethtool, unexpected
 from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Database
 from ovs_ebpf_tap.vswitchd import read_pid
@@ -46,13 +46,17 @@ class HwOffload:
         """
         if devices is not self._devices:
             self._devices = devices
-            self._hidden = {
-                device.ifindex: _HIDDEN
-                for device in devices.values()
-                if ethtool.takes_flows(device.name)
-            }
+            found = {device.ifindex: _why_hidden(device) for device in devices.values()}
+            self._hidden = {ifindex: why for ifindex, why in found.items() if why is not None}
         return self._hidden
 
     def refresh(self) -> None:
         """Has the next `hidden` look at devices: their features change without a word."""
         self._devices = {}
+
+
+def _why_hidden(device: Device) -> str | None:
+    try:
+        return _HIDDEN if ethtool.takes_flows(device.name) else None
+    except Exception as error:
+        return unexpected.reason(f"device {device.name}", error)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from uuid import UUID
 
-from ovs_ebpf_tap import abi
+from ovs_ebpf_tap import abi, unexpected
 from ovs_ebpf_tap.filter import parse
 from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MODES, Judge, is_crowded, mode_of
 from ovs_ebpf_tap.links import Device
@@ -41,7 +41,9 @@ MAX_RULES = abi.constant("MAX_RULES")
 _LOST = "it selects copies of too many other mirrors, or of mirrors too far behind each other"
 
 _MOST_ROUNDS = 64
-"""How often mirrors are looked at that depend on each other."""
+"""How often mirrors are looked at that depend on each other, or each for a fault."""
+
+_NO_PLACE = f"all places for {MAX_MIRRORS} mirrors are taken on this host, or were a moment ago"
 
 NO_OPENFLOW = OpenFlow()
 
@@ -79,8 +81,13 @@ class Planner:
         devices: Mapping[str, Device],
         refused: Mapping[int, str] = MappingProxyType({}),
         openflow: OpenFlow = NO_OPENFLOW,
+        unplaced: frozenset[UUID] = frozenset(),
     ) -> Plan:
-        """As `make_plan`; the object that it returned before if that is still the plan."""
+        """As `make_plan`; the object that it returned before if that is still the plan.
+
+        Mirrors in `unplaced` find no place in the maps; none takes theirs. What fails by a fault of
+        ours is left to Open vSwitch: a mirror, or all that share ports, or a bridge's.
+        """
         known = self._bridges
         self._bridges = {uuid: known.get(uuid) or _BridgePlanner() for uuid in db.bridges}
         on_bridges = Counter(uuid for bridge in db.bridges.values() for uuid in bridge.mirrors)
@@ -89,12 +96,26 @@ class Planner:
         parts: list[Plan] = []
         for bridge in sorted(db.bridges.values(), key=lambda bridge: bridge.name):
             given = _Given(db, bridge, devices, self._attach, refused, openflow, twice)
-            for part in self._bridges[bridge.uuid].plan(given, room):
+            for part in self._plan_bridge(given, room, unplaced):
                 parts.append(part)
-                room -= part.offloaded
+                room -= part.offloaded + len(unplaced & part.verdicts.keys())
         if list(map(id, parts)) != list(map(id, self._parts)):
             self._parts, self._plan = parts, _joined(parts)
         return self._plan
+
+    def retry(self) -> None:
+        """Has the next `plan` try again what failed by a fault of ours."""
+        for bridge in self._bridges.values():
+            bridge.retry()
+
+    def _plan_bridge(self, given: _Given, room: int, unplaced: frozenset[UUID]) -> list[Plan]:
+        bridge = given.bridge
+        try:
+            return self._bridges[bridge.uuid].plan(given, room, unplaced)
+        except Exception as error:
+            self._bridges[bridge.uuid] = _BridgePlanner()  # Half of one may be left.
+            verdict = Verdict(NATIVE, printable(unexpected.reason(f"bridge {bridge.name}", error)))
+            return [Plan(dict.fromkeys(set(bridge.mirrors) & given.db.mirrors.keys(), verdict))]
 
 
 def _joined(parts: Iterable[Plan]) -> Plan:
@@ -143,7 +164,7 @@ class _BridgePlanner:
         self._common: Common | None = None
         self._parts: dict[UUID, _PartPlanner] = {}
 
-    def plan(self, given: _Given, room: int) -> list[Plan]:
+    def plan(self, given: _Given, room: int, unplaced: frozenset[UUID]) -> list[Plan]:
         """The plans of its parts, with `room` mirrors offloaded at most."""
         self._look(given)
         rows = given.db.mirrors
@@ -161,8 +182,15 @@ class _BridgePlanner:
                 planner = _PartPlanner(part, self._common)
             self._parts[first] = planner
         candidates = [uuid for planner in self._parts.values() for uuid in planner.offloadable]
-        left_out = frozenset(sorted(candidates)[max(room, 0) :] if len(candidates) > room else ())
+        left_out = dict.fromkeys(unplaced, _NO_PLACE)
+        if len(candidates) > room:
+            reason = f"more than {MAX_MIRRORS} mirrors are offloaded on this host"
+            left_out |= dict.fromkeys(sorted(candidates)[max(room, 0) :], reason)
         return [planner.plan(left_out) for planner in self._parts.values()]
+
+    def retry(self) -> None:
+        """Forgets the parts that failed."""
+        self._parts = {uuid: part for uuid, part in self._parts.items() if not part.failed}
 
     def _look(self, given: _Given) -> None:
         """Takes in the ports; those that are as they were stay the same objects."""
@@ -205,6 +233,8 @@ class _PartPlanner:
 
     def __init__(self, part: Part, common: Common) -> None:
         self.part = part
+        self.failed = False
+        """Whether a mirror was left to Open vSwitch by a fault of ours."""
         self._topology = Topology(part, common)
         self._judge = Judge(self._topology)
         self._mirrors = part.mirrors
@@ -217,11 +247,15 @@ class _PartPlanner:
             if too_many is not None:
                 self._leave(mirror, too_many)
                 continue
-            for output in self._topology.outputs(mirror):
-                self._copying_to[output.uuid].append(place)
-            self._settle(mirror, self._judge.verdict(mirror))
+            try:
+                verdict = self._judge.verdict(mirror)
+                for output in self._topology.outputs(mirror):
+                    self._copying_to[output.uuid].append(place)
+            except Exception as error:
+                verdict = Verdict(NATIVE, self._fault(mirror, error))
+            self._settle(mirror, verdict)
         self._judged = dict(self.verdicts)
-        self._left_out: frozenset[UUID] | None = None
+        self._left_out: Mapping[UUID, str] | None = None
         self._plan = Plan()
 
     def _too_many(self) -> str | None:
@@ -238,18 +272,19 @@ class _PartPlanner:
         """The mirrors that can be offloaded, each by itself."""
         return [uuid for uuid, verdict in self._judged.items() if verdict.state == OFFLOADED]
 
-    def plan(self, left_out: frozenset[UUID]) -> Plan:
-        """The plan; there is no room for the mirrors in `left_out`."""
-        here = left_out.intersection(self._judged)
+    def plan(self, left_out: Mapping[UUID, str]) -> Plan:
+        """The plan; there is no room for the mirrors in `left_out`, as it says."""
+        here = {uuid: why for uuid, why in left_out.items() if uuid in self._judged}
         if here != self._left_out:
             self._left_out = here
             self.verdicts = dict(self._judged)
             for mirror in self._mirrors:
-                if mirror.uuid in here:
-                    self._leave(
-                        mirror, f"more than {MAX_MIRRORS} mirrors are offloaded on this host"
-                    )
-            rules = self._rules()
+                if mirror.uuid in here and self.verdicts[mirror.uuid].state == OFFLOADED:
+                    self._leave(mirror, here[mirror.uuid])
+            try:
+                rules = self._rules()
+            except Exception as error:
+                rules = self._rules_of_sound(error)
             hooks = {hook: tuple(each) for hook, each in rules.items()}
             self._plan = Plan(self.verdicts, hooks)
         return self._plan
@@ -277,6 +312,27 @@ class _PartPlanner:
         self._leave_all()
         return {}
 
+    def _rules_of_sound(self, error: Exception) -> dict[Hook, list[Rule]]:
+        """The rules without the mirrors that fail by themselves; if that is no way, without all."""
+        offloaded = self._offloaded
+        for mirror in offloaded if 1 < len(offloaded) <= _MOST_ROUNDS else ():
+            try:
+                make_rules(self._topology, {mirror.uuid}, Following())
+            except Exception as fault:
+                self._leave(mirror, self._fault(mirror, fault))
+        try:
+            if len(self._offloaded) < len(offloaded):
+                return self._rules()
+        except Exception as again:
+            error = again
+        for mirror in self._offloaded:
+            self._leave(mirror, self._fault(mirror, error))
+        return {}
+
+    def _fault(self, mirror: Mirror, error: Exception) -> str:
+        self.failed = True
+        return printable(unexpected.reason(f"mirror {mirror.name}", error))
+
     def _leave_all(self) -> None:
         for mirror in self._offloaded:
             self._leave(mirror, "too many mirrors that share ports depend on each other")
@@ -300,7 +356,10 @@ class _PartPlanner:
             changed = False
             native = _Natives(self._topology, self._mirrors, self.verdicts)
             for mirror in self._offloaded:
-                reason = self._tie(mirror, native)
+                try:
+                    reason = self._tie(mirror, native)
+                except Exception as error:
+                    reason = self._fault(mirror, error)
                 if reason is not None:
                     self._leave(mirror, reason)
                     changed = True
