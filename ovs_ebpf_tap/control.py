@@ -22,7 +22,7 @@ import ovs.stream
 import ovs.unixctl
 import ovs.unixctl.server
 
-from ovs_ebpf_tap import rpc
+from ovs_ebpf_tap import rpc, unexpected
 from ovs_ebpf_tap.errors import TapError
 
 DEFAULT_RUN_DIR = Path("/run/ovs-ebpf-tap")
@@ -121,10 +121,17 @@ class Server:
         listener.accept = accept_bounded
 
     def register(self, command: str, run: Callable[[], str]) -> None:
-        """Answers `command` with what `run` returns."""
+        """Answers `command` with what `run` returns, or with its failure."""
 
         def callback(connection: Any, _arguments: list[str], _aux: Any) -> None:
-            connection.reply(run())
+            try:
+                answer = run()
+            except OSError as error:
+                connection.reply_error(str(error))
+            except Exception as error:
+                connection.reply_error(unexpected.reason(f"command {command}", error))
+            else:
+                connection.reply(answer)
 
         ovs.unixctl.command_register(command, "", 0, 0, callback, None)
 

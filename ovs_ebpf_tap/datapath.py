@@ -15,16 +15,16 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from errno import EMFILE, ENFILE, ENODEV, ENOENT, EOPNOTSUPP
+from errno import EINVAL, EMFILE, ENFILE, ENODEV, ENOENT, EOPNOTSUPP
 from pathlib import Path
 from uuid import UUID
 
 import structlog
 
-from ovs_ebpf_tap import abi, bpf, programs, rcu
+from ovs_ebpf_tap import abi, bpf, programs, rcu, unexpected
 from ovs_ebpf_tap.encoding import Encoding
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
+from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Filter, Netlink
 from ovs_ebpf_tap.vlan import Edit
 from ovs_ebpf_tap.wanted import CLSACT, TCX, Hook, Rule
 
@@ -150,6 +150,8 @@ class Datapath:
         self._maps = opened.maps
         self._encoding = Encoding(opened.maps)
         self._quarantine: list[tuple[float, int, int]] = []
+        self._resting: dict[int, float] = {}
+        """Slots that were given back, and until when programs may still count there."""
         self._dead_pins: list[Path] = []
         self._attached: dict[Hook, _Form] = {}
         # Those whose program is not the one that their entry tells of.
@@ -165,11 +167,18 @@ class Datapath:
         """Forms that the kernel refused; it takes the shared programs."""
         self.unfinished = False
         """Whether hooks are still to get faster forms: `sync` again."""
+        self.unplaced: frozenset[UUID] = frozenset()
+        """The mirrors for which the last `sync` had no slot: it has done nothing."""
+        self.stuck: frozenset[Hook] = frozenset()
+        """The hooks that the last `sync` could not remove: `sync` again."""
         self._rules: dict[Hook, tuple[Rule, ...]] = {}
         self._slots: dict[UUID, int] = {}
         self._older: dict[UUID, Counters] = {}
         """What each mirror's copies came to before its slot."""
         self._ranges: dict[Hook, tuple[int, int]] = {}
+        """Where each hook's rules are: the first place, and how many."""
+        self._doubtful: dict[Hook, list[tuple[int, int]]] = {}
+        """Where rules were written that a hook may go by, though it was not seen to."""
         self._synced: tuple[Rules, set[UUID], object] | None = None
         """What `sync` was last asked for, and on which devices, if all of that is in place."""
         self._looked_at: tuple[object, ...] = ()
@@ -265,17 +274,20 @@ class Datapath:
         }
         data = self._maps["rules"].first(max(map(sum, self._ranges.values()), default=0))
         self._rules = {}
+        own: dict[Hook, _Own] = {}
         for hook, (first, n) in self._ranges.items():
-            read = data[first : first + n]
-            self._rules[hook] = tuple(self._encoding.unpack(entries[hook]["shape"], read, mirrors))
-        return {
-            hook: _Own(
-                entry["program"],
-                None if self._rules[hook] else self._encoding.edit_at(entry["first"]),
-            )
-            for hook, entry in entries.items()
-            if entry["program"]
-        }
+            entry, read = entries[hook], data[first : first + n]
+            try:
+                rules = tuple(self._encoding.unpack(entry["shape"], read, mirrors))
+                edit = None if rules else self._encoding.edit_at(entry["first"])
+            except Exception as error:
+                # As if it had none, it gets what it is to have.
+                unexpected.reason(f"entry of {hook}", error)
+                rules, edit = (), None
+            self._rules[hook] = rules
+            if entry["program"]:
+                own[hook] = _Own(entry["program"], edit)
+        return own
 
     def _note_attached(self, hook: Hook, form: _Form, *, current: bool) -> None:
         self._attached[hook] = form
@@ -294,6 +306,10 @@ class Datapath:
                 continue  # The sidecar has removed it meanwhile; we are its status command.
             try:
                 link = bpf.tcx_link(fd)
+            except OSError as error:
+                if error.errno != EINVAL:
+                    raise
+                continue  # Somebody else's pin.
             finally:
                 os.close(fd)
             direction = INGRESS if link.attach_type == bpf.TCX_INGRESS else EGRESS
@@ -309,7 +325,7 @@ class Datapath:
 
     def _read_filters(self, own: Mapping[Hook, _Own]) -> None:
         for ifindex in self._qdiscs:
-            for each in self._netlink.filters(ifindex):
+            for each in self._filters(ifindex):
                 hook = Hook(each.ifindex, each.direction)
                 mine = own.get(hook)
                 wanted = 0 if mine is None else mine.program
@@ -317,6 +333,15 @@ class Datapath:
                 edit = mine.edit if mine is not None else None
                 form = _Form(CLSACT, mine is not None, edit, each.action, each.unmarked)
                 self._note_attached(hook, form, current=current)
+
+    def _filters(self, ifindex: int) -> list[Filter]:
+        try:
+            return self._netlink.filters(ifindex)
+        except OSError:
+            raise
+        except Exception as error:  # Whatever others have there.
+            unexpected.reason(f"filters of device {ifindex}", error)
+            return []
 
     # What is wanted.
 
@@ -328,7 +353,8 @@ class Datapath:
         With `hw_offload`, Open vSwitch wants the ingress of devices that lose their hooks.
         Returns how the kernel refused a hook, by ifindex: the rules of other hooks are then in
         place, but no mirror with such a hook is to be moved to them. Asked for the same again, it
-        does nothing until `read` was called.
+        does nothing until `read` was called. If it is to find slots for more mirrors than there
+        are, it does nothing but to name them (`unplaced`).
         """
         devices = self._netlink.devices
         if self._synced is not None:
@@ -341,7 +367,9 @@ class Datapath:
         goal = self._with_held(wanted, held)
         receiving = _receiving(goal)
         mirrors = {rule.mirror for rules in goal.values() for rule in rules}
-        self._ensure_slots(mirrors)
+        self.unplaced = self._ensure_slots(mirrors)
+        if self.unplaced:
+            return {}
         forms = {hook: self._form(goal[hook], receiving.get(hook)) for hook in goal}
         different = [hook for hook in goal if not self._is_there(hook, goal[hook], forms[hook])]
         if self._unimproved.keys() - goal.keys():
@@ -354,14 +382,15 @@ class Datapath:
         gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
         with self._expedited() if different or gone else contextlib.nullcontext():
             refused = self._ensure({hook: (goal[hook], forms[hook].kind) for hook in different})
-            for hook in sorted(gone, key=lambda hook: not self._rules.get(hook)):
-                self._remove(hook)
+            self._remove_all(sorted(gone, key=lambda hook: not self._rules.get(hook)))
         self.unfinished = not refused and (bool(different) or self._improve(goal, forms))
         self._remove_qdiscs(hw_offload=hw_offload)
-        self._free_slots(mirrors | held)
+        left = self._rules.values() if refused or self.stuck else ()
+        self._free_slots(mirrors | held | {rule.mirror for rules in left for rule in rules})
         self._encoding.keep(self._rules.values())
         self._pinned = self._look_at_pins()
-        whole = not refused and not self.unfinished and goal.keys() <= self._attached.keys()
+        done = not (refused or self.stuck or self.unfinished)
+        whole = done and goal.keys() <= self._attached.keys()
         self._synced = (wanted, set(held), devices) if whole else None
         return refused
 
@@ -413,6 +442,8 @@ class Datapath:
             except OSError as error:
                 if error.errno != ENODEV:
                     refused[hook.ifindex] = error
+            except Exception as error:
+                refused[hook.ifindex] = OSError(0, unexpected.reason(f"{hook}", error))
         return refused
 
     def _improve(self, goal: Rules, forms: Mapping[Hook, _Form]) -> bool:
@@ -437,17 +468,48 @@ class Datapath:
                     return True
                 if error.errno != ENODEV:
                     log.warning("slower hook", ifindex=hook.ifindex, error=error.strerror)
+            except Exception as error:
+                self._unimproved[hook] = form
+                unexpected.reason(f"faster {hook}", error)
         return False
 
     def _replace(self, hook: Hook, rules: tuple[Rule, ...], form: _Form) -> None:
         """Has another program, or other rules, in a hook's place, with no packet in between.
 
-        The shared program goes by the hook's entry, so that is there first. A program of its own
-        does not; an entry that tells of it says that it is attached.
+        If that fails, the hook's entry is again what it was, and the rules that were written rest;
+        where something may go by them, they stay until the hook is replaced or removed.
         """
         packed = [self._encoding.pack(hook, rule, self._slots[rule.mirror]) for rule in rules]
         written = hook in self._ranges and self._rules.get(hook) == rules
-        first = self._ranges[hook][0] if written else self._write(packed)
+        first = self._ranges[hook][0] if written else self._write(hook, packed)
+        entry = self._maps[hook.direction].get(bpf.u32(hook.ifindex))
+        try:
+            self._put(hook, rules, form, packed, first)
+        except BaseException:
+            if self._put_back(hook, entry) and not written and not form.own:
+                self._doubtful[hook].remove((first, len(rules)))
+                self._rest([(first, len(rules))])
+            raise
+        if not written:
+            self._doubtful[hook].remove((first, len(rules)))
+            self._give_back(hook)
+        self._ranges[hook] = (first, len(rules))
+        self._rules[hook] = rules
+        self._note_attached(hook, form, current=True)
+
+    def _put(
+        self,
+        hook: Hook,
+        rules: tuple[Rule, ...],
+        form: _Form,
+        packed: Sequence[bytes],
+        first: int,
+    ) -> None:
+        """Has the hook go by its rules, which are written.
+
+        The shared program goes by the hook's entry, so that is there first. A program of its own
+        does not; an entry that tells of it says that it is attached.
+        """
         shape = self._encoding.shape(rules, by_action=bool(form.action))
         if form.edit is not None:
             constants = self._encoding.edit_constants(form.edit)
@@ -459,15 +521,26 @@ class Datapath:
         else:
             self._publish(hook, {"first": first, "shape": shape})
             self._attach_program(hook, form, self._programs.fd(hook.direction), 0)
-        if not written:
-            self._give_back(hook)
-        self._ranges[hook] = (first, len(rules))
-        self._rules[hook] = rules
-        self._note_attached(hook, form, current=True)
 
-    def _write(self, packed: Sequence[bytes]) -> int:
-        """Has rules in free places; returns the first. Raises OSError if there are none."""
+    def _put_back(self, hook: Hook, entry: bytes | None) -> bool:
+        """Has the hook's entry as it was, None for none; returns whether it is."""
+        entries, key = self._maps[hook.direction], bpf.u32(hook.ifindex)
+        try:
+            if entry is None:
+                entries.delete(key)
+            else:
+                entries.set(key, entry)
+        except OSError:
+            return False
+        return True
+
+    def _write(self, hook: Hook, packed: Sequence[bytes]) -> int:
+        """Has rules in free places; returns the first. Raises OSError if there are none.
+
+        They are taken before anything can go by them.
+        """
         first = self._find_room(len(packed))
+        self._doubtful.setdefault(hook, []).append((first, len(packed)))
         for place, data in enumerate(packed, start=first):
             self._maps["rules"].set(bpf.u32(place), data)
         return first
@@ -518,7 +591,8 @@ class Datapath:
         """The first place of `n` free ones; raises OSError if the map is full."""
         now = time.monotonic()
         self._quarantine = [each for each in self._quarantine if each[0] > now]
-        used = [*self._ranges.values(), *(each[1:] for each in self._quarantine)]
+        doubtful = [run for runs in self._doubtful.values() for run in runs]
+        used = [*self._ranges.values(), *doubtful, *(each[1:] for each in self._quarantine)]
         taken = [(first, length) for first, length in used if length]
         place = 0
         for first, length in sorted(taken):
@@ -530,30 +604,47 @@ class Datapath:
         return place
 
     def _give_back(self, hook: Hook) -> None:
-        run = self._ranges.pop(hook, None)
-        if run is not None:
-            self._quarantine.append((time.monotonic() + _QUARANTINE, *run))
+        runs = self._doubtful.pop(hook, [])
+        if hook in self._ranges:
+            runs.append(self._ranges.pop(hook))
+        self._rest(runs)
+
+    def _rest(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Has nobody write there for a while: programs may still go by it."""
+        until = time.monotonic() + _QUARANTINE
+        self._quarantine += [(until, *run) for run in runs]
 
     # Mirrors and their counters.
 
-    def _ensure_slots(self, mirrors: Iterable[UUID]) -> None:
+    def _ensure_slots(self, mirrors: Iterable[UUID]) -> frozenset[UUID]:
+        """Sees to it that the mirrors have slots; if some can't, has none take one, and says which.
+
+        A slot rests before another mirror has it: programs just taken off may still count there.
+        """
         new = sorted(set(mirrors) - self._slots.keys())
-        taken = set(self._slots.values())
-        free = (slot for slot in range(_MAX_MIRRORS) if slot not in taken)
+        now = time.monotonic()
+        self._resting = {slot: until for slot, until in self._resting.items() if until > now}
+        taken = {*self._slots.values(), *self._resting}
+        free = [slot for slot in range(_MAX_MIRRORS) if slot not in taken] if new else []
+        if len(new) > len(free):
+            return frozenset(new[len(free) :])
         for uuid, slot in zip(new, free, strict=False):
             self._maps["counters"].clear(bpf.u32(slot))
             self._maps["mirrors"].set(_pack_uuid(uuid), _MIRROR.pack(slot=slot))
             self._slots[uuid] = slot
             self._older[uuid] = Counters()
+        return frozenset()
 
     def _free_slots(self, used: set[UUID]) -> None:
         gone = self._slots.keys() - used
         if gone:
             last = self.counters()
             self._ended |= {uuid: last[uuid] for uuid in gone}
+        until = time.monotonic() + _QUARANTINE
         for uuid in gone:
             self._maps["mirrors"].delete(_pack_uuid(uuid))
-            del self._slots[uuid], self._older[uuid]
+            self._resting[self._slots.pop(uuid)] = until
+            del self._older[uuid]
 
     def counters(self) -> Mapping[UUID, Counters]:
         """The counters of each mirror that has hooks, or had them a moment ago.
@@ -680,6 +771,20 @@ class Datapath:
             return True
         return any(each.made for each in self._netlink.filters(ifindex))
 
+    def _remove_all(self, gone: Iterable[Hook]) -> None:
+        stuck = set()
+        for hook in gone:
+            try:
+                self._remove(hook)
+            except Exception as error:
+                stuck.add(hook)
+                if hook not in self.stuck:
+                    why = str(error)
+                    if not isinstance(error, OSError):
+                        why = unexpected.reason(f"removal of {hook}", error)
+                    log.error("hook not removed", ifindex=hook.ifindex, error=why)
+        self.stuck = frozenset(stuck)
+
     def _remove(self, hook: Hook) -> None:
         there = self._attached.get(hook)
         if there is not None and there.kind == TCX:
@@ -696,11 +801,12 @@ class Datapath:
     def _remove_qdiscs(self, *, hw_offload: bool) -> None:
         """Removes the clsact qdiscs that were made for hooks that are gone."""
         used = {hook.ifindex for hook, form in self._attached.items() if form.kind == CLSACT}
-        for ifindex in self._qdiscs.keys() - used:
-            if self._qdiscs.pop(ifindex):
+        for ifindex in self._qdiscs.keys() - used - {hook.ifindex for hook in self.stuck}:
+            if self._qdiscs[ifindex]:
                 self._netlink.remove_clsact(ifindex, hw_offload=hw_offload)
                 self._netlink.announce(ifindex)
             self._maps["qdiscs"].delete(bpf.u32(ifindex))
+            del self._qdiscs[ifindex]
 
     def _note_qdisc(self, ifindex: int, ours: bool) -> None:
         self._maps["qdiscs"].set(bpf.u32(ifindex), bpf.u32(ours))

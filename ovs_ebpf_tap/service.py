@@ -12,9 +12,10 @@ import ovs.poller
 import structlog
 import tenacity
 
-from ovs_ebpf_tap import control, programs, rcu, status
+from ovs_ebpf_tap import control, programs, rcu, status, unexpected
 from ovs_ebpf_tap.ovsdb import fetch_schema
 from ovs_ebpf_tap.session import ANSWER, Options, Parts, check_kernel, require_root
+from ovs_ebpf_tap.sidecar import Sidecar
 from ovs_ebpf_tap.supervisor import Supervisor
 from ovs_ebpf_tap.wanted import TCX
 
@@ -140,10 +141,7 @@ def _loop(
     supervisor: Supervisor,
 ) -> None:
     while not signals.stop and not requests.stop:
-        try:
-            parts.sidecar.step()
-        except OSError as error:
-            log.error("pass failed", error=str(error), again_in_seconds=parts.sidecar.pause())
+        _step(parts.sidecar)
         supervisor.status(parts.sidecar.summary)
         if parts.sidecar.healthy:
             supervisor.alive()
@@ -155,6 +153,15 @@ def _loop(
         signals.wait(poller)
         poller.block()
     server.run()
+
+
+def _step(sidecar: Sidecar) -> None:
+    """Survives whatever a step comes upon."""
+    try:
+        sidecar.step()
+    except Exception as error:
+        why = str(error) if isinstance(error, OSError) else unexpected.reason("pass", error)
+        log.error("pass failed", error=why, again_in_seconds=sidecar.pause(error))
 
 
 def _await_schema(remote: str, signals: _Signals, supervisor: Supervisor) -> dict[str, object]:

@@ -14,7 +14,7 @@ from uuid import UUID
 import ovs.poller
 import structlog
 
-from ovs_ebpf_tap import control, namespace, programs, rcu, status
+from ovs_ebpf_tap import control, namespace, programs, rcu, status, unexpected
 from ovs_ebpf_tap.datapath import Counters, Datapath, choose_attach, older_builds
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.handover import forget_edits
@@ -146,10 +146,15 @@ class Parts:
             transact(self.ovsdb, edits)
 
     def drive(self, done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-        """Steps the sidecar until `done`. Raises TapError if that takes too long."""
+        """Steps the sidecar until `done`. Raises TapError if that takes too long, and OSError."""
         deadline = time.monotonic() + seconds
         while True:
-            self.sidecar.step()
+            try:
+                self.sidecar.step()
+            except OSError:
+                raise
+            except Exception as error:
+                raise TapError(unexpected.reason(what, error)) from None
             if done():
                 return
             if time.monotonic() > deadline:

@@ -53,6 +53,9 @@ _REFUSAL = 5.0
 _FAILURE = 0.5
 """Seconds before a pass that failed, or a hook that lacked something of ours, is tried again."""
 
+_MAX_FAILURE = 30.0
+"""The same after a fault of ours that comes again and again."""
+
 _OUR_OWN = (EMFILE, ENFILE, ENOMEM)
 """Errors that tell nothing of the device."""
 
@@ -104,6 +107,8 @@ class Sidecar:
         self._openflow = OpenFlow()
         self._hw_offload = HwOffload(ovs_run_dir)
         self._refused: dict[int, _Refusal] = {}
+        self._unplaced: dict[UUID, float] = {}
+        """The mirrors that found no place in the maps, and until when none is looked for."""
         self._states: dict[UUID, Verdict] = {}
         self._offloaded = 0
         self._unknown: dict[UUID, float] = {}
@@ -132,9 +137,14 @@ class Sidecar:
         self._passed = False
         self._failed = False
         """Since the last pass."""
+        self._backoff = 0.0
+        """Seconds to wait after a fault of ours; 0 if the last pass had none."""
+        self._retry_at = 0.0
 
     def step(self) -> None:
         """Takes in what happened and does what there is to do; never blocks."""
+        if time.monotonic() < self._retry_at:
+            return
         self._dirty |= self._ovsdb.run()
         if self._flow_tables.run():
             self._openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
@@ -157,6 +167,7 @@ class Sidecar:
         if now >= self._next_resync:
             self._netlink.refresh()
             self._hw_offload.refresh()
+            self._planner.retry()
             self._stale = self._dirty = True
             self._next_resync = now + RESYNC
         if (self._dirty or due) and self._may_pass:
@@ -164,6 +175,7 @@ class Sidecar:
             self._next_statistics = next_tick(now, STATISTICS)
             self._pass(now)
             self._failed = False
+            self._backoff = 0.0
         elif (devices or hooks or due) and self._ovsdb.away:
             self._next_statistics = next_tick(now, STATISTICS)
             self._follow_devices(now)
@@ -179,6 +191,9 @@ class Sidecar:
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `step` has something to do."""
+        if time.monotonic() < self._retry_at:
+            wake_at(poller, self._retry_at)
+            return
         self._ovsdb.wait(poller)
         self._statistics.wait(poller)
         self._flow_tables.wait(poller)
@@ -201,12 +216,21 @@ class Sidecar:
         self._dirty = True
         self._done = ()
 
-    def pause(self) -> float:
-        """After a failure: tries again with a full pass, in as many seconds as it returns."""
-        self._stale, self._dirty = True, False
-        self._next_statistics = time.monotonic() + _FAILURE
-        self._failed = True
-        return _FAILURE
+    def pause(self, error: Exception) -> float:
+        """After a failure: tries again with a full pass, in as many seconds as it returns.
+
+        What the system refuses, it may grant in a moment. A fault of ours may come again at each
+        event: nothing is done meanwhile.
+        """
+        now = time.monotonic()
+        self._stale, self._dirty, self._failed = True, False, True
+        self._done = ()
+        pause = _FAILURE
+        if not isinstance(error, OSError):
+            pause = self._backoff = min(max(_FAILURE, 2 * self._backoff), _MAX_FAILURE)
+            self._retry_at = now + pause
+        self._next_statistics = now + pause
+        return pause
 
     @property
     def moving(self) -> bool:
@@ -263,7 +287,9 @@ class Sidecar:
             early
             or self._settling
             or self._refused
+            or self._unplaced
             or self._datapath.unfinished
+            or self._datapath.stuck
             or self._writers.is_contended(now)
         )
         if said and not waiting and not edits:
@@ -368,18 +394,22 @@ class Sidecar:
     ) -> Plan:
         """Plans, and makes the kernel so; what it refuses is planned anew without."""
         self._refused = {i: r for i, r in self._refused.items() if r.until > now}
+        self._unplaced = {uuid: until for uuid, until in self._unplaced.items() if until > now}
         devices = self._netlink.devices
         hidden = self._hw_offload.hidden(devices) if db.hw_offload else {}
         while True:
             refusals = {ifindex: refusal.reason for ifindex, refusal in self._refused.items()}
             reasons = {**refusals, **hidden}
-            plan = self._planner.plan(db, devices, reasons, self._openflow)
+            unplaced = frozenset(self._unplaced)
+            plan = self._planner.plan(db, devices, reasons, self._openflow, unplaced)
             held = choose_held(db, plan.verdicts)
             refused = self._datapath.sync(plan.hooks, held, hw_offload=db.hw_offload)
             new = refused.keys() - self._refused.keys()
             for ifindex in new:
                 self._refused[ifindex] = _Refusal.of(refused[ifindex], now)
-            if not new:
+            no_place = self._datapath.unplaced - unplaced
+            self._unplaced |= dict.fromkeys(no_place, now + _FAILURE)
+            if not new and not no_place:
                 return plan
 
     def _held(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> set[UUID]:

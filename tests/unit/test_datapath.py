@@ -1,0 +1,306 @@
+"""Hooks that fail, and places that run out: on maps and a netlink of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from errno import ENOMEM
+from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+from builders import Clock, FakeMap, switch
+
+from ovs_ebpf_tap import abi, bpf, datapath
+from ovs_ebpf_tap.datapath import Datapath
+from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Filter, Netlink
+from ovs_ebpf_tap.programs import Programs
+from ovs_ebpf_tap.wanted import CLSACT, Hook, Rule
+
+MAX_MIRRORS = abi.constant("MAX_MIRRORS")
+QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
+HOOK = abi.layout("hook")
+RULE = abi.layout("rule")
+
+
+class FakeArray(FakeMap):
+    """An array map of which many places are read at once."""
+
+    def first(self, count: int) -> list[bytes]:
+        return [self.get(bpf.u32(place)) or b"" for place in range(count)]
+
+    def clear(self, key: bytes) -> None:
+        self.set(key, bytes(self._value_size))
+
+
+class FakeHash:
+    """A hash map; `failing` calls raise."""
+
+    fd = -1
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+        self.failing = False
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.values.get(key)
+
+    def set(self, key: bytes, value: bytes) -> None:
+        if self.failing:
+            raise OSError(ENOMEM, "no room")
+        self.values[key] = value
+
+    def delete(self, key: bytes) -> None:
+        if self.failing:
+            raise OSError(ENOMEM, "no room")
+        self.values.pop(key, None)
+
+    def items(self) -> dict[bytes, bytes]:
+        return dict(self.values)
+
+
+@dataclass
+class FakeNetlink:
+    """Filters by hook; to replace or to remove some raises, or breaks the map of entries."""
+
+    maps: dict[str, Any]
+    devices: dict[str, Any] = field(default_factory=dict)
+    there: dict[Hook, Filter] = field(default_factory=dict)
+    faults: dict[Hook, Exception] = field(default_factory=dict)
+    breaks: bool = False
+
+    def filters(self, ifindex: int) -> list[Filter]:
+        return [each for hook, each in self.there.items() if hook.ifindex == ifindex]
+
+    def ingress_qdisc(self, ifindex: int) -> str | None:
+        return "clsact" if self.filters(ifindex) else None
+
+    def replace_filter(
+        self,
+        ifindex: int,
+        direction: str,
+        _fd: int,
+        build: str,
+        program: int,
+        action: int,
+        *,
+        made: bool,
+    ) -> None:
+        self._fail(Hook(ifindex, direction))
+        one = Filter(ifindex, direction, 1, build, made, program, action)
+        self.there[Hook(ifindex, direction)] = one
+
+    def remove_filter(self, ifindex: int, direction: str) -> None:
+        self._fail(Hook(ifindex, direction))
+        self.there.pop(Hook(ifindex, direction), None)
+
+    def _fail(self, hook: Hook) -> None:
+        if hook in self.faults:
+            self.maps[hook.direction].failing = self.breaks
+            raise self.faults[hook]
+
+    def ensure_clsact(self, _ifindex: int) -> bool:
+        return True
+
+    def remove_unmark(self, _ifindex: int, _direction: str) -> None:
+        pass
+
+    def remove_clsact(self, _ifindex: int, *, hw_offload: bool) -> None:
+        pass
+
+    def announce(self, _ifindex: int) -> None:
+        pass
+
+    def is_up(self, _ifindex: int) -> bool:
+        return False
+
+
+class Bench:
+    """A datapath on fakes; it has no programs but the shared ones."""
+
+    def __init__(self, pins: Path) -> None:
+        sizes = {"rules": RULE.size, "ports": abi.layout("port").size}
+        sizes |= {"edits": abi.layout("edit").size, "vlans": 512, "matches": 1, "counters": 24}
+        self.maps: dict[str, Any] = {
+            name: FakeArray(size, 1 << 17) for name, size in sizes.items()
+        } | {name: FakeHash() for name in (INGRESS, EGRESS, "mirrors", "qdiscs")}
+        self.netlink = FakeNetlink(self.maps)
+        self.pins = pins
+        self.datapath = self.open()
+
+    def open(self) -> Datapath:
+        """The datapath as it is after a start."""
+
+        def load_own(*_: object) -> int:
+            raise OSError(ENOMEM, "no memory")
+
+        opened = SimpleNamespace(
+            maps=self.maps,
+            build="build",
+            directory=self.pins,
+            ids={},
+            fd=lambda _direction: 3,
+            load_own=load_own,
+        )
+        netlink, programs = cast(Netlink, self.netlink), cast(Programs, opened)
+        return Datapath(self.pins, netlink, programs, CLSACT)
+
+    def sync(self, wanted: dict[Hook, tuple[Rule, ...]]) -> dict[int, OSError]:
+        return self.datapath.sync(wanted, set())
+
+    def live(self) -> dict[Hook, list[int]]:
+        """The outputs of the rules that entries, of any hook, lead to."""
+        return {
+            Hook(int.from_bytes(key, sys.byteorder), where): self._outputs(HOOK.unpack(value))
+            for where in (INGRESS, EGRESS)
+            for key, value in self.maps[where].values.items()
+        }
+
+    def _outputs(self, entry: Any) -> list[int]:
+        length = self.datapath._encoding.length(entry["shape"])
+        rules = self.maps["rules"].first(entry["first"] + length)[entry["first"] :]
+        return [RULE.unpack(each)["output"] for each in rules]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(datapath, "time", made)
+    return made
+
+
+@pytest.fixture
+def bench(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(Datapath, "_expedited", lambda _self: contextlib.nullcontext())
+    return Bench(tmp_path)
+
+
+_RULE = next(iter(switch("a out").add_mirror(src="a", out="out").plan().hooks[Hook(100, INGRESS)]))
+
+
+def rules(*outputs: int, mirror: int = 1) -> tuple[Rule, ...]:
+    return tuple(
+        replace(_RULE, mirror=UUID(int=mirror), output=each, group=each) for each in outputs
+    )
+
+
+A, B, C = (Hook(n, INGRESS) for n in (1, 2, 3))
+FAULTS = [OSError(ENOMEM, "no memory"), KeyError("a fault")]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_new_hook_that_fails(bench: Bench, clock: Clock, fault: Exception, breaks: bool) -> None:
+    """With entries that can't be put back, its rules stay where they are."""
+    bench.netlink.faults, bench.netlink.breaks = {A: fault}, breaks
+    refused = bench.sync({A: rules(7, 8)})
+    assert refused.keys() == {A.ifindex}
+    assert A in bench.live() or not breaks
+    bench.maps[INGRESS].failing = False
+    clock.now += 2 * QUARANTINE
+    assert bench.sync({B: rules(9, 10)}).keys() == set()
+    assert bench.live()[B] == [9, 10]
+    assert bench.live().get(A, [7, 8]) == [7, 8]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("breaks", [False, True])
+def test_new_rules_of_a_hook_that_fail(
+    bench: Bench, clock: Clock, fault: Exception, breaks: bool
+) -> None:
+    bench.sync({A: rules(5, 6)})
+    bench.netlink.faults, bench.netlink.breaks = {A: fault}, breaks
+    assert bench.sync({A: rules(7, 8), B: rules(9, 10)}).keys() >= {A.ifindex}
+    now = [7, 8] if breaks else [5, 6]
+    assert bench.live()[A] == now
+    bench.maps[INGRESS].failing = bench.netlink.breaks = False
+    clock.now += 2 * QUARANTINE
+    assert bench.sync({A: rules(7, 8), B: rules(9, 10), C: rules(11, 12)}).keys() == {A.ifindex}
+    assert bench.live() == {A: bench.live()[A], B: [9, 10], C: [11, 12]}
+    assert bench.live()[A] == [5, 6] or breaks
+    bench.netlink.faults.clear()
+    assert not bench.sync({A: rules(7, 8), B: rules(9, 10), C: rules(11, 12)})
+    assert bench.live() == {A: [7, 8], B: [9, 10], C: [11, 12]}
+
+
+def test_a_hook_that_fails_again_and_again_takes_no_room(bench: Bench, clock: Clock) -> None:
+    bench.netlink.faults[A] = OSError(ENOMEM, "no memory")
+    for _ in range(5):
+        assert bench.sync({A: rules(*range(100))})
+        clock.now += 2 * QUARANTINE
+    assert bench.datapath._find_room(1) == 0
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_hook_that_is_not_removed(bench: Bench, clock: Clock, fault: Exception) -> None:
+    """It goes on to count for its mirror, whose slot stays; others are removed."""
+    bench.sync({A: rules(7, 8), B: rules(9, 10, mirror=2), C: rules(11, 12, mirror=3)})
+    bench.netlink.faults[A] = fault
+    assert not bench.sync({C: rules(11, 12, mirror=3)})
+    assert bench.datapath.stuck == {A}
+    assert bench.datapath.attached.keys() == {A, C}
+    assert bench.datapath.mirrors == {UUID(int=1), UUID(int=3)}
+    bench.netlink.faults.clear()
+    assert not bench.sync({C: rules(11, 12, mirror=3)})
+    assert bench.datapath.stuck == set()
+    assert bench.datapath.attached.keys() == {C}
+    assert bench.datapath.mirrors == {UUID(int=3)}
+
+
+def test_an_entry_that_makes_no_sense(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hook is given what it is to have; the others are as they were."""
+    wanted = {A: rules(7, 8), B: rules(9, 10)}
+    bench.sync(wanted)
+    encoding = bench.datapath._encoding
+    unpack = encoding.unpack
+
+    def failing(shape: int, data: Iterable[bytes], mirrors: Any) -> Any:
+        read = list(data)
+        if RULE.unpack(read[0])["output"] == 7:
+            raise ValueError("what is this?")
+        return unpack(shape, read, mirrors)
+
+    monkeypatch.setattr(encoding, "unpack", failing)
+    bench.datapath.read()
+    assert bench.datapath.rules == {A: (), B: rules(9, 10)}
+    assert not bench.sync(wanted)
+    assert bench.datapath.rules == wanted
+
+
+# At the limit.
+
+
+def full(mirrors: Iterable[int]) -> dict[Hook, tuple[Rule, ...]]:
+    """A rule for each, on hooks of their own for each 256."""
+    found: dict[Hook, tuple[Rule, ...]] = {}
+    for hook, some in groupby(mirrors, lambda n: Hook(1 + n // 256, INGRESS)):
+        found[hook] = tuple(rule for n in some for rule in rules(n, mirror=n))
+    return found
+
+
+def test_a_mirror_in_the_place_of_another(bench: Bench, clock: Clock) -> None:
+    last = MAX_MIRRORS
+    bench.sync(full(range(last)))
+    wanted = full(range(1, last + 1))
+    before = bench.live()
+    bench.datapath = bench.open()
+    assert bench.sync(wanted) == {}
+    assert bench.datapath.unplaced == {UUID(int=last)}
+    assert bench.live() == before
+    # The sidecar leaves it out then, so that the other gives its slot back.
+    bench.sync(full(range(1, last)))
+    assert bench.live()[A] == [*range(1, 256)]
+    bench.sync(wanted)
+    assert bench.datapath.unplaced == {UUID(int=last)}
+    clock.now += 2 * QUARANTINE
+    bench.sync(wanted)
+    assert not bench.datapath.unplaced
+    assert [each for hook in sorted(bench.live()) for each in bench.live()[hook]] == [
+        *range(1, last + 1)
+    ]
+    assert len(bench.datapath.mirrors) == MAX_MIRRORS
