@@ -7,13 +7,14 @@ Every function raises OSError as the kernel says it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import struct
 import sys
 from dataclasses import dataclass
-from errno import EINVAL, ENODEV, ENOENT, ENOSYS
+from errno import E2BIG, EACCES, EINVAL, ENODEV, ENOENT, ENOSYS
 from pathlib import Path
 
 # Numbers of bpf(2) by machine: Linux, arch/*/entry/syscalls and include/uapi/asm-generic/unistd.h.
@@ -209,14 +210,47 @@ EMPTY = struct.pack("=BBhiBBhi", 0xB7, 0, 0, -1, 0x95, 0, 0, 0)
 """The code of a classifier that has the packet go on."""
 
 
+_REFUSALS = (EACCES, EINVAL, E2BIG)
+"""How the verifier refuses a program."""
+
+_VERIFIER_LOG = (1 << 24) - 1
+"""Bytes for what it says, which before Linux 6.4 ends where there is no more room."""
+
+
+class RefusedError(OSError):
+    """A program was refused; `said` is what the verifier says of it, empty if it was not that."""
+
+    def __init__(self, error: OSError, said: str) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.said = said
+
+
 def load_classifier(code: bytes, name: str) -> int:
-    """Loads a SCHED_CLS program of at most 15 letters; returns its descriptor."""
+    """Loads a SCHED_CLS program of at most 15 letters; returns its descriptor.
+
+    Raises RefusedError if the verifier may have refused it.
+    """
+    try:
+        return _load_classifier(code, name)
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        said = ctypes.create_string_buffer(_VERIFIER_LOG)
+        with contextlib.suppress(OSError):  # Refused again, or its log did not fit.
+            os.close(_load_classifier(code, name, said))
+        raise RefusedError(error, said.value.decode(errors="replace")) from None
+
+
+def _load_classifier(
+    code: bytes, name: str, said: ctypes.Array[ctypes.c_char] | None = None
+) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
+    log = (0, 0, 0) if said is None else (1, len(said), _address(said))
     attr = struct.pack(
         "=IIQQIIQII16s",
         *(_PROG_TYPE_SCHED_CLS, len(code) // 8, _address(instructions), _address(licence)),
-        *(0, 0, 0, 0, 0, name.encode()),
+        *(*log, 0, 0, name.encode()),
     )
     return _bpf(_PROG_LOAD, attr, size=120)[0]
 

@@ -5,8 +5,8 @@
     PIN_DIR/links/<ifindex>-<direction>          TCX links
     PIN_DIR/netns                                whose hooks they are (`namespace`)
 
-A build is named by a digest of its sources. What the compiler has made of them is kept in CACHE, so
-unchanged sources are not compiled again, not after a reboot either.
+A build is named by digests of its sources and of its compiler. What that has made of them is kept
+in CACHE, so unchanged sources are not compiled again, not after a reboot either.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import secrets
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping
 from errno import EACCES, EINVAL, ENOSYS, EPERM
 from functools import cache
 from pathlib import Path
+
+import structlog
 
 from ovs_ebpf_tap import abi, bpf, namespace
 from ovs_ebpf_tap.errors import TapError
@@ -51,16 +54,59 @@ _NEEDED: Mapping[int | None, str] = {
     EACCES: f": {_RIGHTS}; {_KERNEL}",
     EINVAL: f": {_KERNEL}",
 }
+_MAKERS = ("compile.py", "object.py", "template.py")
+"""What of this package makes programs of the C sources."""
+
+_COMPILER = ("libbcc.so", "libLLVM", "libclang-cpp")
+_LIBRARIES = [
+    f"{prefix}/{name}"
+    for prefix in ("/usr/lib", "/usr/local/lib")
+    for name in (sysconfig.get_config_var("MULTIARCH") or "", "", "../lib64")
+]
+"""Where the dynamic linker looks."""
+
+_LAST_WORDS = 12
+"""Lines of what the verifier says that are logged, once for each program."""
+
+_told: set[str] = set()
+
 COMPILE_TIMEOUT = 300  # seconds: emulated machines are slow
+
+
+log = structlog.get_logger()
 
 
 @cache
 def build_id() -> str:
-    """The name of the build that this version's sources make."""
+    """The name of the build that this version's sources and this machine's compiler make.
+
+    Where there is no compiler, one that was kept of these sources will do.
+    """
     digest = hashlib.sha256()
-    for path in sorted(abi.source_dir().rglob("*.[ch]")):
+    home = Path(__file__).parent
+    for path in (*sorted(abi.source_dir().rglob("*.[ch]")), *(home / name for name in _MAKERS)):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return f"{abi.constant('ABI')}-{digest.hexdigest()[:16]}"
+    sources = f"{abi.constant('ABI')}-{digest.hexdigest()[:16]}"
+    compiler = _compiler_id()
+    kept = [] if compiler else sorted(CACHE.glob(f"{sources}-*.json"))
+    return kept[0].stem if kept else f"{sources}-{compiler or 'none'}"
+
+
+def _compiler_id() -> str | None:
+    """A digest of the libraries that compile, by their sizes and times; None if there are none.
+
+    bcc itself would take a second to ask, and 130 MB.
+    """
+    found = set()
+    for directory in _LIBRARIES:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(directory):
+                if entry.name.startswith(_COMPILER):
+                    about = entry.stat()
+                    found.add(f"{entry.name} {about.st_size} {int(about.st_mtime)}")
+    if not any(each.startswith(_COMPILER[0]) for each in found):
+        return None
+    return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()[:8]
 
 
 def owner(pin_dir: Path) -> int:
@@ -150,7 +196,7 @@ class Programs:
             place = bpf.u32(TEMPLATES[name])
             self._templates[name] = self.maps["templates"].get(place) or b""
         fds = [each.fd for each in self.maps.values()]
-        return bpf.load_classifier(fill(self._templates[name], constants, fds), name)
+        return _load(fill(self._templates[name], constants, fds), name)
 
     def pin_again(self) -> None:
         """Pins what is not pinned any more. Raises OSError, and TapError without a bpffs."""
@@ -276,9 +322,7 @@ def _load_and_pin(made: Object, directory: Path) -> None:
         maps = {name: opened(bpf.create_map(layout, name)) for name, layout in made.maps.items()}
         constants = _kernel_constants()
         programs = {
-            name: opened(
-                bpf.load_classifier(fill(made.codes[name], constants, list(maps.values())), name)
-            )
+            name: opened(_load(fill(made.codes[name], constants, list(maps.values())), name))
             for name in PROGRAMS
         }
         for name, place in NEXT.items():
@@ -294,6 +338,18 @@ def _load_and_pin(made: Object, directory: Path) -> None:
         for name, fd in {**programs, **maps}.items():
             bpf.pin(fd, draft / name)
         draft.rename(directory)
+
+
+def _load(code: bytes, name: str) -> int:
+    """As `bpf.load_classifier`; logs the verifier's last words on a program that it refuses."""
+    try:
+        return bpf.load_classifier(code, name)
+    except bpf.RefusedError as error:
+        if name not in _told:
+            _told.add(name)
+            for line in error.said.splitlines()[-_LAST_WORDS:]:
+                log.error("verifier", program=name, line=line)
+        raise
 
 
 def _kernel_constants() -> dict[int, int]:
