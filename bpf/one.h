@@ -106,7 +106,7 @@ static __always_inline bool tap_leave(struct __sk_buff *skb, const struct tap_ru
 
 	tap_account(rule, len, fits);
 	if (edit || rule->flags & TAP_RULE_TO_HOOK)
-		skb->tc_index = TAP_COPY | edit;
+		tap_mark(skb, edit);
 	return fits;
 }
 
@@ -118,20 +118,6 @@ static __always_inline bool tap_is_untagged(struct __sk_buff *skb)
 	       type != bpf_htons(ETH_P_8021AD);
 }
 
-/* Neither tagged nor marked, by anybody. */
-static __always_inline bool tap_is_plain(struct __sk_buff *skb)
-{
-	return !skb->tc_index && tap_is_untagged(skb);
-}
-
-/* What copies of plain packets carry. */
-static __always_inline u32 tap_plain_mark(void)
-{
-	if (TAP_CONSTANT(TAP_CONSTANT_PLAIN) == TAP_PLAIN_EDIT)
-		return TAP_COPY | TAP_OF_RULE(edit);
-	return TAP_OF_RULE(flags) & TAP_RULE_TO_HOOK ? TAP_COPY : 0;
-}
-
 /*
  * Most packets of most hooks. There is nothing to find out, and what is kept in
  * registers here is not moved to the stack and back.
@@ -139,17 +125,18 @@ static __always_inline u32 tap_plain_mark(void)
 static __always_inline int tap_copy_plain(struct __sk_buff *skb, u32 shape)
 {
 	u32 len = skb->len, slot = TAP_OF_RULE(slot), flags = TAP_OF_RULE(flags);
-	u32 mark = tap_plain_mark();
-	bool fits = mark & (TAP_COPY - 1) || len <= TAP_OF_RULE(max_len) || skb->gso_size;
+	u32 edit = TAP_CONSTANT(TAP_CONSTANT_PLAIN) == TAP_PLAIN_EDIT ? TAP_OF_RULE(edit) : 0;
+	bool marked = edit || flags & TAP_RULE_TO_HOOK;
+	bool fits = edit || len <= TAP_OF_RULE(max_len) || skb->gso_size;
 	bool copied = fits;
 
-	if (fits && mark)
-		skb->tc_index = mark;
+	if (fits && marked)
+		tap_mark(skb, edit);
 	if (fits && !(shape & TAP_SHAPE_ACTION)) {
 		copied = !bpf_clone_redirect(skb, TAP_OF_RULE(output),
 					     flags & TAP_RULE_TO_INGRESS ? BPF_F_INGRESS : 0);
-		if (mark)
-			skb->tc_index = 0;
+		if (marked)
+			tap_unset_mark(skb);
 	}
 	tap_count(slot, flags, len, copied);
 	return fits && shape & TAP_SHAPE_ACTION ? TAP_MATCH : tap_done(shape);
@@ -169,11 +156,11 @@ int tap_one(struct __sk_buff *skb)
 	struct tap_port port;
 	u32 edit;
 
-	if (TAP_CONSTANT(TAP_CONSTANT_PLAIN) && tap_is_plain(skb))
+	if (!(shape & (TAP_SHAPE_ACTION | TAP_SHAPE_ARRIVAL)) && tap_is_copy(skb))
+		return tap_arrived(skb);
+	if (TAP_CONSTANT(TAP_CONSTANT_PLAIN) && tap_is_untagged(skb))
 		return TAP_CONSTANT(TAP_CONSTANT_PLAIN) == TAP_PLAIN_NONE ?
 		       done : tap_copy_plain(skb, shape);
-	if (!(shape & TAP_SHAPE_ACTION) && skb->tc_index & TAP_COPY)
-		return tap_arrived(skb);
 	tap_fill_rule(&rule);
 	tap_fill_port(&port);
 	packet.tagged = tap_outer_tag(skb, &packet.tag, &packet.tag_len);
@@ -186,9 +173,7 @@ int tap_one(struct __sk_buff *skb)
 		return done;
 	}
 	edit = tap_needs_edit(&rule, &packet) ? rule.edit : 0;
-	/* An action's copy has its mark from the original, where somebody else's may be. */
-	if ((edit && rule.flags & TAP_RULE_EDIT_HERE) ||
-	    (shape & TAP_SHAPE_ACTION && skb->tc_index)) {
+	if (edit && rule.flags & TAP_RULE_EDIT_HERE) {
 		tap_start(skb, first, shape);
 		return done;
 	}
@@ -229,9 +214,11 @@ int tap_out(struct __sk_buff *skb)
 	struct tap_work work;
 	struct tap_edit edit;
 
-	if (skb->tc_index != (TAP_COPY | TAP_CONSTANT(TAP_CONSTANT_FIRST)))
-		return skb->tc_index & TAP_COPY ? tap_arrived(skb) : TAP_NEXT;
-	skb->tc_index = 0;
+	if (!tap_is_copy(skb))
+		return TAP_NEXT;
+	if (skb->cb[TAP_CB_EDIT] != TAP_CONSTANT(TAP_CONSTANT_FIRST))
+		return tap_arrived(skb);
+	tap_unset_mark(skb);
 	if (TAP_CONSTANT(TAP_CONSTANT_PUSH) && tap_is_untagged(skb))
 		return tap_out_plain(skb);
 	tap_fill_edit(&edit);
@@ -242,8 +229,8 @@ int tap_out(struct __sk_buff *skb)
 /* Runs behind the action: the copy has its mark, and the original keeps none. */
 int tap_unmark(struct __sk_buff *skb)
 {
-	if (skb->tc_index & TAP_COPY)
-		skb->tc_index = 0;
+	if (tap_is_copy(skb))
+		tap_unset_mark(skb);
 	return TAP_NEXT;
 }
 

@@ -28,16 +28,18 @@
  * A constant that the sidecar fills in. The compiler must not know it: it says so
  * in a load of 64 bits, whose upper half is this and lower half the number.
  */
-#define TAP_CONSTANT(n)							\
+#define TAP_CONSTANT_64(n)						\
 	({								\
 		u64 __value;						\
 		asm("%0 = %1 ll"					\
 		    : "=r"(__value)					\
 		    : "i"((u64)TAP_CONSTANT_MARK << 32 | (n)));		\
-		(u32)__value;						\
+		__value;						\
 	})
+#define TAP_CONSTANT(n)	((u32)TAP_CONSTANT_64(n))
 
 #include "tags.h"
+#include "copy.h"
 #include "once.h"
 #include "filter.h"
 
@@ -94,9 +96,6 @@ BPF_F_TABLE("hash", u32, u32, qdiscs, TAP_MAX_HOOKS, BPF_F_NO_PREALLOC);
 #define TAP_CB_GROUP	2
 #define TAP_CB_RUN	3
 #define TAP_CB_SERVED	4
-
-/* And for a copy that has come to its output device: its edit. */
-#define TAP_CB_EDIT	2
 
 /* The run selects the packet. */
 #define TAP_SELECTED	1
@@ -189,14 +188,18 @@ static __always_inline void tap_account(const struct tap_rule *rule, u32 len, bo
 static __always_inline long tap_clone(struct __sk_buff *skb, const struct tap_rule *rule, u32 edit)
 {
 	u64 flags = rule->flags & TAP_RULE_TO_INGRESS ? BPF_F_INGRESS : 0;
-	u32 kept = skb->tc_index;
+	u32 kept_edit;
+	u64 kept;
 	long error;
 
 	if (!edit && !(rule->flags & TAP_RULE_TO_HOOK))
 		return bpf_clone_redirect(skb, rule->output, flags);
-	skb->tc_index = TAP_COPY | edit;
+	kept = tap_cb_mark(skb);
+	kept_edit = skb->cb[TAP_CB_EDIT];
+	tap_mark(skb, edit);
 	error = bpf_clone_redirect(skb, rule->output, flags);
-	skb->tc_index = kept;
+	tap_cb_mark(skb) = kept;
+	skb->cb[TAP_CB_EDIT] = kept_edit;
 	return error;
 }
 
@@ -450,12 +453,9 @@ static __always_inline void tap_start(struct __sk_buff *skb, u32 first, u32 shap
 /* A copy has come to its output device: it is finished, and passed over. */
 static __always_inline int tap_arrived(struct __sk_buff *skb)
 {
-	u32 place = skb->tc_index & (TAP_COPY - 1);
-
-	skb->tc_index = 0;
-	if (!place)
+	tap_unset_mark(skb);
+	if (!skb->cb[TAP_CB_EDIT])
 		return TAP_NEXT;
-	skb->cb[TAP_CB_EDIT] = place;
 	next.call(skb, TAP_NEXT_FINISH);
 	return TAP_DROP;
 }
@@ -464,6 +464,8 @@ static __always_inline int tap_arrived(struct __sk_buff *skb)
 
 static __always_inline int tap_pass(struct __sk_buff *skb, const struct tap_hook *hook)
 {
+	if (!(hook->shape & TAP_SHAPE_ARRIVAL) && tap_is_copy(skb))
+		return tap_arrived(skb);
 	if (hook->shape & TAP_SHAPE_RULES)
 		tap_start(skb, hook->first, hook->shape);
 	return TAP_NEXT;
@@ -474,12 +476,10 @@ int tap_ingress(struct __sk_buff *skb)
 	u32 ifindex = skb->ifindex;
 	struct tap_hook hook;
 
-	if (skb->tc_index & TAP_COPY)
-		return tap_arrived(skb);
-	if (tap_read_hook(ingress.lookup(&ifindex), ifindex, &hook) ||
-	    tap_read_hook(ingress.lookup(&ifindex), ifindex, &hook))
-		return tap_pass(skb, &hook);
-	return TAP_NEXT;
+	if (!tap_read_hook(ingress.lookup(&ifindex), ifindex, &hook) &&
+	    !tap_read_hook(ingress.lookup(&ifindex), ifindex, &hook))
+		hook.shape = 0;
+	return tap_pass(skb, &hook);
 }
 
 int tap_egress(struct __sk_buff *skb)
@@ -487,10 +487,8 @@ int tap_egress(struct __sk_buff *skb)
 	u32 ifindex = skb->ifindex;
 	struct tap_hook hook;
 
-	if (skb->tc_index & TAP_COPY)
-		return tap_arrived(skb);
-	if (tap_read_hook(egress.lookup(&ifindex), ifindex, &hook) ||
-	    tap_read_hook(egress.lookup(&ifindex), ifindex, &hook))
-		return tap_pass(skb, &hook);
-	return TAP_NEXT;
+	if (!tap_read_hook(egress.lookup(&ifindex), ifindex, &hook) &&
+	    !tap_read_hook(egress.lookup(&ifindex), ifindex, &hook))
+		hook.shape = 0;
+	return tap_pass(skb, &hook);
 }

@@ -73,6 +73,8 @@
 #define TAP_CONSTANT_SEED_LOW 57
 #define TAP_CONSTANT_FORGET 58
 #define TAP_CONSTANT_RACE 59
+/* 64 bits: what tells a copy from an original. */
+#define TAP_CONSTANT_COPY 62
 /* And what a rule's match lets one see at a glance. */
 #define TAP_CONSTANT_GLANCE 64
 /* What such programs are made of: tap_one and tap_out, in a map with room for their code. */
@@ -88,13 +90,6 @@
 
 /* Bytes of a set of VLANs: bit v % 8 of byte v / 8 says whether VLAN v is in it. */
 #define TAP_VLAN_SET_LEN 512
-
-/*
- * A copy says so to the hook of its output device, in tc_index: this bit, and
- * in the others the place of what is to be changed, 0 for nothing. Nobody but
- * classifiers uses tc_index, and neither copy nor original keeps it.
- */
-#define TAP_COPY 0x8000
 
 /* Deliver the copy to the output device's ingress: it is an internal port. */
 #define TAP_RULE_TO_INGRESS 1
@@ -144,7 +139,9 @@ struct tap_hook {
 	__u32 pad;
 };
 
-#define TAP_SHAPE_RULES 0x7ff
+#define TAP_SHAPE_RULES 0x3ff
+/* The rules have TAP_RULE_ARRIVAL: no copies come to this hook. */
+#define TAP_SHAPE_ARRIVAL 0x400
 /* A filter's action makes the copies: what the programs return says whether. */
 #define TAP_SHAPE_ACTION 0x800
 /* Some rule has TAP_RULE_ONCE. */

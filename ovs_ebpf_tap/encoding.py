@@ -26,6 +26,7 @@ _NO_DEI = abi.constant("RULE_NO_DEI")
 _UNCOUNTED = abi.constant("RULE_UNCOUNTED")
 
 _SHAPE_RULES = abi.constant("SHAPE_RULES")
+_SHAPE_ARRIVAL = abi.constant("SHAPE_ARRIVAL")
 _SHAPE_ACTION = abi.constant("SHAPE_ACTION")
 _SHAPE_ONCE = abi.constant("SHAPE_ONCE")
 _SHAPE_MATCH = abi.constant("SHAPE_MATCH")
@@ -78,6 +79,7 @@ class Encoding:
         match = any(rule.match is not None for rule in rules)
         return (
             len(rules)
+            | _SHAPE_ARRIVAL * rules[0].arrival
             | _SHAPE_ACTION * by_action
             | _SHAPE_ONCE * once
             | _SHAPE_MATCH * match

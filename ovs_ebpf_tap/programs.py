@@ -353,11 +353,12 @@ def _load(code: bytes, name: str) -> int:
 
 
 def _kernel_constants() -> dict[int, int]:
-    """A seed that no sender knows, and times in the running kernel's ticks."""
+    """Secrets that no sender knows, and times in the running kernel's ticks."""
     tick = time.clock_getres(_MONOTONIC_COARSE)
     return {
         abi.constant("CONSTANT_SEED_HIGH"): secrets.randbits(32),
         abi.constant("CONSTANT_SEED_LOW"): secrets.randbits(32),
+        abi.constant("CONSTANT_COPY"): secrets.randbits(64) or 1,
         **{
             abi.constant(f"CONSTANT_{name}"): math.ceil(abi.constant(f"{name}_MS") / 1000 / tick)
             for name in ("FORGET", "RACE")

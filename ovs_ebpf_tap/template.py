@@ -36,9 +36,9 @@ def _loads(code: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _set_load(code: bytearray, at: int, registers: int, value: int) -> None:
-    low = value - (value >> 31 << 32)
+    low, high = (half - (half >> 31 << 32) for half in (value & 0xFFFFFFFF, value >> 32))
     _INSTRUCTION.pack_into(code, at, _LOAD_64, registers, 0, low)
-    _INSTRUCTION.pack_into(code, at + _INSTRUCTION.size, 0, 0, 0, 0)
+    _INSTRUCTION.pack_into(code, at + _INSTRUCTION.size, 0, 0, 0, high)
 
 
 def with_exchanges(code: bytes) -> bytes:

@@ -230,18 +230,15 @@ def test_flags_of_rules_are_bits_of_their_own() -> None:
 
 
 def test_a_shape_has_room_for_what_it_holds() -> None:
-    rules, once, match, limit, port = (
-        abi.constant(f"SHAPE_{name}") for name in ("RULES", "ONCE", "MATCH", "LIMIT", "PORT")
-    )
+    rules, limit, port = (abi.constant(f"SHAPE_{name}") for name in ("RULES", "LIMIT", "PORT"))
+    flags = [abi.constant(f"SHAPE_{name}") for name in ("ARRIVAL", "ACTION", "ONCE", "MATCH")]
     assert abi.constant("MAX_RULES_PER_HOOK") <= rules
-    assert rules & once == rules & match == once & match == 0
-    assert (rules | once | match) < 1 << limit
+    assert len({rules & flag for flag in flags} | {0}) == 1
+    assert all(flag.bit_count() == 1 for flag in flags)
+    assert len(set(flags)) == len(flags)
+    assert rules + sum(flags) < 1 << limit
     assert 2 << limit < 1 << port
     assert abi.constant("MAX_PORTS") << port <= 1 << 32
-
-
-def test_a_mark_has_room_for_the_place_of_any_edit() -> None:
-    assert abi.constant("MAX_EDITS") <= abi.constant("COPY") < 1 << 16
 
 
 def test_all_vlans_have_their_bits() -> None:

@@ -14,6 +14,7 @@ from ovs_ebpf_tap.template import fill, name_maps, settle, with_exchanges
 MARK = abi.constant("CONSTANT_MARK")
 EXIT = struct.pack("=BBhi", 0x95, 0, 0, 0)
 U32 = st.integers(0, 2**32 - 1)
+U64 = st.integers(0, 2**64 - 1)
 NUMBERS = st.integers(0, 63)
 FDS = [10, 11, 12]
 
@@ -26,6 +27,12 @@ def load(register: int, low: int, high: int, source: int = 0) -> bytes:
 
 def constant(number: int) -> bytes:
     return load(1, number, MARK)
+
+
+@given(U64)
+def test_a_constant_has_up_to_64_bits(value: int) -> None:
+    filled = fill(constant(5) + EXIT, {5: value}, FDS)
+    assert filled == load(1, value & 0xFFFFFFFF, value >> 32) + EXIT
 
 
 @given(st.dictionaries(NUMBERS, U32), NUMBERS)
