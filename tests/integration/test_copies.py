@@ -6,17 +6,14 @@ offloaded run; both the copies and the production traffic are compared.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from played import Sent, play
 
-from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import difference
 from ovs_ebpf_tap.lab.frames import arp_request, ethernet, icmp_frame, udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
@@ -25,9 +22,6 @@ from ovs_ebpf_tap.lab.sidecar import BPFFS
 from ovs_ebpf_tap.lab.sidecar import Tap as Sidecar
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.tap import Tap
-from ovs_ebpf_tap.lab.waiting import patience
-
-Sent = list[tuple["Host | Tap", list[bytes]]]
 
 
 @dataclass
@@ -64,7 +58,7 @@ def flood(a: Host | Tap, count: int = 5) -> list[bytes]:
     return [arp_request(a, "10.0.0.250"), multicast, unknown] * count
 
 
-def both_ways(a: Host | Tap, b: Host | Tap) -> Sent:
+def both_ways(a: Host | Tap, b: Host | Tap) -> list[tuple[Host | Tap, list[bytes]]]:
     return [(a, talk(a, b)), (b, talk(b, a)), (a, flood(a)), (b, flood(b))]
 
 
@@ -285,14 +279,13 @@ def packet_out_of_a_controller(switch: Switch) -> Scenario:
     port = switch.ofport(b)
 
     class Controller:
-        mac, ip = a.mac, a.ip
-
-        def send(self, frames: list[bytes]) -> int:
-            for _ in frames:
+        def send(self, frames: Iterable[bytes]) -> int:
+            sent = list(frames)
+            for _ in sent:
                 switch.ofctl("packet-out", "br0", f"in_port=NONE packet={frame} actions={port}")
-            return len(frames)
+            return len(sent)
 
-    return Scenario([(Controller(), [b""] * 3), *both_ways(a, b)])  # type: ignore[list-item]
+    return Scenario([(Controller(), [b""] * 3), *both_ways(a, b)])
 
 
 @scenario
@@ -344,34 +337,3 @@ def test_offloaded_is_as_native(switch: Switch, pins: Path, name: str, attach: s
     for place, expected in native.items():
         found = difference(expected, offloaded[place])
         assert not found, f"at {place}: {found}"
-
-
-def play(everyone: list[Host | Tap], sent: Sent) -> dict[str, Counter[bytes]]:
-    """Sends all, and returns what everyone got."""
-    with contextlib.ExitStack() as stack:
-        captures = {where.name: stack.enter_context(listen(where)) for where in everyone}
-        for where, frames in sent:
-            where.send(frames)
-            wait_quiet(captures.values(), 0.03)
-        wait_quiet(captures.values(), 0.25)
-        return {name: capture.multiset() for name, capture in captures.items()}
-
-
-def wait_quiet(captures: Iterable[Capture | Tap], idle: float) -> None:
-    """Waits until none has got anything for a while, in seconds."""
-    last, since = -1, time.monotonic()
-    while time.monotonic() - since < patience(idle):
-        count = sum(len(capture.frames()) for capture in captures)
-        if count != last:
-            last, since = count, time.monotonic()
-        time.sleep(idle / 5)
-
-
-@contextlib.contextmanager
-def listen(where: Host | Tap) -> Iterator[Capture | Tap]:
-    if isinstance(where, Tap):
-        where.clear()
-        yield where
-    else:
-        with where.capture() as capture:
-            yield capture
