@@ -112,10 +112,7 @@ static __always_inline bool tap_leave(struct __sk_buff *skb, const struct tap_ru
 
 static __always_inline bool tap_is_untagged(struct __sk_buff *skb)
 {
-	u32 type = skb->protocol;
-
-	return !skb->vlan_present && type != bpf_htons(ETH_P_8021Q) &&
-	       type != bpf_htons(ETH_P_8021AD);
+	return !skb->vlan_present && !tap_is_vlan(tap_type(skb));
 }
 
 /*

@@ -28,6 +28,21 @@ static __always_inline bool tap_is_vlan(u16 tpid)
 	return tpid == ETH_P_8021Q || tpid == ETH_P_8021AD;
 }
 
+/*
+ * The EtherType that the frame has behind its addresses. skb->protocol may say another:
+ * whoever sends through a packet socket says what he likes (packet_snd() in the
+ * kernel's net/packet/af_packet.c), and Open vSwitch goes by the frame.
+ */
+static __always_inline u16 tap_type(struct __sk_buff *skb)
+{
+	const u8 *data = (void *)(long)skb->data;
+
+	/* Drivers and packet sockets have the header there. */
+	if (data + ETH_HLEN > (u8 *)(long)skb->data_end)
+		return bpf_ntohs(skb->protocol);
+	return bpf_ntohs(*(const u16 *)(data + TAP_MACS_LEN));
+}
+
 static __always_inline bool tap_load_tag(struct __sk_buff *skb, u32 offset, struct tap_tag *tag)
 {
 	__be16 raw[2];
@@ -48,7 +63,7 @@ static __always_inline bool tap_outer_tag(struct __sk_buff *skb, struct tap_tag 
 		tag->tci = skb->vlan_tci;
 		return true;
 	}
-	if (tap_is_vlan(__builtin_bswap16(skb->protocol)) &&
+	if (tap_is_vlan(tap_type(skb)) &&
 	    tap_load_tag(skb, TAP_MACS_LEN, tag)) {
 		*tag_len = TAP_TAG_LEN;
 		return true;
@@ -216,9 +231,30 @@ static __always_inline void tap_work_out(struct __sk_buff *skb, const struct tap
 	skb->cb[TAP_CB_TAGS] = (work->n - same) | (work->n_new - same) << 2;
 }
 
+/*
+ * Has skb->protocol say what the frame does: bpf_skb_vlan_pop() goes by it, and takes
+ * bytes for a tag that are none, or leaves one. A tag that is put on and taken off again
+ * behind another leaves the frame as it is, but for a tag that goes to the metadata:
+ * vlan_remove_tag() in the kernel's include/linux/if_vlan.h reads the type anew.
+ */
+static __always_inline void tap_correct_type(struct __sk_buff *skb)
+{
+	const struct tap_tag tag = { .tpid = ETH_P_8021Q, .tci = 1 };
+	u16 type = tap_type(skb), said = bpf_ntohs(skb->protocol);
+
+	if (type == said || (!tap_is_vlan(type) && !tap_is_vlan(said)))
+		return;
+	tap_push(skb, &tag);
+	tap_push(skb, &tag);
+	tap_pop(skb);
+	tap_pop(skb);
+}
+
 static __always_inline bool tap_change_tags(struct __sk_buff *skb, const struct tap_change *change)
 {
 	skb->cb[TAP_CB_ERROR] = 0;
+	if (skb->cb[TAP_CB_TAGS])
+		tap_correct_type(skb);
 	if (TAP_POPS(skb) > 0)
 		tap_pop(skb);
 	if (TAP_POPS(skb) > 1)
@@ -250,7 +286,7 @@ static __always_inline void tap_restore_tags(struct __sk_buff *skb, const struct
 static __always_inline long tap_cut(struct __sk_buff *skb, const struct tap_edit *edit)
 {
 	u32 beside = skb->vlan_present ? TAP_TAG_LEN : 0;
-	u32 inside = !beside && tap_is_vlan(__builtin_bswap16(skb->protocol)) ? TAP_TAG_LEN : 0;
+	u32 inside = !beside && tap_is_vlan(tap_type(skb)) ? TAP_TAG_LEN : 0;
 	u32 len = edit->flags & TAP_RULE_NETDEV ? edit->snaplen - beside : edit->snaplen + inside;
 
 	return skb->len > len ? bpf_skb_change_tail(skb, len, 0) : 0;
@@ -263,17 +299,15 @@ static __always_inline long tap_cut(struct __sk_buff *skb, const struct tap_edit
  */
 static __always_inline bool tap_fits(struct __sk_buff *skb, u32 max_len, u32 flags)
 {
-	u32 type = skb->protocol, len = skb->len;
+	u32 type = tap_type(skb), len = skb->len;
 
 	if (skb->gso_size)
 		return true;
-	/* Else the compiler chooses a member's address first, and reads then: the verifier won't. */
-	asm volatile("" : "+r"(type));
 	if (skb->vlan_present)
-		type = skb->vlan_proto;
-	else if (tap_is_vlan(__builtin_bswap16(type)))
+		type = __builtin_bswap16(skb->vlan_proto);
+	else if (tap_is_vlan(type))
 		len -= TAP_TAG_LEN;
-	if (type == __builtin_bswap16(ETH_P_8021AD) && flags & TAP_RULE_NETDEV)
+	if (type == ETH_P_8021AD && flags & TAP_RULE_NETDEV)
 		len += TAP_TAG_LEN;
 	return len <= max_len;
 }

@@ -1,7 +1,7 @@
 """Whatever a machine says beside its frames, they are copied and delivered as natively.
 
 The kernel keeps some fields of a packet across a veth pair, so a program on a machine's own end of
-the pair can set them for the hooks on ours.
+the pair can set them for the hooks on ours; and a packet socket sets a packet's type.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import socket
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from played import Sent, play
 
 from ovs_ebpf_tap import bpf
 from ovs_ebpf_tap.lab.compare import difference
-from ovs_ebpf_tap.lab.frames import ethernet
+from ovs_ebpf_tap.lab.frames import ETH_8021AD, ETH_8021Q, ETH_IPV4, Tag, ethernet
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.names import unique_name
 from ovs_ebpf_tap.lab.netns import Netns
@@ -223,3 +224,61 @@ def test_fields_of_a_packet_are_of_no_consequence(
             expected.update(each)
     assert native["b"] == expected
     assert native["m"].total() >= native["b"].total()
+
+
+@dataclass(frozen=True)
+class Liar:
+    """Sends through a host's device, with a type that the frames do not have."""
+
+    host: Host
+    type: int
+
+    def send(self, frames: Iterable[bytes]) -> int:
+        sent = 0
+        with self.host.ns.socket(socket.AF_PACKET, socket.SOCK_RAW) as opened:
+            for frame in frames:
+                opened.sendto(frame, (self.host.device, self.type))
+                sent += 1
+        return sent
+
+
+@pytest.mark.parametrize("attach", attachments())
+def test_the_type_is_what_the_frame_says(switch: Switch, attach: str) -> None:
+    """Not what the sender says that it is: OVS reads the frame."""
+    a, b = (switch.add_host(name, with_ip=False) for name in "ab")
+    trunk = switch.add_host("m", mtu=1000, with_ip=False)
+    access = switch.add_host("n", with_ip=False, tag=40)
+    i, o = switch.add_internal("int0"), switch.add_internal("int1", tag=40)
+    for each in (i, o):  # Else Open vSwitch gives them the least of the bridge's.
+        switch.set_columns("Interface", each.port, mtu_request=1500)
+    switch.learn(a, b, i)
+    switch.mirror("m1", src=[a, i], output=trunk, select_vlan=[20])
+    switch.mirror("m2", src=[a, i], output=access, snaplen=200)
+    switch.mirror("m3", src=[i], output=o)
+    sent: list[tuple[Liar, list[bytes]]] = []
+    for said in (ETH_IPV4, ETH_8021Q, ETH_8021AD):
+        sent += [(Liar(each, said), lies(each, b, said)) for each in (a, i)]
+        # One by one: a frame that a device refuses takes others with it.
+        sent += [(Liar(i, said), [frame]) for frame in border(i, b, said)]
+    with Sidecar(switch, "--attach", attach) as sidecar:
+        compare(sidecar, ["m1", "m2", "m3"], [a, b, trunk, access, i, o], sent)
+
+
+IN_VLAN_20 = ([Tag(20)], [Tag(20), Tag(7)], [Tag(20, tpid=ETH_8021AD)])
+
+
+def lies(source: Host, to: Host, said: int) -> list[bytes]:
+    """Frames of several tags, short and long; `said` tells them from others."""
+    tags: list[list[Tag]] = [[], [Tag(21)], *IN_VLAN_20]
+    return [sized(source, to, said, each, length) for each in tags for length in (100, 400)]
+
+
+def border(source: Host, to: Host, said: int) -> list[bytes]:
+    """Frames about as long as a device with an MTU of 1000 takes."""
+    lengths = (1014, 1018, 1022)
+    return [sized(source, to, said, each, length) for each in IN_VLAN_20 for length in lengths]
+
+
+def sized(source: Host, to: Host, said: int, tags: Sequence[Tag], length: int) -> bytes:
+    payload = struct.pack("=I", said)
+    return ethernet(to.mac, source.mac, EXPERIMENTAL, payload, tags).ljust(length, b"x")
