@@ -2,6 +2,7 @@
 
     PIN_DIR/<build>/tap_ingress, tap_egress      programs
     PIN_DIR/<build>/ingress, egress, rules, ...  maps
+    PIN_DIR/<build>/mark                         map with the mark of copies, for a later build
     PIN_DIR/links/<ifindex>-<direction>          TCX links
     PIN_DIR/netns                                whose hooks they are (`namespace`)
 
@@ -40,9 +41,12 @@ BPFFS = Path("/sys/fs/bpf")
 # A supervisor that makes the directory names it so (systemd's CacheDirectory=).
 CACHE = Path(os.environ.get("CACHE_DIRECTORY", "/var/cache/ovs-ebpf-tap")) / "programs"
 LINKS = "links"
+MARK = "mark"
 DRAFT = "draft-"
 
 _MONOTONIC_COARSE = 6  # CLOCK_MONOTONIC_COARSE, which goes by the kernel's ticks
+
+_MARK_LAYOUT = bpf.MapLayout(type=2, key_size=4, value_size=8, max_entries=1, flags=0)
 
 _BPFFS_MAGIC = "bpf"
 _RIGHTS = "run as root, with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
@@ -172,6 +176,8 @@ class Programs:
         self.build = directory.name
         self.directory = directory
         self._fds = {name: bpf.get(directory / name) for name in PROGRAMS}
+        with contextlib.suppress(FileNotFoundError):  # A build of an earlier version has none.
+            self._fds[MARK] = bpf.get(directory / MARK)
         self.maps = {name: bpf.Map(bpf.get(directory / name)) for name in MAPS}
         self._templates: dict[str, bytes] = {}
         self.ids = {
@@ -320,7 +326,10 @@ def _load_and_pin(made: Object, directory: Path) -> None:
             return fd
 
         maps = {name: opened(bpf.create_map(layout, name)) for name, layout in made.maps.items()}
-        constants = _kernel_constants()
+        mark = _mark_of_builds(directory.parent) or secrets.randbits(64) or 1
+        kept = opened(bpf.create_map(_MARK_LAYOUT, MARK))
+        bpf.Map(kept).set(bpf.u32(0), mark.to_bytes(8, sys.byteorder))
+        constants = {abi.constant("CONSTANT_COPY"): mark, **_kernel_constants()}
         programs = {
             name: opened(_load(fill(made.codes[name], constants, list(maps.values())), name))
             for name in PROGRAMS
@@ -335,7 +344,7 @@ def _load_and_pin(made: Object, directory: Path) -> None:
         draft = directory.with_name(f"{DRAFT}{directory.name}")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        for name, fd in {**programs, **maps}.items():
+        for name, fd in {**programs, **maps, MARK: kept}.items():
             bpf.pin(fd, draft / name)
         draft.rename(directory)
 
@@ -352,13 +361,29 @@ def _load(code: bytes, name: str) -> int:
         raise
 
 
+def _mark_of_builds(pin_dir: Path) -> int:
+    """The mark that copies of the builds there carry; 0 if there is none.
+
+    While one build replaces another, copies go from hooks of the one to hooks of the other.
+    """
+    for directory in builds(pin_dir):
+        try:
+            fd = bpf.get(directory / MARK)
+        except FileNotFoundError:
+            continue
+        try:
+            return int.from_bytes(bpf.Map(fd).get(bpf.u32(0)) or b"", sys.byteorder)
+        finally:
+            os.close(fd)
+    return 0
+
+
 def _kernel_constants() -> dict[int, int]:
-    """Secrets that no sender knows, and times in the running kernel's ticks."""
+    """A seed that no sender knows, and times in the running kernel's ticks."""
     tick = time.clock_getres(_MONOTONIC_COARSE)
     return {
         abi.constant("CONSTANT_SEED_HIGH"): secrets.randbits(32),
         abi.constant("CONSTANT_SEED_LOW"): secrets.randbits(32),
-        abi.constant("CONSTANT_COPY"): secrets.randbits(64) or 1,
         **{
             abi.constant(f"CONSTANT_{name}"): math.ceil(abi.constant(f"{name}_MS") / 1000 / tick)
             for name in ("FORGET", "RACE")

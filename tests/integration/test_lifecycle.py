@@ -229,6 +229,17 @@ def test_two_sidecars_beside_two_databases(switch: Switch, trio: Trio, tap: Tap)
         assert copies_of(a, b, m) == 1
 
 
+def mark_of(build: Path) -> bytes:
+    fd = bpf.get(build / programs.MARK)
+    try:
+        mark = bpf.Map(fd).get(bpf.u32(0))
+    finally:
+        os.close(fd)
+    assert mark
+    assert any(mark)
+    return mark
+
+
 @pytest.mark.parametrize("attach", ATTACH)
 def test_an_upgrade_takes_over_without_a_gap(
     switch: Switch, trio: Trio, attach: str, tmp_path: Path
@@ -243,6 +254,7 @@ def test_an_upgrade_takes_over_without_a_gap(
     with Tap(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         hooks = hook_count(switch)
+        mark = mark_of(tap.pin_dir / programs.build_id())
         with Capture.of(m) as copies:
             with Stream(a, b, rate=2000) as stream:
                 time.sleep(0.3)
@@ -255,6 +267,8 @@ def test_an_upgrade_takes_over_without_a_gap(
         assert "replacing an older build" in tap.log()
         (build,) = programs.builds(tap.pin_dir)
         assert build.name != programs.build_id()
+        # Each build's hooks know the copies that the other's make meanwhile.
+        assert mark_of(build) == mark
         assert hook_count(switch) == hooks
         wait_statistics(switch, stream.sent)
         tap.stop()
