@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from played import Sent, play
@@ -40,6 +41,7 @@ FIELDS = {
     "queue_mapping": 12,
     **{f"cb{n}": 48 + 4 * n for n in range(5)},
 }
+SO_MARK = 36
 HEADER = 14  # bytes of an Ethernet header
 
 
@@ -282,3 +284,65 @@ def border(source: Host, to: Host, said: int) -> list[bytes]:
 def sized(source: Host, to: Host, said: int, tags: Sequence[Tag], length: int) -> bytes:
     payload = struct.pack("=I", said)
     return ethernet(to.mac, source.mac, EXPERIMENTAL, payload, tags).ljust(length, b"x")
+
+
+def test_what_an_ifb_sends_is_not_seen_to_arrive(switch: Switch) -> None:
+    """A machine's own ifb device has the kernel pass over all that looks at arriving packets.
+
+    The kernel's datapath forwards them. They are copied where they leave, not where they arrive.
+    """
+    a, b, m, n = (switch.add_host(name, with_ip=False) for name in "abmn")
+    switch.learn(a, b)
+    switch.mirror("m1", src=[a], output=m)
+    switch.mirror("m2", dst=[b], output=n)
+    through_ifb(a)
+    sent: Sent = [(Marked(a), frames(a, b))]
+    count = len(sent[0][1])
+    with Sidecar(switch) as sidecar:
+        sidecar.offload("m1", "m2")
+        got = play([b, m, n], sent)
+    passed = count if os.environ.get("OVS_EBPF_TAP_DATAPATH") == "system" else 0
+    assert {name: each.total() for name, each in got.items()} == {"b": passed, "m": 0, "n": passed}
+
+
+def through_ifb(host: Host) -> None:
+    """Has packets with a mark go through an ifb device, and from there out without one."""
+    code = (
+        (0xB7, 0, 0, 0),
+        (0x61, 0x12, FIELDS["mark"], 0),
+        (0x55, 2, 3, Marked.MARK),
+        (0xB7, 2, 0, 0),
+        (0x63, 0x21, FIELDS["mark"], 0),
+        (0xB7, 0, 0, -1),  # The action runs.
+        (0x95, 0, 0, 0),
+    )
+    path = BPFFS / unique_name("marked")
+    fd = bpf.load_classifier(b"".join(struct.pack("=BBhi", *each) for each in code), "marked")
+    try:
+        bpf.pin(fd, path)
+        host.ns.run("ip", "link", "add", "ifb0", "type", "ifb")
+        host.ns.run("ip", "link", "set", "ifb0", "up")
+        host.ns.run("tc", "qdisc", "add", "dev", host.device, "clsact")
+        action = ("action", "mirred", "egress", "redirect", "dev", "ifb0")
+        which = ("dev", host.device, "egress", "pref", "1", "bpf", "object-pinned", str(path))
+        host.ns.run("tc", "filter", "add", *which, *action)
+    finally:
+        os.close(fd)
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Sends packets with a mark."""
+
+    MARK: ClassVar[int] = 5
+    host: Host
+
+    def send(self, frames: Iterable[bytes]) -> int:
+        sent = 0
+        with self.host.ns.socket(socket.AF_PACKET, socket.SOCK_RAW) as opened:
+            opened.bind((self.host.device, 0))
+            opened.setsockopt(socket.SOL_SOCKET, SO_MARK, self.MARK)
+            for frame in frames:
+                sent += bool(opened.send(frame))
+        return sent
