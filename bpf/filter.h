@@ -57,6 +57,9 @@ struct tap_ip6 {
 	/* 32 bytes of addresses */
 };
 
+/* And with them */
+#define TAP_IP6_LEN 40
+
 struct tap_ip6_ext {
 	u8 proto;
 	u8 len;

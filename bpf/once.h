@@ -16,21 +16,34 @@
  *
  * Counts are forgotten TAP_FORGET_MS after the last frame of their content, or
  * earlier if a table of TAP_SETS * TAP_WAYS contents is too small. A packet
- * that stays in the switch for longer is copied twice.
+ * that stays in the switch for longer is copied twice. No count of departures is
+ * forgotten alone: a hook would take as copied what it has yet to copy.
+ *
+ * Senders may choose frames, but know no secret and see no digest: two frames that
+ * differ in what is digested are one content with a probability of at most 2^-64.
  */
 #ifndef TAP_ONCE_H
 #define TAP_ONCE_H
+
+#include "filter.h"
 
 #define TAP_SETS 8192
 #define TAP_WAYS 4
 /* Times are kept in ticks of the kernel's: no clock is as cheap. */
 #define TAP_FORGET	TAP_CONSTANT(TAP_CONSTANT_FORGET)
 #define TAP_RACE	TAP_CONSTANT(TAP_CONSTANT_RACE)
-/* Keeps a sender from choosing frames whose digests collide. */
-#define TAP_SEED	((u64)TAP_CONSTANT(TAP_CONSTANT_SEED_HIGH) << 32 |	\
-			 TAP_CONSTANT(TAP_CONSTANT_SEED_LOW))
 
 #define TAP_DIGEST_LEN 64
+/* Bytes of a transport header, and what is behind it, where that is not in its usual place. */
+#define TAP_TRANSPORT_LEN 24
+
+/*
+ * Of a content: two sums of the family MULTILINEAR-HM (Lemire and Kaser, "Strongly universal
+ * string hashing is fast", 2013). Their upper halves are the key: see tap_seal().
+ */
+struct tap_digest {
+	u64 sum[2];
+};
 
 /* What a hook knows of its packet. */
 struct tap_packet {
@@ -39,17 +52,19 @@ struct tap_packet {
 	u32 tag_len;		/* of that tag, if it is in the frame: 4 */
 	u32 vid;		/* the VLAN that the packet is in */
 	u32 tunnel;		/* its tag is not the port's own, but its payload */
-	u64 digest;
+	struct tap_digest digest;
+	u32 unknown;		/* there is none: every hook copies */
 };
 
 /* One content, for one group; times in ticks. */
 struct tap_frame {
-	u32 tag;
+	u64 key;
 	u32 born;	/* tells a content from its forgotten former life */
 	u32 used;	/* last frame seen */
 	u32 raced;	/* last copy made on a departure */
 	u32 arrived;
 	u32 copies;
+	u32 lost;	/* room was made at the expense of one of its departures' counts */
 };
 
 struct tap_frames {
@@ -60,10 +75,11 @@ struct tap_frames {
 
 /* One content, for one group, at one port that it leaves through. */
 struct tap_departure {
-	u32 tag;
+	u64 key;
 	u32 born;	/* of the frame it counts */
 	u32 used;
 	u32 count;
+	u32 frame;	/* that frame's place in the frames map, and bits of its key */
 };
 
 struct tap_departures {
@@ -72,15 +88,56 @@ struct tap_departures {
 	struct tap_departure way[TAP_WAYS];
 };
 
-/* key: low bits of a digest; value: the contents that share them */
+/* key: low bits of a content's key; value: the contents that share them */
 BPF_TABLE("array", u32, struct tap_frames, frames, TAP_SETS);
-/* key: low bits of a digest mixed with the hook; value: likewise */
+/* key: low bits of the key of a content at a hook; value: likewise */
 BPF_TABLE("array", u32, struct tap_departures, departures, TAP_SETS);
 
-static __always_inline u64 tap_mix(u64 h, u64 word)
+/* A secret that the sidecar fills in, of 64 bits: one for each number. */
+#define TAP_SECRET(n)							\
+	({								\
+		u64 __secret;						\
+		asm("%0 = %1 ll"					\
+		    : "=r"(__secret)					\
+		    : "i"((u64)TAP_CONSTANT_MARK << 32 | (TAP_CONSTANT_SECRET + (n)))); \
+		__secret;						\
+	})
+
+/*
+ * Adds the @n-th pair of 32-bit numbers to a content. Where two contents differ in a pair, by d in
+ * one of its numbers, d != 0 and |d| < 2^32, the difference of their sums is d times a secret, mod
+ * 2^64, and what does not depend on that secret. So whatever else is known, the difference has any
+ * upper 32 bits with a probability of at most 2^-32; both sums together, 2^-64.
+ */
+#define TAP_DIGEST_PAIR(digest, n, low, high)				\
+	do {								\
+		u32 __low = (low), __high = (high);			\
+		(digest)->sum[0] += (TAP_SECRET(4 * (n)) + __low) *	\
+				    (TAP_SECRET(4 * (n) + 1) + __high);	\
+		(digest)->sum[1] += (TAP_SECRET(4 * (n) + 2) + __low) *	\
+				    (TAP_SECRET(4 * (n) + 3) + __high);	\
+	} while (0)
+
+#define TAP_DIGEST_WORD(digest, n, word)	TAP_DIGEST_PAIR(digest, n, word, (word) >> 32)
+
+/* Adds a number, by secrets that no pair has. */
+#define TAP_DIGEST_NUMBER(digest, n, number)				\
+	do {								\
+		(digest)->sum[0] += TAP_SECRET(2 * (n)) * (number);	\
+		(digest)->sum[1] += TAP_SECRET(2 * (n) + 1) * (number);	\
+	} while (0)
+
+/* Pairs, by number: eight words of the head, then these. */
+#define TAP_PAIR_LENGTH		8
+#define TAP_PAIR_MORE		9
+#define TAP_PAIR_TRANSPORT	12
+#define TAP_NUMBER_GROUP	26
+#define TAP_NUMBER_HOOK		27
+
+/* What tells contents apart: the upper half of each sum. The lower one is not as good as random. */
+static __always_inline u64 tap_seal(const struct tap_digest *digest)
 {
-	h = (h ^ word) * 0x9e3779b97f4a7c15ULL;
-	return h ^ (h >> 29);
+	return digest->sum[0] >> 32 << 32 | digest->sum[1] >> 32;
 }
 
 /* The bits of bytes @at to @at + @n - 1 of a frame in the word that holds them. */
@@ -91,37 +148,55 @@ static __always_inline u64 tap_mix(u64 h, u64 word)
 #endif
 #define TAP_CLEAR(word, at, n)	((word)[(at) / 8] &= ~TAP_BYTES(at, n))
 
+/* What the frame is, without the port's tag: its transport header is where most have it. */
+static __always_inline bool tap_is_common(const u8 *frame)
+{
+	u16 type = frame[12] << 8 | frame[13];
+
+	if (type == ETH_P_IP)
+		return frame[14] == 0x45;
+	if (type == ETH_P_IPV6)
+		return frame[20] == IPPROTO_TCP || frame[20] == IPPROTO_UDP ||
+		       frame[20] == IPPROTO_SCTP;
+	return !tap_is_vlan(type);
+}
+
 /*
- * Clears what the way through the switch may fill in or lose: the checksums that
- * a sender leaves to its device, and that an upcall completes, and the DEI bit of
- * a tag behind the port's own.
+ * Clears what the way through the switch may fill in: the checksums that a sender
+ * leaves to its device, and that an upcall or Open vSwitch's userspace-tso-enable
+ * completes. Of a packet in a tunnel, those may be the inner ones.
  */
 static __always_inline void tap_forget(u64 *word)
 {
 	u8 *frame = (u8 *)word;
 	u16 type = frame[12] << 8 | frame[13];
 
-	if (type == ETH_P_IP && frame[14] == 0x45) {
+	if (type == ETH_P_IP) {
+		TAP_CLEAR(word, 24, 2);
 		if (frame[23] == IPPROTO_TCP)
 			TAP_CLEAR(word, 50, 2);
 		else if (frame[23] == IPPROTO_UDP)
 			TAP_CLEAR(word, 40, 2);
 		else if (frame[23] == IPPROTO_SCTP)
 			TAP_CLEAR(word, 42, 4);
-	} else if (type == ETH_P_IPV6 && frame[20] == IPPROTO_UDP) {
-		TAP_CLEAR(word, 60, 2);
-	} else if (tap_is_vlan(type)) {
-		frame[14] &= ~(VLAN_DEI_MASK >> 8);
+		else if (frame[23] == IPPROTO_IPIP)
+			TAP_CLEAR(word, 60, 4);
+	} else if (type == ETH_P_IPV6) {
+		if (frame[20] == IPPROTO_UDP)
+			TAP_CLEAR(word, 60, 2);
+		else if (frame[20] == IPPROTO_SCTP)
+			TAP_CLEAR(word, 62, 2);
 	}
 }
 
-/* Fills the rest of the @frame's head, from @at on, with the bytes from @start on. */
-static __always_inline void tap_load_head(struct __sk_buff *skb, u8 *frame, const u32 at, u32 start)
+/* Fills the rest of the @frame's first @end bytes, from @at on, with what is from @start on. */
+static __always_inline void tap_load_head(struct __sk_buff *skb, u8 *frame, const u32 at, u32 end,
+					  u32 start)
 {
 	u32 len = skb->len - start;
 
-	if (len >= TAP_DIGEST_LEN - at)
-		len = TAP_DIGEST_LEN - at;
+	if (len >= end - at)
+		len = end - at;
 	/*
 	 * Changes no length there is, but tells the verifier that it is neither
 	 * zero nor too long; the compiler would see that there is no need.
@@ -147,49 +222,225 @@ static __always_inline bool tap_load_linear(struct __sk_buff *skb, const struct 
 	return true;
 }
 
-/* Without the tag of the port's own, and with what is payload to the bridge. */
+/* The first @end bytes, without the tag of the port's own, and with what is payload to the bridge. */
 static __always_inline bool tap_load(struct __sk_buff *skb, const struct tap_packet *packet,
-				     u8 *frame)
+				     u8 *frame, u32 end)
 {
 	if (bpf_skb_load_bytes(skb, 0, frame, TAP_MACS_LEN))
 		return false;
 	if (packet->tunnel && packet->tagged) {
 		frame[12] = packet->tag.tpid >> 8;
 		frame[13] = packet->tag.tpid;
-		frame[14] = packet->tag.tci >> 8;
+		/* Its DEI bit may be lost on the way. */
+		frame[14] = (packet->tag.tci & TAP_TCI_MASK) >> 8;
 		frame[15] = packet->tag.tci;
-		tap_load_head(skb, frame, TAP_MACS_LEN + TAP_TAG_LEN,
+		tap_load_head(skb, frame, TAP_MACS_LEN + TAP_TAG_LEN, end,
 			      TAP_MACS_LEN + packet->tag_len);
 	} else {
-		tap_load_head(skb, frame, TAP_MACS_LEN, TAP_MACS_LEN + packet->tag_len);
+		tap_load_head(skb, frame, TAP_MACS_LEN, end, TAP_MACS_LEN + packet->tag_len);
 	}
 	return true;
 }
 
+/* How much further a byte is in the packet than in the frame that is digested, from its tags on. */
+static __always_inline u32 tap_shift(const struct tap_packet *packet)
+{
+	return packet->tag_len - (packet->tunnel && packet->tagged ? TAP_TAG_LEN : 0);
+}
+
+/* The head, the length and the VLAN, which every content has. */
+static __always_inline void tap_digest_head(struct __sk_buff *skb, struct tap_packet *packet,
+					    const u64 *word)
+{
+	struct tap_digest *digest = &packet->digest;
+
+	digest->sum[0] = 0;
+	digest->sum[1] = 0;
+	TAP_DIGEST_WORD(digest, 0, word[0]);
+	TAP_DIGEST_WORD(digest, 1, word[1]);
+	TAP_DIGEST_WORD(digest, 2, word[2]);
+	TAP_DIGEST_WORD(digest, 3, word[3]);
+	TAP_DIGEST_WORD(digest, 4, word[4]);
+	TAP_DIGEST_WORD(digest, 5, word[5]);
+	TAP_DIGEST_WORD(digest, 6, word[6]);
+	TAP_DIGEST_WORD(digest, 7, word[7]);
+	TAP_DIGEST_PAIR(digest, TAP_PAIR_LENGTH, skb->len - tap_shift(packet), packet->vid);
+}
+
+/* The flags of TCP over IPv6, and what is near them; 0 if the header is cut. */
+static __always_inline u64 tap_load_more(struct __sk_buff *skb, const struct tap_packet *packet)
+{
+	u64 more;
+
+	bpf_skb_load_bytes(skb, TAP_DIGEST_LEN + tap_shift(packet), &more, sizeof(more));
+	TAP_CLEAR(&more, 70 - TAP_DIGEST_LEN, 2);
+	return more;
+}
+
 /*
- * Digest of the frame's head, its VLAN in the bridge, and its length; the same
- * whether its VLAN tag is in metadata, in the frame, or gone. It need not tell
- * any two frames apart: contents that share it are counted together, and the
- * counts still hold.
+ * Digests a frame: its head, its VLAN in the bridge, and its length; the same
+ * whether its VLAN tag is in metadata, in the frame, or gone. Returns whether it was
+ * one of those whose transport header is where most have it: all that Open vSwitch
+ * may choose the way by is in the head, but for the flags of TCP over IPv6.
  */
-static __always_inline u64 tap_digest(struct __sk_buff *skb, const struct tap_packet *packet)
+static __always_inline bool tap_digest_common(struct __sk_buff *skb, struct tap_packet *packet)
 {
 	/* Longer than what is digested: room for the verifier's bound. */
 	u64 word[TAP_DIGEST_LEN / 8 + 3] = {};
-	u32 len = skb->len - packet->tag_len;
-	u64 h;
+	const u8 *frame = (const u8 *)word;
+	u64 more;
+
+	if (!tap_load_linear(skb, packet, word) &&
+	    !tap_load(skb, packet, (u8 *)word, TAP_DIGEST_LEN))
+		return false;
+	if (!tap_is_common(frame))
+		return false;
+	packet->unknown = 0;
+	tap_forget(word);
+	tap_digest_head(skb, packet, word);
+	if (frame[12] == ETH_P_IPV6 >> 8 && frame[13] == (ETH_P_IPV6 & 0xff) &&
+	    frame[20] == IPPROTO_TCP) {
+		more = tap_load_more(skb, packet);
+		TAP_DIGEST_WORD(&packet->digest, TAP_PAIR_MORE, more);
+	}
+	return true;
+}
+
+/* Where a packet's transport header is, and what it is. */
+struct tap_transport {
+	struct tap_rest rest;
+	u32 network;	/* where the network header is */
+	u32 ip4;	/* and whether it is one of IPv4 */
+	u8 proto;
+	u8 frag;
+};
+
+/* The EtherType behind the tags that Open vSwitch may read, from @transport->rest on. */
+static __always_inline __be16 tap_pass_tags(struct __sk_buff *skb, __be16 type,
+					    struct tap_transport *transport)
+{
 	u32 i;
 
-	if (packet->tunnel && packet->tagged)
-		len += TAP_TAG_LEN;
-	if (!tap_load_linear(skb, packet, word) && !tap_load(skb, packet, (u8 *)word))
-		return 0;
-	tap_forget(word);
-	h = TAP_SEED ^ len ^ (u64)packet->vid << 32;
 #pragma unroll
-	for (i = 0; i < TAP_DIGEST_LEN / 8; i++)
-		h = tap_mix(h, word[i]);
-	return h;
+	for (i = 0; i < TAP_MAX_TAGS; i++) {
+		if (!tap_is_vlan(bpf_ntohs(type)))
+			break;
+		if (bpf_skb_load_bytes(skb, transport->rest.offset + 2, &type, sizeof(type)))
+			return 0;
+		tap_pull(&transport->rest, TAP_TAG_LEN);
+	}
+	return type;
+}
+
+/* Returns false where there is none that Open vSwitch would look at. */
+static __always_inline bool tap_find_transport(struct __sk_buff *skb, __be16 type,
+					       struct tap_transport *transport)
+{
+	struct tap_rest *rest = &transport->rest;
+	struct tap_ip6 ip6;
+	struct tap_ip ip;
+	u32 ihl;
+
+	type = tap_pass_tags(skb, type, transport);
+	transport->network = rest->offset;
+	if (type == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, rest->offset, &ip, sizeof(ip)))
+			return false;
+		ihl = (ip.ihl & 0xf) * 4;
+		if (ihl < sizeof(ip) || rest->len < ihl)
+			return false;
+		transport->ip4 = 1;
+		transport->proto = ip.proto;
+		tap_pull(rest, ihl);
+		return true;
+	}
+	if (type != bpf_htons(ETH_P_IPV6) || rest->len < TAP_IP6_LEN ||
+	    bpf_skb_load_bytes(skb, rest->offset, &ip6, sizeof(ip6)))
+		return false;
+	transport->proto = ip6.proto;
+	tap_pull(rest, TAP_IP6_LEN);
+	return tap_pass_ip6_exts(skb, &transport->proto, &transport->frag, rest);
+}
+
+/* Clears, of a transport header, what tap_forget() does. */
+static __always_inline void tap_forget_transport(u64 *word, u8 proto)
+{
+	if (proto == IPPROTO_TCP)
+		TAP_CLEAR(word, 16, 2);
+	else if (proto == IPPROTO_UDP)
+		TAP_CLEAR(word, 6, 2);
+	else if (proto == IPPROTO_SCTP)
+		TAP_CLEAR(word, 8, 4);
+}
+
+/*
+ * Digests a frame whose transport header is behind IPv4 options, IPv6 extension headers
+ * or tags: its head up to there, and that header. What is behind them in the head
+ * would be looked at in another place than where a device fills in a checksum.
+ */
+static __always_inline void tap_digest_found(struct __sk_buff *skb, struct tap_packet *packet,
+					     const struct tap_transport *transport)
+{
+	u64 word[TAP_DIGEST_LEN / 8 + 3] = {}, more[TAP_TRANSPORT_LEN / 8 + 2] = {};
+	u32 offset = transport->rest.offset, len = transport->rest.len;
+	u32 shift = tap_shift(packet), end = offset - shift;
+
+	if (end > TAP_DIGEST_LEN)
+		end = TAP_DIGEST_LEN;
+	tap_load(skb, packet, (u8 *)word, end);
+	if (tap_is_vlan(((u8 *)word)[12] << 8 | ((u8 *)word)[13]))
+		((u8 *)word)[14] &= ~(VLAN_DEI_MASK >> 8);
+	if (transport->ip4) {
+		if (transport->network - shift == ETH_HLEN)
+			TAP_CLEAR(word, 24, 2);
+		else if (transport->network - shift == ETH_HLEN + TAP_TAG_LEN)
+			TAP_CLEAR(word, 28, 2);
+		else
+			TAP_CLEAR(word, 32, 2);
+	}
+	tap_digest_head(skb, packet, word);
+	if (len) {
+		if (len > TAP_TRANSPORT_LEN)
+			len = TAP_TRANSPORT_LEN;
+		asm volatile("" : "+r"(len));
+		len = ((len - 1) & 31) + 1;
+		bpf_skb_load_bytes(skb, offset, more, len);
+	}
+	tap_forget_transport(more, transport->proto);
+	TAP_DIGEST_WORD(&packet->digest, TAP_PAIR_MORE, more[0]);
+	TAP_DIGEST_WORD(&packet->digest, TAP_PAIR_MORE + 1, more[1]);
+	TAP_DIGEST_WORD(&packet->digest, TAP_PAIR_MORE + 2, more[2]);
+	TAP_DIGEST_PAIR(&packet->digest, TAP_PAIR_TRANSPORT, offset - shift,
+			transport->proto | transport->frag << 8);
+}
+
+/* Any frame. Of one with more extension headers than are passed over, there is no digest. */
+static __always_inline void tap_digest(struct __sk_buff *skb, struct tap_packet *packet)
+{
+	struct tap_transport transport = {};
+	u32 at = ETH_HLEN + tap_shift(packet);
+	__be16 type;
+
+	if (tap_digest_common(skb, packet))
+		return;
+	packet->unknown = 1;
+	if (packet->tunnel && packet->tagged)
+		type = bpf_htons(packet->tag.tpid);
+	else if (bpf_skb_load_bytes(skb, at - sizeof(type), &type, sizeof(type)))
+		return;
+	transport.rest.offset = at;
+	transport.rest.len = skb->len - at;
+	if (!tap_find_transport(skb, type, &transport)) {
+		/* Nothing is known of what is behind the head. */
+		transport.proto = 0;
+		transport.ip4 = 0;
+		transport.rest.offset = TAP_DIGEST_LEN + tap_shift(packet);
+		transport.rest.len = 0;
+	} else if (tap_is_ip6_ext(transport.proto) && !(transport.frag & TAP_FRAG_LATER)) {
+		return;
+	}
+	packet->unknown = 0;
+	tap_digest_found(skb, packet, &transport);
 }
 
 /*
@@ -237,8 +488,8 @@ static __always_inline u32 tap_age(u32 now, u32 then)
 }
 
 /*
- * Finds the way of tag @want in @set, or else the one unused for longest, and
- * says in @live whether it holds that tag, and was used @within ticks.
+ * Finds the way of key @want in @set, or else the one unused for longest, and
+ * says in @live whether it holds that key, and was used @within ticks.
  *
  * The choice goes through the set's own memory: the verifier then knows only
  * that it is some way, and follows one path from here on instead of one for
@@ -253,7 +504,7 @@ static __always_inline u32 tap_age(u32 now, u32 then)
 		_Pragma("unroll")					\
 		for (int __i = 0; __i < TAP_WAYS; __i++) {		\
 			u32 __age = tap_age(now, (set)->way[__i].used);	\
-			if ((set)->way[__i].tag == (want) &&		\
+			if ((set)->way[__i].key == (want) &&		\
 			    __age <= (within)) {			\
 				*__choice = __i | TAP_LIVE;		\
 				break;					\
@@ -283,23 +534,52 @@ static __always_inline bool tap_arrive(struct tap_frame *frame, u32 now)
 	return true;
 }
 
-/* Counts a departure through the hook; returns the count. */
-static __always_inline u32 tap_depart(u64 key, u32 born, u32 now)
+/*
+ * Where a departure's frame is in the frames map, and as many bits of its key as
+ * there is room for.
+ */
+#define TAP_FRAME_KEY(key)	((u32)((key) >> 32) & ~(TAP_SETS * TAP_WAYS - 1))
+
+/*
+ * A count of a departure makes room for another. Its frame is told, if it is still
+ * counted: that it has no count at some hook then does not mean that it has not left there.
+ */
+static __always_inline void tap_lose(const struct tap_departure *departure)
 {
-	u32 index = key & (TAP_SETS - 1), tag = key >> 32, count;
+	u32 place = departure->frame & (TAP_SETS * TAP_WAYS - 1);
+	u32 index = place / TAP_WAYS;
+	struct tap_frames *set = frames.lookup(&index);
+	struct tap_frame *frame;
+
+	if (!set)
+		return;
+	frame = &set->way[place % TAP_WAYS];
+	if (frame->born == departure->born &&
+	    TAP_FRAME_KEY(frame->key) == (departure->frame & ~(TAP_SETS * TAP_WAYS - 1)))
+		frame->lost = 1;
+}
+
+/* Counts a departure of @frame, which is at @place, through a hook; returns the count. */
+static __always_inline u32 tap_depart(u64 key, const struct tap_frame *frame, u32 place, u32 now)
+{
+	u32 index = key & (TAP_SETS - 1), count;
 	struct tap_departures *set = departures.lookup(&index);
 	struct tap_departure *way;
 	bool live, locked;
 
 	if (!set)
-		return 1;
+		return frame->copies + 1;
 	locked = tap_lock(&set->lock);
 	/* It counts for as long as the frame that it was born with is not forgotten. */
-	TAP_FIND(set, tag, now, ~0U, way, live);
-	if (!live || way->born != born) {
-		way->tag = tag;
-		way->born = born;
-		way->count = 0;
+	TAP_FIND(set, key, now, ~0U, way, live);
+	if (!live || way->born != frame->born) {
+		if (!live && way->count)
+			tap_lose(way);
+		way->key = key;
+		way->born = frame->born;
+		way->frame = TAP_FRAME_KEY(frame->key) | place;
+		/* If it may have left here before, as often as it was copied. */
+		way->count = frame->lost ? frame->copies : 0;
 	}
 	way->used = now;
 	count = ++way->count;
@@ -318,31 +598,42 @@ static __always_inline bool tap_exceeds(struct tap_frame *frame, u32 count, u32 
 }
 
 /* Whether this hook is the one to copy the packet to @rule's group. */
-static __always_inline bool tap_once(const struct tap_rule *rule, u64 digest)
+static __always_inline bool tap_once(const struct tap_rule *rule, const struct tap_packet *packet)
 {
-	u64 key = tap_mix(digest, rule->group);
-	u32 index = key & (TAP_SETS - 1), tag = key >> 32;
-	struct tap_frames *set = frames.lookup(&index);
-	u32 now = bpf_jiffies64();
+	struct tap_digest digest = packet->digest;
 	bool live, locked, copy;
+	struct tap_frames *set;
 	struct tap_frame *way;
+	u32 index, now, place;
+	u64 key;
 
+	if (packet->unknown)
+		return true;
+	TAP_DIGEST_NUMBER(&digest, TAP_NUMBER_GROUP, rule->group);
+	key = tap_seal(&digest);
+	index = key & (TAP_SETS - 1);
+	set = frames.lookup(&index);
 	if (!set)
 		return true;
+	now = bpf_jiffies64();
 	locked = tap_lock(&set->lock);
-	TAP_FIND(set, tag, now, TAP_FORGET, way, live);
+	TAP_FIND(set, key, now, TAP_FORGET, way, live);
 	if (!live) {
-		way->tag = tag;
+		way->key = key;
 		way->born = now;
 		way->raced = now - TAP_RACE - 1;
 		way->arrived = 0;
 		way->copies = 0;
+		way->lost = 0;
 	}
 	way->used = now;
-	if (rule->flags & TAP_RULE_ARRIVAL)
+	if (rule->flags & TAP_RULE_ARRIVAL) {
 		copy = tap_arrive(way, now);
-	else
-		copy = tap_exceeds(way, tap_depart(tap_mix(key, rule->hook), way->born, now), now);
+	} else {
+		place = index * TAP_WAYS + (set->choice & (TAP_WAYS - 1));
+		TAP_DIGEST_NUMBER(&digest, TAP_NUMBER_HOOK, rule->hook);
+		copy = tap_exceeds(way, tap_depart(tap_seal(&digest), way, place, now), now);
+	}
 	tap_unlock(&set->lock, locked);
 	return copy;
 }

@@ -174,8 +174,14 @@ int tap_one(struct __sk_buff *skb)
 		tap_start(skb, first, shape);
 		return done;
 	}
-	if (rule.flags & TAP_RULE_ONCE && !tap_once(&rule, tap_digest(skb, &packet)))
-		return done;
+	if (rule.flags & TAP_RULE_ONCE) {
+		if (!tap_digest_common(skb, &packet)) {
+			tap_start(skb, first, shape);
+			return done;
+		}
+		if (!tap_once(&rule, &packet))
+			return done;
+	}
 	if (shape & TAP_SHAPE_ACTION)
 		return tap_leave(skb, &rule, edit) ? TAP_MATCH : done;
 	tap_copy(skb, &rule, edit);

@@ -41,7 +41,6 @@
 #include "tags.h"
 #include "copy.h"
 #include "once.h"
-#include "filter.h"
 
 struct tap_vlan_set {
 	u8 bits[TAP_VLAN_SET_LEN];
@@ -342,7 +341,7 @@ static __always_inline void tap_apply(struct __sk_buff *skb, const struct tap_ru
 			return;
 		if (tap_selects(skb, rule, packet, flow))
 			served = TAP_SELECTED | TAP_COPIED;
-		if (served && rule->flags & TAP_RULE_ONCE && !tap_once(rule, packet->digest))
+		if (served && rule->flags & TAP_RULE_ONCE && !tap_once(rule, packet))
 			served = TAP_SELECTED;
 		skb->cb[TAP_CB_GROUP] = rule->group;
 		skb->cb[TAP_CB_RUN] = rule->run;
@@ -377,7 +376,8 @@ static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 shape,
 	/* What Open vSwitch goes on copying while the mirror is parked. */
 	if (p->vid == TAP_PARKED_VLAN)
 		return false;
-	p->digest = shape & TAP_SHAPE_ONCE ? tap_digest(skb, p) : 0;
+	if (shape & TAP_SHAPE_ONCE)
+		tap_digest(skb, p);
 	barrier();
 	*packet = *p;
 	*flow = steps->flow;

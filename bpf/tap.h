@@ -68,15 +68,16 @@
 #define TAP_PLAIN_EDIT 3
 /* The VLAN whose tag a copy without one gets, if the edit changes no more of it; 0: it depends. */
 #define TAP_CONSTANT_PUSH 51
-/* And what every program has there: halves of a secret, and spans of time in the kernel's ticks. */
-#define TAP_CONSTANT_SEED_HIGH 56
-#define TAP_CONSTANT_SEED_LOW 57
+/* And what every program has there: spans of time in the kernel's ticks. */
 #define TAP_CONSTANT_FORGET 58
 #define TAP_CONSTANT_RACE 59
 /* 64 bits: what tells a copy from an original. */
 #define TAP_CONSTANT_COPY 62
 /* And what a rule's match lets one see at a glance. */
 #define TAP_CONSTANT_GLANCE 64
+/* And, in every program, secrets of 64 bits. */
+#define TAP_CONSTANT_SECRET 128
+#define TAP_SECRETS 56
 /* What such programs are made of: tap_one and tap_out, in a map with room for their code. */
 #define TAP_TEMPLATE_ONE 0
 #define TAP_TEMPLATE_OUT 1

@@ -379,11 +379,13 @@ def _mark_of_builds(pin_dir: Path) -> int:
 
 
 def _kernel_constants() -> dict[int, int]:
-    """A seed that no sender knows, and times in the running kernel's ticks."""
+    """Secrets that no sender knows, and times in the running kernel's ticks."""
     tick = time.clock_getres(_MONOTONIC_COARSE)
     return {
-        abi.constant("CONSTANT_SEED_HIGH"): secrets.randbits(32),
-        abi.constant("CONSTANT_SEED_LOW"): secrets.randbits(32),
+        **{
+            abi.constant("CONSTANT_SECRET") + number: secrets.randbits(64)
+            for number in range(abi.constant("SECRETS"))
+        },
         **{
             abi.constant(f"CONSTANT_{name}"): math.ceil(abi.constant(f"{name}_MS") / 1000 / tick)
             for name in ("FORGET", "RACE")

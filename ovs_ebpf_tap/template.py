@@ -36,9 +36,13 @@ def _loads(code: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _set_load(code: bytearray, at: int, registers: int, value: int) -> None:
-    low, high = (half - (half >> 31 << 32) for half in (value & 0xFFFFFFFF, value >> 32))
-    _INSTRUCTION.pack_into(code, at, _LOAD_64, registers, 0, low)
-    _INSTRUCTION.pack_into(code, at + _INSTRUCTION.size, 0, 0, 0, high)
+    _INSTRUCTION.pack_into(code, at, _LOAD_64, registers, 0, _signed(value & 0xFFFFFFFF))
+    _INSTRUCTION.pack_into(code, at + _INSTRUCTION.size, 0, 0, 0, _signed(value >> 32))
+
+
+def _signed(half: int) -> int:
+    """The half of 64 bits as an instruction holds it."""
+    return half - (half >> 31 << 32)
 
 
 def with_exchanges(code: bytes) -> bytes:

@@ -81,7 +81,7 @@ int probe_rule(struct __sk_buff *skb)
 	if (!result->admitted)
 		return 0;
 	result->vid = packet.vid;
-	result->digest = packet.digest;
+	result->digest = packet.unknown ? 0 : tap_seal(&packet.digest);
 	place = options->place;
 	rule = rules.lookup(&place);
 	if (!rule)
