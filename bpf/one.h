@@ -40,6 +40,7 @@ static __always_inline void tap_fill_port(struct tap_port *port)
 	port->mode = TAP_OF_PORT(mode);
 	port->tag = TAP_OF_PORT(tag);
 	port->admitted = TAP_OF_PORT(admitted);
+	port->max_len = TAP_OF_PORT(max_len);
 }
 
 static __always_inline bool tap_has_ports(u8 proto)
@@ -127,6 +128,8 @@ static __always_inline int tap_copy_plain(struct __sk_buff *skb, u32 shape)
 	bool fits = edit || len <= TAP_OF_RULE(max_len) || skb->gso_size;
 	bool copied = fits;
 
+	if (TAP_OF_PORT(max_len) && len > TAP_OF_PORT(max_len))
+		return tap_done(shape);
 	if (fits && marked)
 		tap_mark(skb, edit);
 	if (fits && !(shape & TAP_SHAPE_ACTION)) {
@@ -161,7 +164,7 @@ int tap_one(struct __sk_buff *skb)
 	tap_fill_rule(&rule);
 	tap_fill_port(&port);
 	packet.tagged = tap_outer_tag(skb, &packet.tag, &packet.tag_len);
-	if (!tap_enter(&port, &packet) || packet.vid == TAP_PARKED_VLAN ||
+	if (!tap_enter(skb, &port, &packet) || packet.vid == TAP_PARKED_VLAN ||
 	    !tap_selects(skb, &rule, &packet, 0))
 		return done;
 	if (TAP_OF_RULE(match)) {

@@ -112,8 +112,11 @@ static __always_inline bool tap_has_vlan(u32 place, u32 vid)
  * Whether the port admits the packet, and which VLAN it is in: in
  * ofproto/ofproto-dpif-xlate.c, input_vid_is_valid and xvlan_input_translate.
  */
-static __always_inline bool tap_enter(const struct tap_port *port, struct tap_packet *packet)
+static __always_inline bool tap_enter(struct __sk_buff *skb, const struct tap_port *port,
+				      struct tap_packet *packet)
 {
+	if (port->max_len && skb->len > port->max_len)
+		return false;
 	packet->vid = packet->tag.tci & VLAN_VID_MASK;
 	if (port->admitted && !tap_has_vlan(port->admitted, packet->vid))
 		return false;
@@ -126,7 +129,8 @@ static __always_inline bool tap_enter(const struct tap_port *port, struct tap_pa
 }
 
 /* The same, of the port at a place of the ports map; 0: a trunk of all VLANs. */
-static __always_inline bool tap_enter_at(u32 place, struct tap_packet *packet)
+static __always_inline bool tap_enter_at(struct __sk_buff *skb, u32 place,
+					 struct tap_packet *packet)
 {
 	struct tap_port *port;
 
@@ -135,7 +139,7 @@ static __always_inline bool tap_enter_at(u32 place, struct tap_packet *packet)
 	if (!place)
 		return true;
 	port = ports.lookup(&place);
-	return port && tap_enter(port, packet);
+	return port && tap_enter(skb, port, packet);
 }
 
 /*
@@ -370,7 +374,7 @@ static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 shape,
 	p = &steps->packet;
 	p->tagged = tap_outer_tag(skb, &p->tag, &p->tag_len);
 	barrier();
-	if (!tap_enter_at(shape >> TAP_SHAPE_PORT, p))
+	if (!tap_enter_at(skb, shape >> TAP_SHAPE_PORT, p))
 		return false;
 	barrier();
 	/* What Open vSwitch goes on copying while the mirror is parked. */

@@ -167,7 +167,7 @@ struct tap_port {
 	__u32 mode;	/* TAP_TAGS_* */
 	__u32 tag;	/* the port's VLAN */
 	__u32 admitted;	/* place of the VLANs that frames may be tagged with; 0: all */
-	__u32 pad;
+	__u32 max_len;	/* longest frame that Open vSwitch takes in; 0: any */
 };
 
 #define TAP_KEEP_VID 0xffff

@@ -204,7 +204,7 @@ class Encoding:
     def _pack_gate(self, gate: Gate) -> bytes:
         all_admitted = gate.admitted == ALL
         admitted = 0 if all_admitted else self._vlans.place(_pack_vlans(gate.admitted))
-        return _PORT.pack(mode=gate.mode, tag=gate.tag, admitted=admitted)
+        return _PORT.pack(mode=gate.mode, tag=gate.tag, admitted=admitted, max_len=gate.max_len)
 
     def _gate(self, place: int) -> Gate | None:
         if not place:
@@ -212,7 +212,7 @@ class Encoding:
         fields = _PORT.unpack(self._ports.read(place))
         admitted = fields["admitted"]
         vlans = _unpack_vlans(self._vlans.read(admitted)) if admitted else ALL
-        return Gate(fields["mode"], fields["tag"], vlans)
+        return Gate(fields["mode"], fields["tag"], vlans, fields["max_len"])
 
 
 def _plain(rule: Rule) -> int:

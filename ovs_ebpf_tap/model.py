@@ -150,6 +150,8 @@ class Database:
     mirrors: Mapping[UUID, Mirror] = field(default_factory=dict)
     external_ids: Mapping[str, str] = field(default_factory=dict)
     hw_offload: bool = False
+    userspace_tso: bool = False
+    """Whether the userspace datapath takes super-packets in."""
     vlan_limit: int = 1
     """How many VLAN tags of a frame OVS looks at."""
     next_cfg: int = 0
@@ -176,6 +178,7 @@ class Database:
         return Database(
             external_ids=_mode(self.external_ids),
             hw_offload=self.hw_offload,
+            userspace_tso=self.userspace_tso,
             vlan_limit=self.vlan_limit,
             ovs_version=self.ovs_version,
         )

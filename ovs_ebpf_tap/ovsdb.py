@@ -491,7 +491,8 @@ class Ovsdb:
             interfaces=self._rows["Interface"],
             mirrors=self._rows["Mirror"],
             external_ids=dict(top.external_ids),
-            hw_offload=top.other_config.get("hw-offload", "").lower() == "true",  # smap_get_bool
+            hw_offload=_bool(top.other_config, "hw-offload"),
+            userspace_tso=_bool(top.other_config, "userspace-tso-enable"),
             vlan_limit=_vlan_limit(top.other_config.get("vlan-limit", "")),
             next_cfg=top.next_cfg,
             cur_cfg=top.cur_cfg,
@@ -564,6 +565,11 @@ def _uuids(row: Any, column: str) -> tuple[UUID, ...]:
 
 def _first(values: Sequence[Any]) -> Any:
     return values[0] if values else None
+
+
+def _bool(settings: Mapping[str, str], key: str) -> bool:
+    """As `smap_get_bool` reads it, where the default is false."""
+    return settings.get(key, "").lower() == "true"
 
 
 def _vlan_limit(text: str) -> int:

@@ -22,6 +22,7 @@ from ovs_ebpf_tap.vlan import ACCESS, ALL, TUNNEL, Path
 from ovs_ebpf_tap.wanted import VLAN_GROUP, Gate, Hook, Rule
 
 ETHERNET_HEADER = 14
+VLAN_ETHERNET_HEADER = 18
 _ANY_LENGTH = 0xFFFFFFFF
 
 
@@ -183,7 +184,8 @@ class _Walk:
         self._found: dict[int, list[Rule]] = defaultdict(list)
         self._runs = 0
         vlans = topology.vlans(port) if arrival else topology.vlans(port).leaving
-        self._gate = None if vlans.plain else Gate(vlans.mode, vlans.tag, vlans.admitted)
+        gate = Gate(vlans.mode, vlans.tag, vlans.admitted, self._max_arriving())
+        self._gate = gate if gate.max_len or not vlans.plain else None
         self._all = Path.of(vlans)
         # OVS reads the packets of taps with their tags in them.
         self._no_dei = (
@@ -364,6 +366,22 @@ class _Walk:
         interface = self._topology.sending(self._topology.seen[mirror.output_port].port)
         device = self._topology.device(interface) if interface is not None else None
         return device.ifindex if device is not None else 0
+
+    def _max_arriving(self) -> int:
+        """The longest frame that OVS takes in from a device of the port; 0: any.
+
+        The userspace datapath's sockets have room for the MTU, an Ethernet header and a tag. OVS
+        drops what is longer, super-packets, unless `userspace-tso-enable` is set
+        (`netdev_linux_batch_rxq_recv_sock` in `lib/netdev-linux.c`, 3.1.0). The outermost tag is
+        neither in what is received nor in what a hook sees. The kernel cuts what comes by a tap.
+        """
+        topology = self._topology
+        if not (self._arrival and topology.netdev) or topology.common.db.userspace_tso:
+            return 0
+        if any(map(to_ingress, topology.interfaces(self._port))):
+            return 0
+        mtus = [device.mtu for device in topology.devices(self._port)]
+        return max(mtus) + VLAN_ETHERNET_HEADER if mtus else 0
 
     def _max_len(self, interface: Interface, device: Device) -> int:
         """The longest frame that is sent, without a VLAN tag.

@@ -39,6 +39,8 @@ class Gate:
     mode: int
     tag: int
     admitted: int = ALL
+    max_len: int = 0
+    """The longest frame, in bytes, that OVS takes in; 0: any."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ STRUCTS: dict[str, dict[str, Any]] = {
         "mode": ctypes.c_uint32,
         "tag": ctypes.c_uint32,
         "admitted": ctypes.c_uint32,
-        "pad": ctypes.c_uint32,
+        "max_len": ctypes.c_uint32,
     },
     "edit": {
         "in_mode": ctypes.c_uint32,

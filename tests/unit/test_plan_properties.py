@@ -193,6 +193,7 @@ def cases(draw: st.DrawFn) -> Case:
     world.settings = {
         "external_ids": draw(modes()),
         "hw_offload": draw(mostly(False, st.booleans())),
+        "userspace_tso": draw(mostly(False, st.booleans())),
         "vlan_limit": draw(one_in(4, st.just(2), st.just(1))),
         "ovs_version": draw(VERSIONS),
     }
@@ -378,7 +379,7 @@ def check_hook(case: Case, hook: Hook, rules: tuple[Rule, ...]) -> None:
     assert len({rule.edit.limit for rule in rules}) == 1
     inward = interface.type in ("internal", "tap")
     assert (hook.direction == INGRESS) == (inward != rules[0].arrival)
-    check_gate(port, rules[0])
+    check_gate(case, port, rules[0])
     for _, same in groupby(rules, key=lambda rule: rule.group):
         check_group(list(same))
     for rule in rules:
@@ -386,11 +387,15 @@ def check_hook(case: Case, hook: Hook, rules: tuple[Rule, ...]) -> None:
         assert not (protected and case.db.as_intended(output_port(case, rule)).protected)
 
 
-def check_gate(port: Port, rule: Rule) -> None:
-    """Only a trunk of all VLANs lets every frame through as it is."""
+def check_gate(case: Case, port: Port, rule: Rule) -> None:
+    """Only a trunk of all VLANs lets every frame through as it is, if the datapath does."""
     vlans = PortVlans.of(port)
-    assert (rule.gate is None) == vlans.plain
+    netdev = home_of(case, case.db.mirrors[rule.mirror]).datapath_type == "netdev"
+    taps = any(each.type in ("internal", "tap") for each in interfaces_of(case, port))
+    limited = rule.arrival and netdev and not taps and not case.db.userspace_tso
+    assert (rule.gate is None) == (vlans.plain and not limited)
     if rule.gate is not None:
+        assert bool(rule.gate.max_len) == limited
         assert rule.gate.tag == vlans.tag
         assert (rule.gate.admitted == ALL) == (
             vlans.leaving.admitted == ALL if not rule.arrival else vlans.admitted == ALL
