@@ -12,7 +12,7 @@
  * way, as a switch makes it do. Hence a hook copies a frame if, and only if,
  * its own count then exceeds the copies made so far. No order of events is
  * assumed: the userspace datapath can send a frame before the ingress hook of
- * its arrival has run.
+ * its arrival has run. But what leaves through a port has not arrived there.
  *
  * Counts are forgotten TAP_FORGET_MS after the last frame of their content, or
  * earlier if a table of TAP_SETS * TAP_WAYS contents is too small. A packet
@@ -518,15 +518,39 @@ static __always_inline u32 tap_age(u32 now, u32 then)
 		live = *__choice & TAP_LIVE;				\
 	} while (0)
 
-/* Counts an arrival; returns whether it is to be copied. */
-static __always_inline bool tap_arrive(struct tap_frame *frame, u32 now)
+/*
+ * Whether the frame's content has left through the hook that this is the key of. If so, what
+ * arrives on that device is another packet, and counts there with those that have left.
+ */
+static __always_inline bool tap_answers(u64 key, const struct tap_frame *frame)
+{
+	u32 index = key & (TAP_SETS - 1), i;
+	struct tap_departures *set = departures.lookup(&index);
+	bool found = false, locked;
+
+	if (!set)
+		return true;
+	locked = tap_lock(&set->lock);
+#pragma unroll
+	for (i = 0; i < TAP_WAYS; i++) {
+		if (set->way[i].key != key || set->way[i].born != frame->born)
+			continue;
+		set->way[i].count++;
+		found = true;
+	}
+	tap_unlock(&set->lock, locked);
+	return found || frame->lost;
+}
+
+/* Counts an arrival; returns whether it is to be copied. @key is for what leaves by its device. */
+static __always_inline bool tap_arrive(struct tap_frame *frame, u64 key, u32 now)
 {
 	frame->arrived++;
 	if ((s32)(frame->arrived - frame->copies) > 0) {
 		frame->copies = frame->arrived;
 		return true;
 	}
-	if (tap_age(now, frame->raced) <= TAP_RACE)
+	if (!tap_answers(key, frame) && tap_age(now, frame->raced) <= TAP_RACE)
 		return false;
 	/* The copies in advance were of other packets, from other ports. */
 	frame->copies++;
@@ -627,11 +651,11 @@ static __always_inline bool tap_once(const struct tap_rule *rule, const struct t
 		way->lost = 0;
 	}
 	way->used = now;
+	TAP_DIGEST_NUMBER(&digest, TAP_NUMBER_HOOK, rule->hook);
 	if (rule->flags & TAP_RULE_ARRIVAL) {
-		copy = tap_arrive(way, now);
+		copy = tap_arrive(way, tap_seal(&digest), now);
 	} else {
 		place = index * TAP_WAYS + (set->choice & (TAP_WAYS - 1));
-		TAP_DIGEST_NUMBER(&digest, TAP_NUMBER_HOOK, rule->hook);
 		copy = tap_exceeds(way, tap_depart(tap_seal(&digest), way, place, now), now);
 	}
 	tap_unlock(&set->lock, locked);

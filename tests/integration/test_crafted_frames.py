@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.frames import udp_frame
+from ovs_ebpf_tap.lab.frames import Address, udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Host, Switch
@@ -32,6 +32,32 @@ def copied(a: Host, m: Host, frames: list[bytes]) -> Counter[bytes]:
         a.send(frames)
         copies.wait_quiet()
         return copies.multiset()
+
+
+def test_an_answer_with_another_payload(switch: Switch, tap: Tap) -> None:
+    """A machine floods what it has just received, with another payload behind the same head."""
+    a, c, m = (switch.add_host(name, with_ip=False) for name in "acm")
+    switch.learn(a, c)
+    switch.mirror("m", src=[a], dst=[a], output=m)
+    everyone = Address("01:00:5e:00:00:09", "224.0.0.9")
+    sent = [udp_frame(c, everyone, b"%030d" % number + b"." * 400) for number in range(PAIRS)]
+    answers = {frame: frame[:72] + b"secret" + frame[78:] for frame in sent}
+
+    def play() -> Counter[bytes]:
+        with Capture.of(a) as received, Capture.of(m) as copies:
+            for frame, answer in answers.items():
+                received.clear()
+                c.send([frame])
+                received.wait_count(1)
+                a.send([answer])
+            copies.wait_quiet()
+            return copies.multiset()
+
+    tap.native("m")
+    native = play()
+    tap.offload("m")
+    assert native == Counter([*sent, *answers.values()])
+    assert play() == native
 
 
 @pytest.mark.parametrize("attach", attachments()[:1])

@@ -49,12 +49,12 @@ class Hooks:
     programs: list[int] = field(default_factory=list)
     group: int = 0
 
-    def add(self, *, arrival: bool = False) -> int:
-        """A hook; returns its number."""
+    def add(self, *, arrival: bool = False, device: int = 0) -> int:
+        """A hook of that device, or of one of its own; returns its number."""
         number = len(self.programs)
         flags = ONCE | ARRIVAL * arrival
         rule = RULE.pack(
-            hook=number + 1,
+            hook=device or number + 1,
             output=NOWHERE,
             group=self.group,
             flags=flags,
@@ -101,7 +101,11 @@ def programs_of_hooks() -> Iterator[Hooks]:
         for name, layout in made.maps.items():
             maps[name] = bpf.Map(bpf.create_map(layout, name))
             stack.callback(maps[name].close)
-        constants = {**programs._kernel_constants(), abi.constant("CONSTANT_FORGET"): FORGOTTEN}
+        constants = {
+            **programs._kernel_constants(),
+            abi.constant("CONSTANT_FORGET"): FORGOTTEN,
+            abi.constant("CONSTANT_RACE"): FORGOTTEN,
+        }
         fds = [each.fd for each in maps.values()]
         for name in PROGRAMS:
             fd = bpf.load_classifier(fill(made.codes[name], constants, fds), name)
@@ -268,6 +272,18 @@ def test_what_the_way_fills_in_does_not_count(hooks: Hooks, name: str) -> None:
     arriving, leaving = hooks.add(arrival=True), hooks.add()
     assert hooks.see(arriving, before) == 1
     assert hooks.see(leaving, after) == 0
+
+
+def test_an_answer_of_the_same_content_is_another_packet(hooks: Hooks) -> None:
+    arriving, leaving = hooks.add(arrival=True, device=1000), hooks.add(device=1000)
+    elsewhere = hooks.add(arrival=True)
+    frame = udp_frame(A, B, b"content" * 9)
+    answer = frame[:64] + b"another" + frame[71:]
+    assert hooks.see(leaving, frame) == 1
+    assert hooks.see(arriving, answer) == 1
+    # What comes from elsewhere may have been seen too late: a copy was made as it left.
+    assert hooks.see(leaving, frame, frame) == 2
+    assert hooks.see(elsewhere, frame) == 0
 
 
 def test_no_flood_of_contents_hides_one(hooks: Hooks) -> None:

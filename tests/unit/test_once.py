@@ -22,6 +22,7 @@ RACE = abi.constant("RACE_MS")
 LAG = 100
 
 ARRIVAL = "arrival"
+"""Where nothing that is selected leaves; `arrival a` is on the port `a`."""
 
 
 @dataclass
@@ -57,23 +58,31 @@ class Once:
         if frame is None or now - frame.used > FORGET:
             frame = self.frames[content] = Frame(born=now, used=now, raced=now - RACE - 1)
         frame.used = now
-        if hook == ARRIVAL:
-            return self._arrive(frame, now)
+        if hook.startswith(ARRIVAL):
+            return self._arrive(frame, content, hook.removeprefix(ARRIVAL).strip(), now)
         count = self._depart(content, hook, frame.born, now)
         if count <= frame.copies:
             return False
         frame.copies, frame.raced = count, now
         return True
 
-    def _arrive(self, frame: Frame, now: int) -> bool:
+    def _arrive(self, frame: Frame, content: str, port: str, now: int) -> bool:
         frame.arrived += 1
         if frame.arrived > frame.copies:
             frame.copies = frame.arrived
             return True
-        if now - frame.raced <= RACE:
+        if not self._answers(frame, content, port) and now - frame.raced <= RACE:
             return False
         frame.copies += 1
         frame.arrived = frame.copies
+        return True
+
+    def _answers(self, frame: Frame, content: str, port: str) -> bool:
+        """Whether it has left through the port that it arrives on: that was another packet."""
+        way = self.departures.get((content, port))
+        if way is None or way.born != frame.born:
+            return False
+        way.count += 1
         return True
 
     def _depart(self, content: str, hook: str, born: int, now: int) -> int:
@@ -159,6 +168,9 @@ def test_as_many_copies_as_packets(case: tuple[list[Event], Counter[str]]) -> No
         ([("a", 0), ("a", 1), ("b", 2), ("b", 3)], ["a", "a"]),
         # One that came from a port that is not selected, and later one that did.
         ([("a", 0), (ARRIVAL, RACE + 1), ("a", RACE + 2)], ["a", ARRIVAL]),
+        # One that came by the port that another left through: no packet does both.
+        ([("a", 0), ("arrival a", 1), ("a", 2)], ["a", "arrival a", "a"]),
+        ([("b", 0), ("a", 0), ("arrival a", 1), ("b", 2)], ["b", "arrival a"]),
         # Dropped by the flow table.
         ([(ARRIVAL, 0), (ARRIVAL, 1), (ARRIVAL, 2)], [ARRIVAL, ARRIVAL, ARRIVAL]),
     ],
