@@ -94,14 +94,7 @@ BPF_TABLE("array", u32, struct tap_frames, frames, TAP_SETS);
 BPF_TABLE("array", u32, struct tap_departures, departures, TAP_SETS);
 
 /* A secret that the sidecar fills in, of 64 bits: one for each number. */
-#define TAP_SECRET(n)							\
-	({								\
-		u64 __secret;						\
-		asm("%0 = %1 ll"					\
-		    : "=r"(__secret)					\
-		    : "i"((u64)TAP_CONSTANT_MARK << 32 | (TAP_CONSTANT_SECRET + (n)))); \
-		__secret;						\
-	})
+#define TAP_SECRET(n)	TAP_CONSTANT_64(TAP_CONSTANT_SECRET + (n))
 
 /*
  * Adds the @n-th pair of 32-bit numbers to a content. Where two contents differ in a pair, by d in

@@ -103,6 +103,7 @@ def programs_of_hooks() -> Iterator[Hooks]:
             stack.callback(maps[name].close)
         constants = {
             **programs._kernel_constants(),
+            abi.constant("CONSTANT_COPY"): 1,
             abi.constant("CONSTANT_FORGET"): FORGOTTEN,
             abi.constant("CONSTANT_RACE"): FORGOTTEN,
         }
