@@ -157,14 +157,12 @@ class Database:
     next_cfg: int = 0
     cur_cfg: int = 0
     ovs_version: str | None = None
-    forgotten: tuple[Flip, ...] = ()
-    """Flips that no row tells of any more: somebody has removed the key, or the Mirror."""
 
     @cached_property
     def flips(self) -> tuple[Flip, ...]:
-        """The ports whose `protected` is still to be put back."""
+        """The ports whose `protected` is still to be put back, each once."""
         flips = (parse_flip(mirror) for mirror in self.mirrors.values())
-        return (*(flip for flip in flips if flip is not None), *self.forgotten)
+        return tuple({flip.port: flip for flip in flips if flip is not None}.values())
 
     def as_intended(self, port: Port) -> Port:
         """The port with the `protected` that the user wants."""
@@ -184,21 +182,31 @@ class Database:
         )
 
 
+def bridges_of_datapaths(db: Database) -> list[str]:
+    """The name of one bridge of each datapath, one with mirrors if there is."""
+    order = sorted(db.bridges.values(), key=lambda bridge: (not bridge.mirrors, bridge.name))
+    datapaths: dict[str, str] = {}
+    for bridge in order:
+        datapaths.setdefault(bridge.datapath_type or "system", bridge.name)
+    return list(datapaths.values())
+
+
 @dataclass(frozen=True)
 class Flip:
-    """A port whose `protected` is flipped for a moment, and what it was."""
+    """A port whose `protected` a version before this one has flipped, and what it was.
+
+    It had OVS revalidate its flows so, and kept the value on the Mirror's row.
+    """
 
     port: UUID
     protected: bool
 
 
-def format_flip(flip: Flip) -> str:
-    """A flip as `ebpf-tap-protected` holds it: `false`, and the port's UUID."""
-    return f"{'true' if flip.protected else 'false'} {flip.port}"
-
-
 def parse_flip(mirror: Mirror) -> Flip | None:
-    """The flip that a mirror's row keeps; the port is the output port unless it says so."""
+    """The flip that a mirror's row keeps, as `false`, and the port's UUID.
+
+    The port is the output port unless it says so.
+    """
     text = mirror.external_ids.get(PROTECTED_KEY)
     if text is None:
         return None

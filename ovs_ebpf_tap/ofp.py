@@ -20,6 +20,9 @@ HELLO = 0
 ERROR = 1
 ECHO_REQUEST = 2
 ECHO_REPLY = 3
+BARRIER_REPLY = 21
+_BARRIER_REQUEST = 20
+_FLOW_MOD = 14
 _EXPERIMENTER = 4
 _MULTIPART_10 = 16, 17
 _MULTIPART = 18, 19
@@ -29,6 +32,10 @@ HEADER = Struct("!BBHI")
 
 MAX_LENGTH = 0xFFFF
 """Bytes of the longest message."""
+
+_FLOW_MOD_FIXED = Struct("!QQBBHHHIIIH2x")
+"""Cookie, its mask, table, command, idle and hard timeout, priority, buffer, output port and group
+to which a deletion is confined, flags."""
 
 _U16 = Struct("!H")
 _U32 = Struct("!I")
@@ -91,6 +98,40 @@ def set_controller_id(xid: int, number: int) -> bytes:
     """
     body = _EXPERIMENTER_HEADER.pack(_NX, _NX_SET_CONTROLLER_ID) + bytes(6) + _U16.pack(number)
     return message(OF10, _EXPERIMENTER, xid, body)
+
+
+# Flows. The same in OpenFlow 1.3, 1.4 and 1.5.
+
+_DELETE_STRICT = 4
+_LAST_TABLE = 253
+_ANY_PRIORITY = 1
+_EMPTY_MATCH = _TYPE_LENGTH.pack(1, 4) + bytes(4)
+
+
+def delete_none(version: int, xid: int, cookie: int) -> bytes:
+    """A flow_mod that deletes the flow of that cookie, priority 1 and an empty match in table 253.
+
+    With a random cookie there is none.
+    """
+    body = _FLOW_MOD_FIXED.pack(
+        cookie,
+        (1 << 64) - 1,
+        _LAST_TABLE,
+        _DELETE_STRICT,
+        0,
+        0,
+        _ANY_PRIORITY,
+        _ANY,
+        _ANY,
+        _ANY,
+        0,
+    )
+    return message(version, _FLOW_MOD, xid, body + _EMPTY_MATCH)
+
+
+def barrier_request(version: int, xid: int) -> bytes:
+    """Asks for BARRIER_REPLY when all messages before it have been dealt with."""
+    return message(version, _BARRIER_REQUEST, xid)
 
 
 # Multipart messages.

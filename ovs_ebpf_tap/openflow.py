@@ -1,9 +1,9 @@
 """The bridges' OpenFlow: what their flow tables do to packets, and their ports' flags.
 
-The only module that talks to bridges' management sockets. It only reads: nothing that it sends
-changes a flow, a port or a setting of the bridge. Connections are kept, not made for each look: as
-long as OVS does not know a connection's version, it sends packets that no flow matches to the
-controller instead of dropping them (`update_want_packet_in_on_miss` in `ofproto/connmgr.c`).
+The only module that talks to bridges' management sockets. Nothing that it sends changes a flow, a
+port or a setting of the bridge. Connections that look are kept, not made for each look: as long as
+OVS does not know a connection's version, it sends packets that no flow matches to the controller
+instead of dropping them (`update_want_packet_in_on_miss` in `ofproto/connmgr.c`).
 
 Flows are monitored: OVS sends all of them once, and then each change as it is made
 (`handle_flow_monitor_request` in `ofproto/ofproto.c`). The other way, to ask for all flows again
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import struct
 import time
 from abc import ABC, abstractmethod
@@ -120,13 +121,13 @@ class FlowTables:
 
     def watch(self, bridges: Collection[str]) -> None:
         """Watches these bridges from now on, and no others; any number of times."""
-        wanted = {name for name in bridges if _may_serve(name)}
+        wanted = {name for name in bridges if may_serve(name)}
         for name in self._flows.keys() - wanted:
             for channel in (self._flows.pop(name), self._ports.pop(name)):
                 channel.close()
                 self._order.remove(channel)
         for name in sorted(wanted - self._flows.keys()):
-            socket = self._run_dir / f"{name}.mgmt"
+            socket = management_socket(self._run_dir, name)
             self._flows[name], self._ports[name] = _Flows(socket), _Ports(socket)
             self._order += (self._flows[name], self._ports[name])
 
@@ -156,9 +157,14 @@ class FlowTables:
             channel.wait(poller)
 
 
-def _may_serve(bridge: str) -> bool:
+def may_serve(bridge: str) -> bool:
     """Whether there can be a socket: not where the name has a slash, or is too long for a path."""
     return "/" not in bridge and len(bridge.encode(errors="replace")) <= _LONGEST_NAME
+
+
+def management_socket(run_dir: Path, bridge: str) -> Path:
+    """Where ovs-vswitchd takes OpenFlow connections for a bridge."""
+    return run_dir / f"{bridge}.mgmt"
 
 
 class _Channel(ABC):
@@ -344,10 +350,12 @@ class _NoVersionError(Exception):
     """The bridge speaks no version that would do."""
 
 
+_LATER_VERSIONS = frozenset((ofp.OF13, ofp.OF14, ofp.OF15))
+
+
 class _Flows(_Channel):
     """Monitors a bridge's flows."""
 
-    _VERSIONS = frozenset((ofp.OF13, ofp.OF14, ofp.OF15))
     _XID = 1
 
     def __init__(self, socket: Path) -> None:
@@ -383,7 +391,7 @@ class _Flows(_Channel):
         self._counts.clear()
 
     def _choose(self, offered: frozenset[int]) -> int | None:
-        return max(offered & self._VERSIONS, default=None)
+        return max(offered & _LATER_VERSIONS, default=None)
 
     def _run(self, now: float) -> None:
         if self._version and not self._asked:
@@ -417,8 +425,6 @@ class _Flows(_Channel):
 class _Ports(_Channel):
     """Looks at a bridge's ports again and again."""
 
-    _LATER = frozenset((ofp.OF13, ofp.OF14, ofp.OF15))
-
     def __init__(self, socket: Path) -> None:
         super().__init__(socket)
         self.flags: PortFlags | None = None
@@ -441,7 +447,7 @@ class _Ports(_Channel):
         self._content = b""
 
     def _choose(self, offered: frozenset[int]) -> int | None:
-        return ofp.OF10 if ofp.OF10 in offered else max(offered & self._LATER, default=None)
+        return ofp.OF10 if ofp.OF10 in offered else max(offered & _LATER_VERSIONS, default=None)
 
     def _run(self, now: float) -> None:
         if not self._version or self._asked or now < self._next_poll:
@@ -475,6 +481,73 @@ class _Ports(_Channel):
 
     def _refused(self) -> None:
         raise ValueError("a request for ports was refused")
+
+
+class RevalidationRequest(_Channel):
+    """Has OVS revalidate all flows of a bridge's datapath, by a flow_mod that deletes no flow.
+
+    OVS begins a new version of the flow tables even so (`handle_flow_mod__` in `ofproto/ofproto.c`
+    calls `ofproto_bump_tables_version`), and that sets REV_FLOW_TABLE (`set_tables_version` in
+    `ofproto/ofproto-dpif.c`; 2.15.0, 3.1.0 and 3.5.0 were read). No learned address and no flow is
+    lost, monitors of flows are told nothing, and nothing is to be put back. The cookie is random,
+    so that OVS looks into one bucket of its index of cookies (`collect_rules_strict`) and finds
+    nobody's flow there.
+
+    ovs-vswitchd's main loop acts upon that in its next turn (`type_run`), before it deals with
+    messages. So it is asked twice, the second time when it has answered to the first.
+    """
+
+    _XID = 1
+
+    def __init__(self, socket: Path) -> None:
+        super().__init__(socket)
+        self.done = False
+        """Whether OVS's revalidators have been told."""
+        self.failed = False
+        """Whether OVS does not answer, or speaks no version that would do."""
+        self._asked = self._answered = 0
+
+    def run(self, until: float) -> None:
+        """Takes in what has arrived, until about that time by the monotonic clock."""
+        super().run(until)
+        if self.done:
+            self.close()
+        elif self._stream is None:
+            self.failed = True
+
+    @property
+    def _serves(self) -> bool:
+        return self.done
+
+    def _forget(self) -> None:
+        pass
+
+    def _choose(self, offered: frozenset[int]) -> int | None:
+        return max(offered & _LATER_VERSIONS, default=None)
+
+    def _run(self, now: float) -> None:
+        if not self._version or self._asked > self._answered:
+            return
+        if not self._asked:
+            self._send(ofp.delete_none(self._version, self._XID, secrets.randbits(63)))
+        self._send(ofp.barrier_request(self._version, self._XID))
+        self._asked += 1
+
+    def _due(self) -> float | None:
+        return None
+
+    def _take(self, version: int, kind: int, xid: int, body: bytes) -> None:
+        if self._version and kind == ofp.BARRIER_REPLY:
+            self._answered += 1
+            self.done = self._answered == 2
+        else:
+            super()._take(version, kind, xid, body)
+
+    def _reply(self, stats: int, more: bool, content: bytes) -> None:
+        pass
+
+    def _refused(self) -> None:
+        raise ValueError("the flow_mod was refused")
 
 
 def _port_flags(configs: Mapping[str, int]) -> PortFlags:

@@ -133,6 +133,11 @@ class MirrorEdit:
     set_ids: Mapping[str, str] = field(default_factory=dict)
     delete_ids: tuple[str, ...] = ()
 
+    @property
+    def moves(self) -> bool:
+        """Whether OVS copies what it did not, or no more what it did."""
+        return self.select_vlan is not None
+
 
 @dataclass(frozen=True)
 class PortEdit:
@@ -151,7 +156,7 @@ class Edits:
     reconfigure: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.mirrors or self.ports)
+        return bool(self.mirrors or self.ports or self.reconfigure)
 
 
 def default_remote() -> str:
@@ -338,6 +343,8 @@ class Ovsdb:
         self._trouble: str | None = None
         self._txn: Any = None
         self._reconfigure = False
+        self._next_cfg: int | None = None
+        """What an empty transaction writes."""
         self._begun = 0.0
         self.last_reconfigure = 0
         """The `next_cfg` of the last transaction that asked for one; 0 if it is not known."""
@@ -516,9 +523,14 @@ class Ovsdb:
             row = self._idl.tables["Port"].rows.get(port_edit.port)
             if row is not None:
                 row.protected = port_edit.protected
+        self._next_cfg = None
         if edits.reconfigure:
             top = next(iter(self._idl.tables["Open_vSwitch"].rows.values()))
-            top.increment("next_cfg")
+            if edits.mirrors or edits.ports:
+                top.increment("next_cfg")
+            else:  # python-ovs leaves out an increment where it is all.
+                top.verify("next_cfg")
+                self._next_cfg = top.next_cfg = top.next_cfg + 1
         self._txn, self._reconfigure = txn, edits.reconfigure
         self._finish_transaction()
         self._begun = time.monotonic()
@@ -533,7 +545,9 @@ class Ovsdb:
         if self._reconfigure:
             # Of one that was cut off nobody knows whether it was made.
             success = status == ovs.db.idl.Transaction.SUCCESS
-            self.last_reconfigure = self._txn.get_increment_new_value() if success else 0
+            self.last_reconfigure = (
+                (self._next_cfg or self._txn.get_increment_new_value()) if success else 0
+            )
         if status not in (
             ovs.db.idl.Transaction.SUCCESS,
             ovs.db.idl.Transaction.UNCHANGED,

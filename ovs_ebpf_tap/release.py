@@ -11,7 +11,7 @@ import ovs.poller
 from ovs_ebpf_tap import control, leftovers, namespace, programs, vswitchd
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.handover import forget_edits, next_edits
-from ovs_ebpf_tap.model import MODE_KEY, STATE_KEY, Database, Mirror
+from ovs_ebpf_tap.model import MODE_KEY, STATE_KEY, Database, Mirror, bridges_of_datapaths
 from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb, fetch_schema, ovs_run_dir
 from ovs_ebpf_tap.session import (
@@ -144,7 +144,7 @@ def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
         totals = Totals()
         totals.look(db.mirrors, counters)
         verdicts = dict.fromkeys(mirrors & db.mirrors.keys(), native)
-        edits = next_edits(db, verdicts, totals.records(), taken_in)
+        edits = next_edits(db, verdicts, totals.records())
         if edits:
             transact(ovsdb, edits)
         elif taken_in:
@@ -154,12 +154,12 @@ def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
         else:
             turn(ovsdb, time.monotonic() + PATIENCE)
     if runs:
-        _await_revalidation(run_dir)
+        _revalidate(run_dir, ovsdb.snapshot())
 
 
-def _await_revalidation(run_dir: Path) -> None:
+def _revalidate(run_dir: Path, db: Database) -> None:
     """If it ends meanwhile and is not there again soon, it takes all in when it starts, too."""
-    revalidation = vswitchd.Revalidation(run_dir)
+    revalidation = vswitchd.Revalidation(run_dir, bridges_of_datapaths(db))
     deadline = time.monotonic() + PATIENCE
     while not revalidation.done and time.monotonic() < deadline:
         poller = ovs.poller.Poller()

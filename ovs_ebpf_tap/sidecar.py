@@ -23,12 +23,13 @@ from ovs_ebpf_tap import datapath as dp
 from ovs_ebpf_tap import handover
 from ovs_ebpf_tap.hw_offload import HwOffload
 from ovs_ebpf_tap.judge import FLOWS_UNKNOWN
-from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database
+from ovs_ebpf_tap.model import MODE_KEY, SELECT_VLAN_KEY, Database, bridges_of_datapaths
 from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.openflow import FlowTables
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
 from ovs_ebpf_tap.plan import Planner, bridges_with_work
 from ovs_ebpf_tap.queues import Draining
+from ovs_ebpf_tap.revalidations import Revalidations
 from ovs_ebpf_tap.spare import Spare
 from ovs_ebpf_tap.statistics_writer import StatisticsWriter
 from ovs_ebpf_tap.timers import next_tick, wake_at
@@ -112,7 +113,9 @@ class Sidecar:
         self._states: dict[UUID, Verdict] = {}
         self._offloaded = 0
         self._unknown: dict[UUID, float] = {}
-        self._returning: dict[UUID, Revalidation] = {}
+        self._revalidations = Revalidations()
+        self._outputs: Mapping[UUID, UUID | None] = {}
+        """The output ports of the mirrors that were parked."""
         self._spare = Spare()
         self._settling = False
         self._writers = Writers()
@@ -161,9 +164,7 @@ class Sidecar:
             hooks |= self._datapath.is_disturbed()
         self._dirty |= devices or hooks
         self._stale |= hooks
-        for revalidation in self._revalidations:
-            revalidation.run()
-            self._dirty |= revalidation.done
+        self._dirty |= self._revalidations.run()
         if now >= self._next_resync:
             self._netlink.refresh()
             self._hw_offload.refresh()
@@ -184,11 +185,6 @@ class Sidecar:
     def _may_pass(self) -> bool:
         return self._ovsdb.connected and not self._ovsdb.busy
 
-    @property
-    def _revalidations(self) -> list[Revalidation]:
-        """Those that are not done, each once."""
-        return [each for each in set(self._returning.values()) if not each.done]
-
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `step` has something to do."""
         if time.monotonic() < self._retry_at:
@@ -198,8 +194,7 @@ class Sidecar:
         self._statistics.wait(poller)
         self._flow_tables.wait(poller)
         poller.fd_wait(self._netlink.fileno(), ovs.poller.POLLIN)
-        for revalidation in self._revalidations:
-            revalidation.wait(poller)
+        self._revalidations.wait(poller)
         # Else the database wakes it up.
         due = [self._next_statistics] if self._may_pass else []
         wake_at(poller, min([self._next_resync, self._next_look, *due]))
@@ -207,8 +202,9 @@ class Sidecar:
             poller.immediate_wake()
 
     def close(self) -> None:
-        """Closes the connections to bridges."""
+        """Closes the connections to Open vSwitch."""
         self._flow_tables.close()
+        self._revalidations.close()
         self._spare.lend()
 
     def wake(self) -> None:
@@ -269,6 +265,7 @@ class Sidecar:
         if self.restoring:
             db = _as_native(db, db.mirrors.keys())
         db = self._writers.look(db, now)
+        self._look_for_outputs(db)
         plan = self._apply(db, now, self._held)
         if self._datapath.unfinished:
             self._next_statistics = min(self._next_statistics, now + _IMPROVE)
@@ -276,13 +273,10 @@ class Sidecar:
         self._count(db, now)
         said = self._report(db, plan, now)
         early = self._early(db, plan) | self._writers.resting(now)
-        if any(PROTECTED_KEY in db.mirrors[uuid].external_ids for uuid in early):
-            return  # What it is to put back, others would not know of.
         verdicts = {uuid: each for uuid, each in plan.verdicts.items() if uuid not in early}
         edits = self._next_edits(db, verdicts)
         if edits:
-            self._writers.note(edits, now)
-            self._ovsdb.commit(edits)
+            self._write(edits, now)
         waiting = (
             early
             or self._settling
@@ -335,12 +329,22 @@ class Sidecar:
         self._counted = seen if done else None
 
     def _next_edits(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> Edits:
-        taken_in, loose = self._ovsdb.taken_in(db), self._writers.loose
         records, unrecorded = self._totals.records(), self._totals.unrecorded(ending=self.ending)
-        edits = handover.next_edits(db, verdicts, records, taken_in, loose, unrecorded)
-        if not edits and taken_in:
-            self._writers.settle(loose & verdicts.keys())
-        return edits
+        edits = handover.next_edits(db, verdicts, records, unrecorded)
+        return replace(edits, reconfigure=True) if self._revalidations.asked else edits
+
+    def _write(self, edits: Edits, now: float) -> None:
+        self._writers.note(edits, now)
+        if edits.reconfigure:
+            self._revalidations.written([edit.mirror for edit in edits.mirrors if edit.moves])
+        self._ovsdb.commit(edits)
+
+    def _look_for_outputs(self, db: Database) -> None:
+        """Running flows do not know which ports are reserved for copies now."""
+        rows = db.mirrors
+        if any(u not in rows or rows[u].output_port != port for u, port in self._outputs.items()):
+            self._revalidations.ask()
+        self._outputs = {u: mirror.output_port for u, mirror in rows.items() if mirror.parked}
 
     def _read_back(self) -> None:
         if self._stale:
@@ -414,29 +418,21 @@ class Sidecar:
 
     def _held(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> set[UUID]:
         """The mirrors that are not offloaded, but that OVS may not copy for yet."""
-        bridges = {uuid: bridge for bridge in db.bridges.values() for uuid in bridge.mirrors}
-        taken_in = self._ovsdb.taken_in(db)
-        returning: dict[UUID, Revalidation] = {}
-        held = set()
-        begun: Revalidation | None = None
-        for uuid in self._datapath.mirrors:
-            verdict, mirror = verdicts.get(uuid), db.mirrors.get(uuid)
-            if verdict is None or mirror is None or verdict.state == OFFLOADED:
-                continue
-            revalidation = self._returning.get(uuid)
-            parked = mirror.parked or SELECT_VLAN_KEY in mirror.external_ids
-            if parked or uuid in self._writers.loose or (revalidation is None and not taken_in):
-                held.add(uuid)
-                continue
-            if revalidation is None:
-                begun = revalidation = begun or Revalidation(self._ovs_run_dir, self._spare)
-            returning[uuid] = revalidation
-            if handover.flip_pending(db, bridges[uuid]) or not taken_in or not revalidation.done:
-                held.add(uuid)
-        for abandoned in set(self._returning.values()) - set(returning.values()):
-            abandoned.close()
-        self._returning = returning
-        self._settling = bool(held or self._writers.flipped)
+        rows = {
+            uuid: db.mirrors[uuid]
+            for uuid in self._datapath.mirrors & verdicts.keys() & db.mirrors.keys()
+            if verdicts[uuid].state != OFFLOADED
+        }
+        parked = {
+            uuid for uuid, row in rows.items() if row.parked or SELECT_VLAN_KEY in row.external_ids
+        }
+        held = parked | self._revalidations.look(
+            rows.keys() - parked,
+            self._ovsdb.taken_in(db),
+            self._ovsdb.last_reconfigure != 0,
+            lambda: Revalidation(self._ovs_run_dir, bridges_of_datapaths(db), self._spare),
+        )
+        self._settling = bool(held) or self._revalidations.pending
         return held
 
     def _report(self, db: Database, plan: Plan, now: float) -> bool:

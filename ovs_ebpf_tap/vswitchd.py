@@ -1,7 +1,8 @@
-"""ovs-vswitchd's control socket: whether its revalidators are done, which is in no table.
+"""Has ovs-vswitchd revalidate its flows, and tells when its revalidators are done.
 
-The only module that talks to it. Its revalidator threads go over all flows in rounds; a change
-that concerns flows starts one (`udpif_revalidator` in `ofproto/ofproto-dpif-upcall.c`).
+The only module that talks to its control socket. Its revalidator threads go over all flows in
+rounds; a change that concerns flows starts one (`udpif_revalidator` in
+`ofproto/ofproto-dpif-upcall.c`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import contextlib
 import math
 import re
 import time
+from collections import deque
+from collections.abc import Collection
 from errno import EAGAIN, ECONNREFUSED, EMSGSIZE, ENOENT, EPROTO
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,13 @@ import ovs.poller
 import ovs.stream
 
 from ovs_ebpf_tap import rpc
+from ovs_ebpf_tap.openflow import RevalidationRequest, management_socket, may_serve
 from ovs_ebpf_tap.spare import Spare
 from ovs_ebpf_tap.timers import wake_at
 
 _WAIT = "revalidator/wait"
 _SHOW = "upcall/show"
+_PURGE = "revalidator/purge"
 _DUMP_DURATION = re.compile(r"dump duration\s*:\s*(\d{1,9})ms")
 
 _AT_WORK = "RDT"
@@ -53,7 +58,12 @@ _PAUSE = 0.1
 
 
 class Revalidation:
-    """Waits until a round over all flows has ended that saw what ovs-vswitchd has taken in by now.
+    """Has all flows revalidated, and waits until a round over them has ended that began after that.
+
+    A change of a mirror alone does not concern flows that are running (`mirror_set` in
+    `ofproto/ofproto-dpif-mirror.c`). They are revalidated as for a change of a bridge's flow
+    tables; where that bridge's OpenFlow will not do, they are purged, at the price of an upcall for
+    each.
 
     ovs-vswitchd tells when the next round ends, and how long it took; not when it began. So the
     first that ends may have begun too early, and the one behind it has not. But that round may be
@@ -65,18 +75,38 @@ class Revalidation:
     next one, however long that takes, and for a round of its own.
     """
 
-    def __init__(self, run_dir: Path, spare: Spare | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, bridges: Collection[str] = (), spare: Spare | None = None
+    ) -> None:
         """`run_dir` is where the Open vSwitch has its pid files and sockets.
 
-        It borrows the spare descriptor: all the while it lasts, copies are doubled.
+        `bridges` are names, one of each datapath whose flows are to be revalidated. Without, it
+        only waits. It borrows the spare descriptor: all the while it lasts, copies are doubled.
         """
         self._run_dir = run_dir
+        self._requests = deque(
+            RevalidationRequest(management_socket(run_dir, name))
+            for name in bridges
+            if may_serve(name)
+        )
+        self._purge = len(self._requests) < len(bridges)
+        self._connection: Any = None
+        self._until = time.monotonic()
         self._spare = spare
         if spare is not None:
             spare.lend()
         self.done = False
         self._ended: float | None = None
         """Since when there is no ovs-vswitchd that has its datapaths."""
+        if not self._requests:
+            self._start()
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is no ovs-vswitchd that has its datapaths."""
+        return self._ended is not None and not self.done
+
+    def _start(self) -> None:
         error = self._connect()
         if error == 0:
             self._begin()
@@ -93,7 +123,7 @@ class Revalidation:
     def _begin(self) -> None:
         self._limit = self._until = time.monotonic() + _LIMIT
         # Answered one after the other, and asked at once: a round may last no longer than a reply.
-        self._ask(_SHOW, _WAIT, _WAIT)
+        self._ask(*([_PURGE] if self._purge else []), _SHOW, _WAIT, _WAIT)
 
     def _ask(self, *commands: str) -> None:
         self._asked += commands
@@ -124,11 +154,22 @@ class Revalidation:
     def close(self) -> None:
         """Gives back what it has taken; any number of times."""
         self._disconnect()
+        for request in self._requests:
+            request.close()
         if self._spare is not None:
             self._spare.keep()
 
     def run(self) -> None:
         """Takes in what ovs-vswitchd has said."""
+        while self._requests:
+            request = self._requests[0]
+            request.run(math.inf)
+            if not request.done and not request.failed:
+                return
+            self._purge |= request.failed
+            self._requests.popleft()
+            if not self._requests:
+                self._start()
         while self._connection is not None:
             self._connection.run()
             error, reply = self._connection.recv()
@@ -178,6 +219,9 @@ class Revalidation:
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""
+        if self._requests:
+            self._requests[0].wait(poller)
+            return
         wake_at(poller, self._until)
         if self._connection is not None:
             self._connection.wait(poller)

@@ -1,29 +1,19 @@
 """Other writers of Mirror rows: what they undo of what the sidecar has written there.
 
 `external_ids` may be replaced as a whole, and `select_vlan` set, at any time. The rows say what is
-wanted, but for three things, which a running sidecar remembers: the user's `select_vlan` where only
-`ebpf-tap-select-vlan` is gone, a port's `protected` where `ebpf-tap-protected` is, and that OVS has
-to revalidate its flows where a mirror was given back by hand. Where what is written is undone again
-and again, the mirror is left to OVS for a while, so that there is no end of transactions.
+wanted, but for one thing, which a running sidecar remembers: the user's `select_vlan` where only
+`ebpf-tap-select-vlan` is gone. Where what is written is undone again and again, the mirror is left
+to OVS for a while, so that there is no end of transactions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import structlog
 
-from ovs_ebpf_tap.model import (
-    OWN_KEYS,
-    PROTECTED_KEY,
-    SELECT_VLAN_KEY,
-    Database,
-    Flip,
-    Mirror,
-    parse_flip,
-)
+from ovs_ebpf_tap.model import OWN_KEYS, SELECT_VLAN_KEY, Database, Mirror
 from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit
 
 _PATIENCE = 30.0
@@ -58,16 +48,6 @@ class _Own:
         ids = mirror.external_ids
         return cls(mirror.parked, tuple((key, ids[key]) for key in OWN_KEYS if key in ids))
 
-    @property
-    def taken(self) -> bool:
-        """Whether OVS does not copy, or flows that are running may not know of it yet."""
-        return self.parked or any(key == SELECT_VLAN_KEY for key, _ in self.ids)
-
-    @property
-    def flips(self) -> bool:
-        """Whether OVS is to revalidate its flows."""
-        return any(key == PROTECTED_KEY for key, _ in self.ids)
-
 
 @dataclass
 class _Row:
@@ -77,8 +57,6 @@ class _Row:
     own: _Own
     expected: _Own | None = None
     """As it will be if the transaction that is under way is made."""
-    flip: Flip | None = None
-    """What that transaction flips."""
     vlans: str | None = None
     """`ebpf-tap-select-vlan` of a parked mirror."""
     patience: float = _PATIENCE
@@ -92,10 +70,6 @@ class _Row:
 class Writers:
     """Compares the rows with what the sidecar has left there."""
 
-    loose: set[UUID] = field(default_factory=set)
-    """Mirrors that others gave back to OVS: its running flows do not know of them."""
-    flipped: set[Flip] = field(default_factory=set)
-    """The ports whose `protected` is still to be put back."""
     _rows: dict[UUID, _Row] = field(default_factory=dict)
 
     def look(self, db: Database, now: float) -> Database:
@@ -106,37 +80,18 @@ class Writers:
             row = known.get(uuid) or _Row(mirror, _Own.of(mirror), counted=now)
             self._rows[uuid] = row
             if row.mirror is not mirror or row.expected is not None:
-                self._compare(row, mirror, db, now)
+                self._compare(row, mirror, now)
             self._remember(row)
             contended = now < row.left_until
             if contended or (mirror.parked and SELECT_VLAN_KEY not in mirror.external_ids):
                 amended[uuid] = replace(mirror, kept_vlans=row.vlans or "", contended=contended)
-        self.loose &= self._rows.keys()
-        if amended:
-            db = replace(db, mirrors={**db.mirrors, **amended})
-        return self._look_for_flips(db)
+        return replace(db, mirrors={**db.mirrors, **amended}) if amended else db
 
-    def _look_for_flips(self, db: Database) -> Database:
-        flips = {*self.flipped, *db.flips}
-        ports = {flip: db.ports.get(flip.port) for flip in flips}
-        self.flipped = {
-            flip for flip, port in ports.items() if port and port.protected != flip.protected
-        }
-        kept = {flip.port for flip in db.flips}
-        forgotten = tuple(flip for flip in self.flipped if flip.port not in kept)
-        return replace(db, forgotten=forgotten) if forgotten else db
-
-    def _compare(self, row: _Row, mirror: Mirror, db: Database, now: float) -> None:
+    def _compare(self, row: _Row, mirror: Mirror, now: float) -> None:
         own = _Own.of(mirror)
         if own not in (row.own, row.expected):
             self._bear(row, now)
-            if not own.taken and (row.own.taken or (row.expected and row.expected.taken)):
-                self.loose.add(mirror.uuid)
-        port = db.ports.get(row.flip.port) if row.flip is not None else None
-        flipped = row.flip and port and port.protected != row.flip.protected
-        if own.taken or own.flips or flipped:
-            self.loose.discard(mirror.uuid)
-        row.mirror, row.own, row.expected, row.flip = mirror, own, None, None
+        row.mirror, row.own, row.expected = mirror, own, None
 
     def _remember(self, row: _Row) -> None:
         kept = row.mirror.external_ids.get(SELECT_VLAN_KEY)
@@ -176,21 +131,12 @@ class Writers:
         return any(now < row.left_until for row in self._rows.values())
 
     def resting(self, now: float) -> set[UUID]:
-        """The mirrors that are not to be written now.
-
-        One that keeps a port's `protected` is: nobody else would put that back.
-        """
+        """The mirrors that are not to be written now."""
         return {
             uuid
             for uuid, row in self._rows.items()
-            if now < row.left_until
-            and now < row.write_from
-            and PROTECTED_KEY not in row.mirror.external_ids
+            if now < row.left_until and now < row.write_from
         }
-
-    def settle(self, mirrors: Set[UUID]) -> None:
-        """Notes that nothing more can be done to have OVS know of these mirrors."""
-        self.loose -= mirrors
 
     def note(self, edits: Edits, now: float) -> None:
         """Notes a transaction that was started."""
@@ -198,16 +144,10 @@ class Writers:
             row = self._rows.get(edit.mirror)
             if row is None:
                 continue
-            edited = _edited(row.mirror, edit)
-            flip = parse_flip(edited)
-            if flip is not None:
-                self.flipped.add(flip)
-            row.flip = flip if PROTECTED_KEY in edit.set_ids else None
-            row.expected = _Own.of(edited)
+            row.expected = _Own.of(_edited(row.mirror, edit))
             row.vlans = edit.set_ids.get(SELECT_VLAN_KEY, row.vlans)
-            moves = edit.select_vlan is not None or PROTECTED_KEY in edit.set_ids
-            if moves or edit.set_ids or edit.delete_ids:
-                row.write_from = now + (_MOVE_GAP if moves else _WRITE_GAP)
+            if edit.moves or edit.set_ids or edit.delete_ids:
+                row.write_from = now + (_MOVE_GAP if edit.moves else _WRITE_GAP)
 
 
 def _edited(mirror: Mirror, edit: MirrorEdit) -> Mirror:

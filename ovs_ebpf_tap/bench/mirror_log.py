@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.model import PARKED_VLANS, PROTECTED_KEY, SELECT_VLAN_KEY, STATE_KEY
+from ovs_ebpf_tap.model import PARKED_VLANS, SELECT_VLAN_KEY, STATE_KEY
 from ovs_ebpf_tap.ovsdb import DATABASE
 from ovs_ebpf_tap.wanted import OFFLOADED
 
@@ -37,7 +37,7 @@ class Row:
         """Whether no move is under way."""
         ids = self.external_ids
         parked = SELECT_VLAN_KEY in ids
-        return PROTECTED_KEY not in ids and parked == (ids.get(STATE_KEY) == OFFLOADED)
+        return parked == (ids.get(STATE_KEY) == OFFLOADED)
 
 
 class MirrorLog:

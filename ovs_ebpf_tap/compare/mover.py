@@ -12,7 +12,6 @@ from ovs_ebpf_tap.compare.interrupts import Interrupts
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model import (
     MODE_KEY,
-    PROTECTED_KEY,
     REASON_KEY,
     SELECT_VLAN_KEY,
     STATE_KEY,
@@ -94,7 +93,11 @@ class Mover:
         _write_mode(self._ovsdb, self.uuid, MODES[variant])
         begun = time.monotonic()
         deadline = begun + 2 * PATIENCE
-        while not (self._is(variant) and hooked() == (variant == OFFLOADED)):
+        while not (
+            self._is(variant)
+            and hooked() == (variant == OFFLOADED)
+            and control.call(self._options.run_dir, "settled") != "no"
+        ):
             self._check(variant, begun)
             turn(self._ovsdb, deadline)
             self._interrupts.sleep(_LOOK)
@@ -115,12 +118,10 @@ class Mover:
 
     def _is(self, variant: str) -> bool:
         db, ids = self.db, self.mirror.external_ids
-        moving = any(PROTECTED_KEY in each.external_ids for each in db.mirrors.values())
         parked = SELECT_VLAN_KEY in ids and self.mirror.parked
         return (
             ids.get(STATE_KEY) == variant
             and parked == (variant == OFFLOADED)
-            and not moving
             and db.cur_cfg >= db.next_cfg
         )
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from ovs_ebpf_tap import control
 from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError, Direction
 from ovs_ebpf_tap.lab.compare import difference
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
@@ -250,7 +251,7 @@ class Demo:
         self._switch.wait_until("Mirror", _MIRROR, f"external_ids:ebpf-tap-state={state}")
 
         def settled() -> MirrorStatus | None:
-            if "ebpf-tap-protected" in self._switch.get("Mirror", _MIRROR, "external_ids"):
+            if control.call(self._run_dir, "settled") == "no":
                 return None
             status = self._read_status()
             return status if bool(status.hooks) == (state == "offloaded") else None

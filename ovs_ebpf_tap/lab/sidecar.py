@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ovs_ebpf_tap import bpf, programs, rcu
+from ovs_ebpf_tap import bpf, control, programs, rcu
+from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -195,9 +196,17 @@ class Tap:
 
     def _is(self, mirror: str, state: str) -> bool:
         ids = self.external_ids(mirror)
-        moving = (state == "offloaded") != ("ebpf-tap-select-vlan" in ids)
-        flipped = "ebpf-tap-protected" in ids
-        return ids.get("ebpf-tap-state") == state and not moving and not flipped
+        parked = "ebpf-tap-select-vlan" in ids
+        if ids.get("ebpf-tap-state") != state or parked != (state == "offloaded"):
+            return False
+        return not parked or not self.is_moving()
+
+    def is_moving(self) -> bool:
+        """Whether the running sidecar is not at rest: flows may not know of a move yet."""
+        try:
+            return control.call(self.run_dir, "settled") == "no"
+        except TapError:  # It does not answer.
+            return True
 
     def set_mode(self, mirror: str, mode: str) -> None:
         """Flips the A/B switch as a user does."""

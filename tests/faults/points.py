@@ -23,6 +23,7 @@ from ovs_ebpf_tap import (
     datapath,
     leftovers,
     netlink,
+    ofp,
     ovsdb,
     programs,
     release,
@@ -30,7 +31,7 @@ from ovs_ebpf_tap import (
     sidecar,
     vswitchd,
 )
-from ovs_ebpf_tap.model import PROTECTED_KEY, SELECT_VLAN_KEY
+from ovs_ebpf_tap.model import SELECT_VLAN_KEY
 
 POINT = "FAULTS_POINT"
 SIGNAL = "FAULTS_SIGNAL"
@@ -98,10 +99,6 @@ def _gives_back(_: Any, edits: ovsdb.Edits) -> bool:
     return any(SELECT_VLAN_KEY in edit.delete_ids for edit in edits.mirrors)
 
 
-def _puts_back(_: Any, edits: ovsdb.Edits) -> bool:
-    return any(PROTECTED_KEY in edit.delete_ids for edit in edits.mirrors)
-
-
 def _has_hooks(_: datapath.Datapath, wanted: Collection[Any]) -> bool:
     return bool(wanted)
 
@@ -161,9 +158,8 @@ POINTS = {
     "parking sent": _after(ovsdb.Ovsdb, "commit", _parks),
     "giving back about to be sent": _before(ovsdb.Ovsdb, "commit", _gives_back),
     "giving back sent": _after(ovsdb.Ovsdb, "commit", _gives_back),
-    "waiting for revalidators": _after(vswitchd.Revalidation, "__init__"),
-    "putting protected back about to be sent": _before(ovsdb.Ovsdb, "commit", _puts_back),
-    "putting protected back sent": _after(ovsdb.Ovsdb, "commit", _puts_back),
+    "waiting for revalidators": _after(vswitchd.Revalidation, "_start"),
+    "flow_mod about to be sent": _before(ofp, "delete_none"),
     # Ending.
     "all given back": _after(session.Parts, "give_back"),
     "control socket closed": _after(control.Server, "close"),

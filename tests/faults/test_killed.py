@@ -44,9 +44,9 @@ _REMOVING = (
 )
 _REMOVING_LINKS = ("link detached",)
 _REMOVING_FILTERS = ("filter removed", "qdisc about to go", "qdisc removed")
-_PARKING = ("parking about to be sent", "parking sent")
-_GIVING_BACK = ("giving back about to be sent", "giving back sent", "waiting for revalidators")
-_PUTTING_BACK = ("putting protected back about to be sent", "putting protected back sent")
+_REVALIDATING = ("flow_mod about to be sent", "waiting for revalidators")
+_PARKING = ("parking about to be sent", "parking sent", *_REVALIDATING)
+_GIVING_BACK = ("giving back about to be sent", "giving back sent", *_REVALIDATING)
 
 
 def at(*both: str, tcx: tuple[str, ...] = (), clsact: tuple[str, ...] = ()) -> pytest.MarkDecorator:
@@ -99,7 +99,6 @@ def assert_kept(ground: Ground, hooks: int = _HOOKS) -> None:
     "slots taken",
     *_ATTACHING,
     *_PARKING,
-    *_PUTTING_BACK,
     tcx=("link made",),
     clsact=("qdisc noted", "qdisc made"),
 )
@@ -113,7 +112,6 @@ def test_moving_to_hooks(bare_ground: Ground, fault: Fault, point: str) -> None:
 
 @at(
     *_GIVING_BACK,
-    *_PUTTING_BACK,
     *_REMOVING,
     tcx=_REMOVING_LINKS,
     clsact=_REMOVING_FILTERS,
@@ -164,7 +162,6 @@ def test_the_outputs_vlan_changes(bare_ground: Ground, fault: Fault, point: str)
 
 @at(
     *_GIVING_BACK,
-    *_PUTTING_BACK,
     "command gave all back",
     "command about to forget keys",
     "leftovers about to be removed",
@@ -312,7 +309,6 @@ def test_an_older_build_is_taken_over(
 
 @at(
     *_GIVING_BACK,
-    *_PUTTING_BACK,
     "hooks about to go",
     "hook removed",
     "all given back",
@@ -329,13 +325,13 @@ def test_giving_back_at_the_end(bare_ground: Ground, fault: Fault, point: str) -
     assert_kept(ground)
 
 
-@at("hooks there", "third program attached", "parking sent", "putting protected back sent")
+@at("hooks there", "third program attached", "parking sent", "flow_mod about to be sent")
 def test_told_to_end_moving_to_hooks(bare_ground: Ground, fault: Fault, point: str) -> None:
     told_to_end(bare_ground, fault, point, OFFLOADED)
     assert_kept(bare_ground)
 
 
-@at("giving back sent", "waiting for revalidators", "putting protected back sent", "hook removed")
+@at("giving back sent", *_REVALIDATING, "hook removed")
 def test_told_to_end_moving_to_open_vswitch(bare_ground: Ground, fault: Fault, point: str) -> None:
     told_to_end(bare_ground, fault, point, NATIVE)
     assert_kept(bare_ground, 0)

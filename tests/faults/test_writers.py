@@ -229,20 +229,6 @@ def test_given_back_by_hand(bench: Bench) -> None:
     assert bench.switch.get("Port", "m0", "protected") == "false"
 
 
-def test_protected_is_put_back_though_the_key_is_removed(bench: Bench) -> None:
-    remove = delete_keys("m1", "ebpf-tap-protected")
-    with Watch(bench) as watch, Loop(lambda _: bench.controller.write(remove), 0.001):
-        for _ in range(4):
-            for mode, state in (("native", "native"), ("offload", "offloaded")):
-                bench.tap.set_mode("m1", mode)
-                bench.tap.wait_settled("m1", state)
-                time.sleep(patience(0.05))
-    assert watch.missing == 0
-    assert max(watch.counts.values()) <= 2
-    assert bench.switch.get("Port", "m0", "protected") == "false"
-    assert bench.copies() == 1
-
-
 @pytest.mark.parametrize(
     ("changes", "kept"),
     [

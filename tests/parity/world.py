@@ -22,7 +22,7 @@ from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.tap import Tap
 from ovs_ebpf_tap.lab.traffic import send
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
+from ovs_ebpf_tap.model import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED, Verdict
 from parity.case import Case, Mirror, Port, Sent
 
@@ -353,6 +353,8 @@ class World(Resource):
             self._check_sidecar()
             found = self.verdicts()
             waited = time.monotonic() - began
+            if self.bench.sidecar.is_moving() and waited <= patience(_VERDICT):
+                return []
             over = all(found) and (not expected or waited > patience(_UNEXPECTED))
             done = over or all(map(as_expected, self.case.mirrors, found))
             return found if done or waited > patience(_VERDICT) else []
@@ -476,7 +478,7 @@ def datapath_type() -> str:
 
 def _verdict(ids: Mapping[str, str]) -> Verdict | None:
     state, reason = ids.get(STATE_KEY), ids.get(REASON_KEY)
-    moving = (state == OFFLOADED) != (SELECT_VLAN_KEY in ids) or PROTECTED_KEY in ids
+    moving = (state == OFFLOADED) != (SELECT_VLAN_KEY in ids)
     waiting = reason == _MODE_IS_NATIVE or _NOT_YET in (reason or "")
     if state is None or moving or (state == NATIVE and waiting):
         return None

@@ -18,7 +18,7 @@ from ovs_ebpf_tap.lab.sidecar import Tap as Sidecar
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.tap import Tap
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
+from ovs_ebpf_tap.model import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED
 from parity.case import Port
 from parity.world import Machine, datapath_type
@@ -218,6 +218,8 @@ class Pair(Resource):
 
         def at_rest() -> bool:
             self._check_sidecar()
+            if self.sidecar.is_moving():
+                return False
             seen.append(Rest(self.mirrors(), [twin.ports() for twin in self.twins]))
             return seen[-1] in seen[-2:-1] and self._is_at_rest(seen[-1])
 
@@ -316,6 +318,5 @@ def _stays(row: Row) -> bool:
     return (
         STATE_KEY in ids
         and parked == is_offloaded(row) == (SELECT_VLAN_KEY in ids)
-        and PROTECTED_KEY not in ids
         and ids.get(REASON_KEY) != FLOWS_UNKNOWN
     )
