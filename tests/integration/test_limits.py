@@ -1,0 +1,121 @@
+"""The limits that `bpf/README.md` names: what Open vSwitch copies, and what hooks copy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from ovs_ebpf_tap.lab.capture import Capture
+from ovs_ebpf_tap.lab.frames import Address, udp_frame
+from ovs_ebpf_tap.lab.netns import Netns
+from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.switch import Host, Switch
+from ovs_ebpf_tap.lab.traffic import Stream, send
+from ovs_ebpf_tap.lab.waiting import patience, wait_for
+
+NATIVE, OFFLOADED = "native", "offloaded"
+MODES = {NATIVE: "native", OFFLOADED: "offload"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device, and the namespace that it is in."""
+
+    ns: Netns
+    device: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A mirror of what `a` sends and `b` is sent; `br1` is behind a patch port."""
+
+    switch: Switch
+    tap: Tap
+    a: Host
+    b: Host
+    monitor: Host
+
+    def copies(self, frame: bytes, do: Callable[[], object]) -> dict[str, int]:
+        """How many copies of the frame are made while it is done, by who makes them."""
+        made = {}
+        for state, mode in MODES.items():
+            self.tap.set_mode("m", mode)
+            self.tap.wait_settled("m", state)
+            time.sleep(patience(0.2))  # OVS's revalidators may still be at it.
+            with Capture.of(self.monitor) as capture:
+                do()
+                capture.wait_quiet(patience(0.1))
+            made[state] = capture.multiset()[frame]
+        return made
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    """For all tests."""
+    with Switch() as switch:
+        switch.add_bridge()
+        switch.add_bridge("br1")
+        a, b, monitor = (switch.add_host(name, with_ip=False) for name in "abm")
+        for bridge, port, peer in (("br0", "p0", "p1"), ("br1", "p1", "p0")):
+            patch = ("set", "Interface", port, "type=patch", f"options:peer={peer}")
+            switch.vsctl("add-port", bridge, port, "--", *patch)
+        switch.learn(a, b)
+        switch.mirror("m", src=[a], dst=[b], output=monitor)
+        with Tap(switch) as tap:
+            yield Bench(switch, tap, a, b, monitor)
+
+
+def test_packet_out_of_a_controller(bench: Bench) -> None:
+    """Its `in_port` is a mirrored port, where no such packet has passed a hook."""
+    frame = udp_frame(bench.a, bench.b, b"from a controller")
+    message = f"in_port={bench.a.port}, packet={frame.hex()}, actions=local"
+    made = bench.copies(frame, lambda: bench.switch.ofctl("packet-out", "br0", message))
+    assert made == {NATIVE: 1, OFFLOADED: 0}
+
+
+def test_frames_that_the_host_sends_through_a_port(bench: Bench) -> None:
+    """As lldpd does: past Open vSwitch, but not past the hook on the device's egress."""
+    frame = udp_frame(Address("02:aa:00:00:00:01", "10.0.0.99"), bench.b, b"from the host")
+    device = Place(bench.switch.ns, bench.b.port)
+    made = bench.copies(frame, lambda: send(device, [frame]))
+    assert made == {NATIVE: 0, OFFLOADED: 1}
+
+
+def test_packets_that_leave_by_a_patch_port_and_come_back(bench: Bench) -> None:
+    """Open vSwitch copies once for each time that they pass the mirror's bridge."""
+    flows = [
+        ("br0", f"priority=9,in_port={bench.a.port},udp,actions=output:p0"),
+        ("br0", f"priority=9,in_port=p0,udp,actions=output:{bench.b.port}"),
+        ("br1", "priority=9,in_port=p1,udp,actions=in_port"),
+    ]
+    try:
+        for bridge, flow in flows:
+            bench.switch.ofctl("add-flow", bridge, flow)
+        frame = udp_frame(bench.a, bench.b, b"there and back")
+        made = bench.copies(frame, lambda: bench.a.send([frame]))
+    finally:
+        for bridge in ("br0", "br1"):
+            bench.switch.ofctl("del-flows", bridge, "udp")
+    assert made == {NATIVE: 2, OFFLOADED: 1}
+
+
+def test_cleared_and_created_in_two_transactions(bench: Bench) -> None:
+    """In between, Open vSwitch's running flows go on copying; hooks do not."""
+    with Stream(bench.a, bench.b, rate=1_000) as stream:
+        for state, mode in MODES.items():
+            bench.switch.vsctl("clear", "Bridge", "br0", "mirrors")
+            ids = {"ebpf-tap-mode": mode}
+            bench.switch.mirror("m", src=[bench.a], output=bench.monitor, external_ids=ids)
+            bench.tap.wait_settled("m", state)
+            bench.switch.appctl("revalidator/purge")
+            with Capture.of(bench.monitor) as capture:
+                wait_for(lambda c=capture: c.sequences(stream.stream_id), what="copies")  # type: ignore[misc]
+            bench.switch.vsctl("clear", "Bridge", "br0", "mirrors")
+            wait_for(lambda: not bench.tap.status() and not bench.tap.is_moving(), what="rest")
+            time.sleep(patience(0.2))
+            with Capture.of(bench.monitor) as between:
+                time.sleep(patience(0.2))
+            assert bool(between.sequences(stream.stream_id)) is (state == NATIVE)
