@@ -356,6 +356,7 @@ class Datapath:
         does nothing until `read` was called. If it is to find slots for more mirrors than there
         are, it does nothing but to name them (`unplaced`).
         """
+        self.unplaced = frozenset()
         devices = self._netlink.devices
         if self._synced is not None:
             rules, mirrors, known = self._synced

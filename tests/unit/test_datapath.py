@@ -283,6 +283,17 @@ def full(mirrors: Iterable[int]) -> dict[Hook, tuple[Rule, ...]]:
     return found
 
 
+def test_the_lack_of_slots_is_forgotten(bench: Bench) -> None:
+    """Also where what is wanted is in place, so that there is nothing to do."""
+    fits = {A: rules(7, 8)}
+    while not bench.datapath._synced:
+        bench.sync(fits)
+    bench.sync(full(range(1, MAX_MIRRORS + 2)))
+    assert bench.datapath.unplaced
+    bench.sync(fits)
+    assert not bench.datapath.unplaced
+
+
 def test_a_mirror_in_the_place_of_another(bench: Bench, clock: Clock) -> None:
     last = MAX_MIRRORS
     bench.sync(full(range(last)))
