@@ -14,7 +14,14 @@ from ovs_ebpf_tap.model import MODE_KEY, Bridge, Database, Interface, Mirror, Po
 from ovs_ebpf_tap.ovs_version import mirrors_after_metadata, mirrors_modified_packets
 from ovs_ebpf_tap.topology import DEVICE_TYPES, INTERNAL_TYPES, Layout, Topology, to_ingress
 from ovs_ebpf_tap.vlan import ACCESS, ALL, PRIORITY_ALWAYS, PRIORITY_NEVER, TUNNEL
-from ovs_ebpf_tap.wanted import CLSACT, INVALID, OFFLOAD, NotOffloadedError, Verdict
+from ovs_ebpf_tap.wanted import (
+    CLSACT,
+    INVALID,
+    NOTHING_SELECTED,
+    OFFLOAD,
+    NotOffloadedError,
+    Verdict,
+)
 
 MODES = ("offload", "native")
 
@@ -93,7 +100,7 @@ class Judge:
             self._check_flows(mirror)
         except NotOffloadedError as why:
             return why.verdict
-        return OFFLOAD
+        return OFFLOAD if self._topology.selects_ports(mirror) else NOTHING_SELECTED
 
     def lacks_room(self, mirror: Mirror) -> bool:
         """Whether OVS has not taken the mirror because it has 32 on the bridge.

@@ -36,7 +36,7 @@ from ovs_ebpf_tap.timers import next_tick, wake_at
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.totals import Totals
 from ovs_ebpf_tap.vswitchd import Revalidation
-from ovs_ebpf_tap.wanted import OFFLOADED, Plan, Verdict
+from ovs_ebpf_tap.wanted import OFFLOAD, OFFLOADED, Plan, Verdict
 from ovs_ebpf_tap.writers import Writers
 
 RESYNC = 60.0
@@ -446,8 +446,12 @@ class Sidecar:
             states[uuid] = verdict
             if self._states.get(uuid) != verdict:
                 name = db.mirrors[uuid].name
-                if verdict.state == OFFLOADED:
+                if verdict == OFFLOAD:
                     log.info("mirror offloaded", mirror=name)
+                elif verdict.state == OFFLOADED:
+                    log.warning(
+                        "mirror offloaded, but copies nothing", mirror=name, reason=verdict.reason
+                    )
                 else:
                     log.warning("mirror not offloaded", mirror=name, reason=verdict.reason)
         self._states = states

@@ -140,6 +140,10 @@ class Layout:
         """The ports whose leaving packets it selects."""
         return self._pick(mirror, mirror.select_dst_port)
 
+    def selects_ports(self, mirror: Mirror) -> bool:
+        """Whether it selects any port; if not, OVS copies nothing, whatever its `select_vlan`."""
+        return bool(self.source_uuids(mirror) or self.destination_uuids(mirror))
+
     def _pick(self, mirror: Mirror, chosen: tuple[UUID, ...]) -> Collection[UUID]:
         if mirror.select_all:
             return self.seen.keys()

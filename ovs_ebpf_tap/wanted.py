@@ -103,7 +103,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who copies a mirror's packets; `reason` is there unless it is offloaded."""
+    """Who copies a mirror's packets; `reason` says why not eBPF, or why nobody has to."""
 
     state: str
     reason: str | None = None
@@ -123,6 +123,8 @@ class Plan:
 
 
 OFFLOAD = Verdict(OFFLOADED)
+
+NOTHING_SELECTED = Verdict(OFFLOADED, "selects no port")
 
 
 class NotOffloadedError(Exception):

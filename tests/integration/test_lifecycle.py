@@ -15,7 +15,7 @@ import pytest
 from ovs_ebpf_tap import abi, bpf, programs
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import account
-from ovs_ebpf_tap.lab.frames import udp_frame
+from ovs_ebpf_tap.lab.frames import sequenced, udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
@@ -277,3 +277,28 @@ def test_an_upgrade_takes_over_without_a_gap(
         assert copies_of(a, b, m) == 1
         assert tap.release().returncode == 0
         assert hook_count(switch) == 0
+
+
+def test_a_mirror_that_selects_no_port(switch: Switch, trio: Trio, tap: Tap) -> None:
+    """As Open vSwitch has it, a VLAN alone selects nothing."""
+    a, b, m = trio
+    switch.vsctl("clear", "Mirror", "m1", "select_src_port", "select_dst_port")
+    switch.vsctl("set", "Mirror", "m1", "select_vlan=0")
+    for mode, state in (("native", "native"), ("offload", "offloaded")):
+        tap.set_mode("m1", mode)
+        tap.wait_settled("m1", state)
+        with Capture.of(m) as capture:
+            a.send(sequenced(a, b, 1, n) for n in range(10))
+            capture.wait_quiet(0.2)
+            assert not capture.sequences(1)
+    wait_for(lambda: tap.reason("m1") == "selects no port", what="the reason")
+    (row,) = tap.status()
+    assert (row["state"], row["reason"]) == ("offloaded", "selects no port")
+    assert "selects no port" in tap.log()
+    switch.vsctl(
+        "--id=@a", "get", "Port", a.port, "--", "add", "Mirror", "m1", "select_src_port", "@a"
+    )
+    wait_for(lambda: tap.reason("m1") is None, what="no reason")
+    assert tap.state("m1") == "offloaded"
+    switch.vsctl("del-port", "br0", a.port)
+    wait_for(lambda: tap.reason("m1") == "selects no port", what="the reason")

@@ -13,7 +13,15 @@ from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MIN_SNAPLEN
 from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
 from ovs_ebpf_tap.plan import MAX_MIRRORS, MAX_RULES_PER_HOOK, make_plan
-from ovs_ebpf_tap.wanted import CLSACT, INVALID, NATIVE, OFFLOADED, TCX, Plan
+from ovs_ebpf_tap.wanted import (
+    CLSACT,
+    INVALID,
+    NATIVE,
+    NOTHING_SELECTED,
+    OFFLOADED,
+    TCX,
+    Plan,
+)
 
 ANY_LENGTH = 0xFFFFFFFF
 NOWHERE = UUID(int=0xDEAD)
@@ -604,7 +612,6 @@ def test_reasons(change: Callable[[World], None], state: str, reason: str) -> No
         mirror(select_vlan=(10,)),
         mirror(select_vlan=(4095,), external_ids={SELECT_VLAN_KEY: ""}),
         mirror(select_vlan=(4095,), external_ids={SELECT_VLAN_KEY: "10"}),
-        mirror(select_src_port=(), select_dst_port=()),
         bridge(datapath_type="netdev"),
         bridge(datapath_type="system"),
         world_settings(hw_offload=True),
@@ -824,6 +831,23 @@ def test_how_copies_are_delivered(
     rule = world.add_mirror(src="a", out="out").rules()["a:ingress"]["out"]
     assert rule.to_ingress is to_ingress
     assert rule.edit.max_len == max_len
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {},
+        {"select_vlan": (10,)},
+        {"select_vlan": (4095,), "external_ids": {SELECT_VLAN_KEY: "10"}},
+        {"select_src_port": (UUID(int=0xDEAD),)},
+    ],
+)
+def test_a_mirror_that_selects_no_port(columns: dict[str, Any]) -> None:
+    """Open vSwitch does not copy all of a VLAN, either: `mirror_configure`."""
+    world = plain()
+    world.set_mirror("m", **{"select_src_port": (), "select_dst_port": (), **columns})
+    assert world.verdict() == NOTHING_SELECTED
+    assert not world.plan().hooks
 
 
 def test_every_member_of_a_bond_has_its_hooks() -> None:

@@ -32,7 +32,17 @@ from ovs_ebpf_tap.plan import MAX_RULES_PER_HOOK, Planner, make_plan
 from ovs_ebpf_tap.text import LONGEST
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.vlan import ALL, PortVlans, vlan_set
-from ovs_ebpf_tap.wanted import CLSACT, INVALID, NATIVE, OFFLOADED, TCX, Hook, Plan, Rule
+from ovs_ebpf_tap.wanted import (
+    CLSACT,
+    INVALID,
+    NATIVE,
+    NOTHING_SELECTED,
+    OFFLOADED,
+    TCX,
+    Hook,
+    Plan,
+    Rule,
+)
 
 T = TypeVar("T")
 
@@ -348,7 +358,8 @@ def check_verdicts(case: Case, plan: Plan) -> None:
     assert set(plan.verdicts) == {mirror.uuid for _, mirror in homes(case)}
     for verdict in plan.verdicts.values():
         assert verdict.state in (OFFLOADED, NATIVE, INVALID)
-        assert (verdict.reason is None) == (verdict.state == OFFLOADED)
+        told = verdict.reason is None or verdict == NOTHING_SELECTED
+        assert told == (verdict.state == OFFLOADED)
         assert verdict.reason is None or is_a_line(verdict.reason)
     for bridge, mirror in homes(case):
         here = mirror.output_port in set(bridge.ports) & set(case.db.ports)
