@@ -5,7 +5,8 @@ From what is seen to what is done:
 - observe: `ovsdb` (the database), `netlink` (devices and their TC hooks), `bpf` (programs,
   maps and links), `vswitchd` (its revalidators), `openflow` (flow tables and port flags; `ofp` has
   the messages' formats), `ethtool` (devices' drivers and features). Each is the only module that
-  talks to its part of the world. `hw_offload` tells how long that is in force, and where.
+  talks to its part of the world. `hw_offload` tells how long that is in force, and where;
+  `departures`, which devices have left the network namespace.
 - decide, in pure functions: `model` (what was seen, as plain data), `topology` (what mirrors
   refer to in it), `ovs_version` (what versions do differently), `vlan` and `filter` (what Open
   vSwitch's settings mean), `judge` (whether a mirror by itself can be copied), `rules` (the copies

@@ -176,6 +176,7 @@ class Judge:
             raise NotOffloadedError(f"{where} has no interface")
         for interface in interfaces:
             self._check_type(interface, where)
+            self._check_place(interface, where)
         sending = self._topology.sending(output)
         if sending is None:
             raise NotOffloadedError(f"{where} is a bond, whose choice of member only OVS knows")
@@ -205,8 +206,15 @@ class Judge:
             self._check_type(interface, where)
             if interface.name in self._common.flags.no_receive_stp:
                 raise NotOffloadedError(f"{where} has the OpenFlow flag no-receive-stp")
+            self._check_place(interface, where)
             self._check_lost(interface, where)
         self._check_hooks(port, where)
+
+    def _check_place(self, interface: Interface, where: str) -> None:
+        """Of a device that is elsewhere, Open vSwitch copies all the same."""
+        astray = self._topology.astray(interface)
+        if astray is not None:
+            raise NotOffloadedError(f"{where}: device {interface.name} {astray}")
 
     def _check_lost(self, interface: Interface, where: str) -> None:
         """The userspace datapath lets go of a device neither when it ends nor when it is renamed.

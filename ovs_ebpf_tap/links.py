@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from errno import EINTR
+from errno import EINTR, EINVAL, ENODEV
 
 NEWLINK = 16
 DELLINK = 17
@@ -20,6 +20,7 @@ DELTFILTER = 45
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _GETLINK = 18
+_REQUEST = 0x1  # NLM_F_REQUEST
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST, NLM_F_ROOT, NLM_F_MATCH
 _DUMP_INTERRUPTED = 0x10
 
@@ -34,7 +35,12 @@ _TYPE_MASK = 0x3FFF
 _ADDRESS = 1
 _NAME = 3
 _MTU = 4
-_WANTED = (_ADDRESS, _NAME, _MTU)
+_LINKINFO = 18
+_WANTED = (_ADDRESS, _NAME, _MTU, _LINKINFO)
+_INFO_KIND = 1
+_NEW_NETNSID = 45
+_TARGET_NETNSID = 46
+_NEW_IFINDEX = 49
 _TC_KIND = 1
 _EXT_MASK = 29
 _SKIP_STATISTICS = 1 << 3
@@ -57,6 +63,18 @@ class Device:
     running: bool
     ethernet: bool = True
     address: str = ""
+    kind: str = ""
+    """Of rtnetlink, e.g. `veth`; empty for hardware."""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """Where a device has gone that has left our network namespace."""
+
+    nsid: int
+    """The other namespace's number in ours."""
+    ifindex: int
+    """The device's there."""
 
 
 class InterruptedDumpError(OSError):
@@ -93,13 +111,47 @@ def device(body: bytes) -> Device | None:
                 break  # The kernel sends some 40 of them.
     return Device(
         ifindex=index,
-        name=found.get(_NAME, b"").rstrip(b"\0").decode(errors="surrogateescape"),
+        name=_text(found.get(_NAME, b"")),
         mtu=_U32.unpack(found[_MTU])[0] if _MTU in found else 0,
         up=bool(flags & _IFF_UP),
         running=bool(flags & _IFF_UP and flags & _IFF_LOWER_UP),
         ethernet=kind == _ARPHRD_ETHER,
         address=found.get(_ADDRESS, b"").hex(":"),
+        kind=_text(dict(attributes(found.get(_LINKINFO, b""), 0)).get(_INFO_KIND, b"")),
     )
+
+
+def departure(body: bytes) -> Departure | None:
+    """Where the device has gone that a message of type `DELLINK` is about; None if it has ended.
+
+    The kernel says it of one that has moved to another namespace (`__dev_change_net_namespace` in
+    its `net/core/dev.c`).
+    """
+    found = dict(attributes(body, _LINK.size))
+    if _NEW_NETNSID not in found or _NEW_IFINDEX not in found:
+        return None
+    (nsid,), (ifindex,) = _INT.unpack(found[_NEW_NETNSID]), _INT.unpack(found[_NEW_IFINDEX])
+    return Departure(nsid, ifindex)
+
+
+def is_there(departed: Departure) -> bool:
+    """Whether the device is where it went; not if it has gone on, come back or ended.
+
+    The kernel tells those with CAP_NET_ADMIN there; where it does not, the device is taken to be.
+    """
+    target = _ATTRIBUTE.pack(_ATTRIBUTE.size + _INT.size, _TARGET_NETNSID) + _INT.pack(
+        departed.nsid
+    )
+    body = _LINK.pack(socket.AF_UNSPEC, 0, departed.ifindex, 0, 0) + target
+    request = _HEADER.pack(_HEADER.size + len(body), _GETLINK, _REQUEST, 1, 0) + body
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    ) as opened:
+        opened.send(request)
+        answer, _, content = next(messages(opened.recv(_LONGEST)))
+    if answer != _NLMSG_ERROR:
+        return True
+    return -_INT.unpack_from(content)[0] not in (ENODEV, EINVAL)  # EINVAL: no such namespace.
 
 
 def qdisc(body: bytes) -> tuple[int, str]:
@@ -154,6 +206,10 @@ def attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
             raise ValueError("a netlink attribute is shorter than its header")
         yield kind & _TYPE_MASK, body[at + _ATTRIBUTE.size : at + length]
         at += _aligned(length)
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="surrogateescape")
 
 
 def _aligned(length: int) -> int:

@@ -41,6 +41,13 @@ class Interface:
     policed: bool = False
     opened: bool = False
     """Whether Open vSwitch has opened its device."""
+    refused: bool = False
+    """Whether Open vSwitch did not take its device although there was one."""
+    ifindex: int | None = None
+    """Of the device that has its name, where Open vSwitch looks; 0 if there is none."""
+    # Not on the row, but remembered of it: see `departures`.
+    away: bool = False
+    """Whether the device that Open vSwitch has open is in another network namespace."""
 
 
 @dataclass(frozen=True)

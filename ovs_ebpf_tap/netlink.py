@@ -23,7 +23,7 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from ovs_ebpf_tap import links
-from ovs_ebpf_tap.links import Device
+from ovs_ebpf_tap.links import Departure, Device
 
 INGRESS = "ingress"
 EGRESS = "egress"
@@ -104,6 +104,8 @@ class Changes(NamedTuple):
     """Whether clsact qdiscs, or filters where ours are, were removed."""
     freed: frozenset[int]
     """The devices, by ifindex, whose ingress no qdisc of another kind holds any more."""
+    left: Mapping[str, Departure]
+    """The devices that have left for another network namespace, by all names that they had."""
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,7 @@ class Netlink:
         before = self.devices
         told = hooks = False
         freed: set[int] = set()
+        left: dict[str, Departure] = {}
         while True:
             try:
                 data = self._events.recv(1 << 16)
@@ -278,7 +281,7 @@ class Netlink:
                 continue  # Older than what was lost: a device in it may be gone.
             for kind, _, body in links.messages(data):
                 if kind in (links.NEWLINK, links.DELLINK):
-                    self._take_device(kind, body)
+                    left |= self._take_device(kind, body)
                     told = True
                 elif kind == links.DELQDISC:
                     index, name = links.qdisc(body)
@@ -292,15 +295,21 @@ class Netlink:
             hooks = True
         elif told:
             self._note_devices()
-        return Changes(before is not self.devices, hooks, frozenset(freed))
+        return Changes(before is not self.devices, hooks, frozenset(freed), left)
 
-    def _take_device(self, kind: int, body: bytes) -> None:
+    def _take_device(self, kind: int, body: bytes) -> dict[str, Departure]:
+        """Takes in what is said of a device; returns where it has gone, by its names."""
         device = links.device(body)
         if device is not None and kind == links.NEWLINK:
             self._note_name(device)
             self._by_index[device.ifindex] = device
         elif device is not None:
             self._by_index.pop(device.ifindex, None)
+            gone = links.departure(body)
+            if gone is not None:
+                names = (device.name, *self._former.get(device.ifindex, ()))
+                return dict.fromkeys(names, gone)
+        return {}
 
     def is_up(self, ifindex: int) -> bool:
         """Whether there is such a device, and it is up."""

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from errno import EMSGSIZE, EPROTO
+from errno import EMSGSIZE, ENODEV, EPROTO
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
         "name",
         "type",
         "ofport",
+        "error",
+        "ifindex",
         "ingress_policing_rate",
         "ingress_policing_kpkts_rate",
     ),
@@ -99,6 +101,9 @@ _INT = re.compile(r"[ \t-\r]*[+-]?[0-9]{1,20}")
 
 _MAX_MESSAGE = 64 << 20
 """Bytes of a message beyond which it can't be of this database."""
+
+_NO_DEVICE = os.strerror(ENODEV)
+"""In an Interface's `error` if there was no device of its name."""
 
 _ANSWER = 10.0
 _LONGEST_ANSWER = 60.0
@@ -577,8 +582,8 @@ def _uuids(row: Any, column: str) -> tuple[UUID, ...]:
     return tuple(sorted((atom.value for atom in atoms), key=attrgetter("int")))
 
 
-def _first(values: Sequence[Any]) -> Any:
-    return values[0] if values else None
+def _first(values: Sequence[Any], default: Any = None) -> Any:
+    return values[0] if values else default
 
 
 def _bool(settings: Mapping[str, str], key: str) -> bool:
@@ -633,6 +638,9 @@ def _interface(row: Any, columns: list[str]) -> Interface:
         type=row.type,
         policed=any(rates),
         opened=any(number >= 0 for number in row.ofport),
+        refused=any(number < 0 for number in row.ofport)
+        and _NO_DEVICE not in _first(row.error, ""),
+        ifindex=_first(row.ifindex),
     )
 
 

@@ -195,14 +195,15 @@ class _BridgePlanner:
     def _look(self, given: _Given) -> None:
         """Takes in the ports; those that are as they were stay the same objects."""
         db, devices = given.db, given.devices
-        looked = (given.bridge.ports, db.ports, db.interfaces, db.flips, devices)
+        bridge = given.bridge
+        looked = (bridge.ports, bridge.datapath_type, db.ports, db.interfaces, db.flips, devices)
         if looked == self._looked:
             return
         self._looked = looked
         seen = {}
-        for uuid in given.bridge.ports:
+        for uuid in bridge.ports:
             if uuid in db.ports:
-                found = SeenPort.of(db.as_intended(db.ports[uuid]), db, devices)
+                found = SeenPort.of(db.as_intended(db.ports[uuid]), bridge, db, devices)
                 before = self._seen.get(uuid)
                 seen[uuid] = before if before == found else found
         self._seen = seen

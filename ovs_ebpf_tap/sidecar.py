@@ -21,6 +21,7 @@ import structlog
 
 from ovs_ebpf_tap import datapath as dp
 from ovs_ebpf_tap import handover
+from ovs_ebpf_tap.departures import Departures
 from ovs_ebpf_tap.hw_offload import HwOffload
 from ovs_ebpf_tap.judge import FLOWS_UNKNOWN
 from ovs_ebpf_tap.model import MODE_KEY, SELECT_VLAN_KEY, Database, bridges_of_datapaths
@@ -107,6 +108,7 @@ class Sidecar:
         self._flow_tables = FlowTables(ovs_run_dir)
         self._openflow = OpenFlow()
         self._hw_offload = HwOffload(ovs_run_dir)
+        self._departures = Departures(ovs_run_dir)
         self._refused: dict[int, _Refusal] = {}
         self._unplaced: dict[UUID, float] = {}
         """The mirrors that found no place in the maps, and until when none is looked for."""
@@ -152,7 +154,9 @@ class Sidecar:
         if self._flow_tables.run():
             self._openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
             self._dirty = True
-        devices, hooks, freed = self._netlink.run()
+        devices, hooks, freed, left = self._netlink.run()
+        if left:
+            self._departures.note(left, self._ovsdb.snapshot())
         for ifindex in freed & self._refused.keys():
             del self._refused[ifindex]
             self._dirty = True
@@ -169,6 +173,7 @@ class Sidecar:
             self._netlink.refresh()
             self._hw_offload.refresh()
             self._planner.retry()
+            self._departures.refresh()
             self._stale = self._dirty = True
             self._next_resync = now + RESYNC
         if (self._dirty or due) and self._may_pass:
@@ -261,7 +266,7 @@ class Sidecar:
         self._count(db, now)
         if list(map(id, seen)) == list(map(id, self._done)):
             return
-        db = self._hw_offload.look(db)
+        db = self._look(db)
         if self.restoring:
             db = _as_native(db, db.mirrors.keys())
         db = self._writers.look(db, now)
@@ -291,6 +296,10 @@ class Sidecar:
         if not self._passed:
             self._passed = True
             self.on_first_pass()
+
+    def _look(self, db: Database) -> Database:
+        """The rows, with what they do not say of Open vSwitch."""
+        return self._departures.look(self._hw_offload.look(db), self._netlink.devices)
 
     def _take_statistics(self, now: float) -> None:
         """Takes in what ovs-vswitchd has written over ours, and counts on at once."""
@@ -360,7 +369,7 @@ class Sidecar:
         """
         self._read_back()
         self._done = ()
-        db = self._hw_offload.look(self._ovsdb.snapshot())
+        db = self._look(self._ovsdb.snapshot())
         native = {uuid for uuid, mirror in db.mirrors.items() if not mirror.parked}
         self._apply(_as_native(db, native), now, self._not_offloaded)
 

@@ -20,6 +20,13 @@ from ovs_ebpf_tap.wanted import Hook
 INTERNAL_TYPES = ("internal", "tap")
 DEVICE_TYPES = ("", "system", *INTERNAL_TYPES)
 
+_KERNELS, _TUN = "openvswitch", "tun"
+"""What kind internal devices are of: the kernel's datapath's own, or taps."""
+
+_ELSEWHERE = "is not in this network namespace"
+_TAKEN = f"{_ELSEWHERE}: another one has its name"
+_RENAMED = "has another name"
+
 _ACTIVE_BACKUP = (None, "active-backup")
 
 
@@ -51,12 +58,16 @@ class SeenPort:
     interfaces: tuple[Interface, ...]
     devices: tuple[Device | None, ...]
     """One for each interface; None where there is none."""
+    astray: tuple[str | None, ...] = ()
+    """For each interface: what is with the device that Open vSwitch has, if it is not here."""
 
     @classmethod
-    def of(cls, port: Port, db: Database, devices: Mapping[str, Device]) -> Self:
-        """A port with what it refers to."""
+    def of(cls, port: Port, bridge: Bridge, db: Database, devices: Mapping[str, Device]) -> Self:
+        """A port of a bridge with what it refers to."""
         interfaces = tuple(db.interfaces[i] for i in port.interfaces if i in db.interfaces)
-        return cls(port, interfaces, tuple(_device_of(each, devices) for each in interfaces))
+        found = [_find_device(each, bridge.datapath_type, devices) for each in interfaces]
+        here, astray = zip(*found, strict=True) if found else ((), ())
+        return cls(port, interfaces, here, astray)
 
     @cached_property
     def vlans(self) -> PortVlans:
@@ -64,16 +75,45 @@ class SeenPort:
         return PortVlans.of(self.port)
 
 
-def _device_of(interface: Interface, devices: Mapping[str, Device]) -> Device | None:
-    """The interface's device; one that has another name by now if Open vSwitch has it open.
+def _find_device(
+    interface: Interface, datapath_type: str, devices: Mapping[str, Device]
+) -> tuple[Device | None, str | None]:
+    """The interface's device here; or what is with it if Open vSwitch has another one, or one
+    elsewhere.
 
-    It goes on with that: its socket is bound to the device (`lib/netdev-linux.c`), as is a port of
-    the kernel's datapath.
+    One that has another name by now is still its device if Open vSwitch has it open, which goes on
+    with that: its socket is bound to the device (`lib/netdev-linux.c`), as is a port of the
+    kernel's datapath. What the row says of the device is true of any that has the name where Open
+    vSwitch looks; so one that has left is remembered.
     """
     device = devices.get(interface.name)
-    if device is not None and device.name != interface.name and not interface.opened:
-        return None
-    return device
+    foreign = device is not None and (
+        interface.away or interface.refused or not _may_be_of(interface, datapath_type, device)
+    )
+    if device is not None and not foreign:
+        lost = device.name != interface.name and not interface.opened
+        return (None if lost else device), None
+    if not interface.opened:
+        return None, None
+    if foreign:
+        return None, _TAKEN
+    if interface.away or (interface.type in INTERNAL_TYPES and interface.ifindex == 0):
+        return None, _ELSEWHERE
+    if any(each.ifindex == interface.ifindex for each in devices.values()):
+        return None, _RENAMED
+    return None, None
+
+
+def _may_be_of(interface: Interface, datapath_type: str, device: Device) -> bool:
+    """Whether the device is of the kind that Open vSwitch makes for the interface.
+
+    `dpif_netdev_port_open_type` in `lib/dpif-netdev.c`, `internal_dev_link_ops` in the kernel's
+    `net/openvswitch/vport-internal_dev.c`.
+    """
+    if interface.type not in INTERNAL_TYPES:
+        return True
+    made = _TUN if interface.type == "tap" or datapath_type == "netdev" else _KERNELS
+    return device.kind == made
 
 
 @dataclass(frozen=True)
@@ -245,6 +285,11 @@ class Topology(Layout):
             for each in part.ports
             for interface, device in zip(each.interfaces, each.devices, strict=True)
         }
+        self._astray = {
+            interface.name: how
+            for each in part.ports
+            for interface, how in zip(each.interfaces, each.astray, strict=True)
+        }
 
     @property
     def netdev(self) -> bool:
@@ -290,6 +335,10 @@ class Topology(Layout):
     def device(self, interface: Interface) -> Device | None:
         """The network device of an interface, if there is one."""
         return self._devices.get(interface.name)
+
+    def astray(self, interface: Interface) -> str | None:
+        """What is with an interface's device that Open vSwitch has open, but that is not here."""
+        return self._astray.get(interface.name)
 
     def drops_arrivals(self, port: Port) -> bool:
         """Whether OVS drops what arrives on the port, uncopied: `may_receive`."""

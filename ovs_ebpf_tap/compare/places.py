@@ -78,7 +78,7 @@ def find_places(
 def _layout(db: Database, bridge: Bridge, devices: Mapping[str, Device]) -> Layout:
     ports = (db.ports[uuid] for uuid in bridge.ports if uuid in db.ports)
     mirrors = [db.mirrors[uuid] for uuid in sorted(bridge.mirrors) if uuid in db.mirrors]
-    return Layout({port.uuid: SeenPort.of(port, db, devices) for port in ports}, mirrors)
+    return Layout({port.uuid: SeenPort.of(port, bridge, db, devices) for port in ports}, mirrors)
 
 
 def _arrivals(db: Database, devices: Mapping[str, Device]) -> tuple[Meter, ...]:

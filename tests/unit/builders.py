@@ -55,20 +55,26 @@ class World:
         type: str = "",
         policed: bool = False,
         opened: bool = True,
+        state: Mapping[str, Any] = MappingProxyType({}),
         device: Mapping[str, Any] | None = MappingProxyType({}),
         **columns: Any,
     ) -> World:
         """A port with an interface for each of `members`, or one of its own name.
 
-        `device` holds what is special of their devices; None for a port without any.
+        `device` holds what is special of their devices; None for a port without any. `state` is
+        what Open vSwitch says of the interfaces, besides.
         """
         interfaces = []
         for each in tuple(members) or (name,):
-            interface = Interface(self.new_uuid(), each, type=type, policed=policed, opened=opened)
+            interface = Interface(
+                self.new_uuid(), each, type=type, policed=policed, opened=opened, **state
+            )
             self.interfaces[each] = interface
             interfaces.append(interface.uuid)
             if device is not None:
-                self.add_device(each, **device)
+                made = "tun" if self.bridges[bridge].datapath_type == "netdev" else "openvswitch"
+                kind = {"internal": made, "tap": "tun"}.get(type, "veth")
+                self.add_device(each, **{"kind": kind, **device})
         self.ports[name] = Port(self.new_uuid(), name, interfaces=tuple(interfaces), **columns)
         home = self.bridges[bridge]
         self.bridges[bridge] = replace(home, ports=(*home.ports, self.ports[name].uuid))

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from ovs_ebpf_tap import links
-from ovs_ebpf_tap.links import Device
+from ovs_ebpf_tap.links import Departure, Device
 
 UP, LOWER_UP = 0x1, 0x10000
 ETHER, LOOPBACK = 1, 772
@@ -68,6 +68,23 @@ def test_nested_attributes_and_odd_lengths_are_no_hindrance() -> None:
     found = links.device(link(name="a", more=more))
     assert found is not None
     assert found.name == "a"
+
+
+def test_the_kind_of_a_device() -> None:
+    found = links.device(link(more=attribute(1 << 15 | 18, attribute(1, b"veth\0"))))
+    assert found is not None
+    assert found.kind == "veth"
+
+
+def test_where_a_device_has_gone() -> None:
+    number = struct.Struct("=i")
+    moved = link(more=attribute(45, number.pack(3)) + attribute(49, number.pack(12)))
+    assert links.departure(moved) == Departure(nsid=3, ifindex=12)
+    assert links.departure(link()) is None
+
+
+def test_nothing_is_in_a_namespace_that_there_is_not() -> None:
+    assert not links.is_there(Departure(nsid=1 << 20, ifindex=1))
 
 
 def test_what_is_not_told_is_empty() -> None:

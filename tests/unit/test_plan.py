@@ -10,6 +10,7 @@ import pytest
 from builders import World, switch
 
 from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MIN_SNAPLEN
+from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
 from ovs_ebpf_tap.plan import MAX_MIRRORS, MAX_RULES_PER_HOOK, make_plan
@@ -18,6 +19,7 @@ from ovs_ebpf_tap.wanted import (
     INVALID,
     NATIVE,
     NOTHING_SELECTED,
+    OFFLOAD,
     OFFLOADED,
     TCX,
     Plan,
@@ -344,6 +346,93 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         NATIVE,
         "port b: device b is gone, and Open vSwitch still has it",
     ),
+    # Devices that are elsewhere.
+    (
+        "moved internal port",
+        new_port("b", device=None, type="internal", state={"ifindex": 0}),
+        NATIVE,
+        "port b: device b is not in this network namespace",
+    ),
+    (
+        "moved, and its row does not know yet",
+        new_port("b", device=None, type="internal", state={"ifindex": 7, "away": True}),
+        NATIVE,
+        "port b: device b is not in this network namespace",
+    ),
+    (
+        "moved, and another one has the name",
+        new_port("b", type="internal", state={"away": True}),
+        NATIVE,
+        "port b: device b is not in this network namespace: another one has its name",
+    ),
+    (
+        "moved, and one of another kind has the name",
+        new_port("b", type="internal", device={"kind": "veth"}),
+        NATIVE,
+        "port b: device b is not in this network namespace: another one has its name",
+    ),
+    (
+        "tap, and one of another kind has the name",
+        new_port("b", type="tap", device={"kind": "veth"}),
+        NATIVE,
+        "port b: device b is not in this network namespace: another one has its name",
+    ),
+    (
+        "moved, to the userspace datapath",
+        both(bridge(datapath_type="netdev"), new_port("b", device=None, state={"away": True})),
+        NATIVE,
+        "port b: device b is not in this network namespace",
+    ),
+    (
+        "moved member of a bond",
+        both(
+            bridge(datapath_type="netdev"),
+            new_port("b", members=("b1", "b2")),
+            no_device("b2"),
+        ),
+        NATIVE,
+        "port b: device b2 is gone, and Open vSwitch still has it",
+    ),
+    (
+        "moved, and any port is selected",
+        both(
+            new_port("c", device=None, type="internal", state={"ifindex": 0}),
+            mirror(select_all=True),
+        ),
+        NATIVE,
+        "port c: device c is not in this network namespace",
+    ),
+    (
+        "moved output",
+        new_port("out", device=None, type="internal", state={"ifindex": 0}),
+        NATIVE,
+        "output port out: device out is not in this network namespace",
+    ),
+    (
+        "moved output, and another one has the name",
+        new_port("out", type="internal", device={"kind": "veth"}),
+        NATIVE,
+        "output port out: device out is not in this network namespace: another one has its name",
+    ),
+    (
+        "moved port of the output VLAN",
+        both(
+            new_port("c", device=None, type="internal", state={"ifindex": 0}),
+            to_vlan(7),
+            mirror(select_dst_port=()),
+        ),
+        NATIVE,
+        "output port c: device c is not in this network namespace",
+    ),
+    (
+        "renamed before anybody looked",
+        both(
+            new_port("b", device=None, state={"ifindex": 1}),
+            lambda world: world.devices.update(other=Device(1, "other", 1500, True, True)),
+        ),
+        NATIVE,
+        "port b: device b has another name",
+    ),
     # Leaving packets.
     (
         "down",
@@ -635,6 +724,12 @@ def test_reasons(change: Callable[[World], None], state: str, reason: str) -> No
         no_device("b"),
         both(new_port("b", device=None, opened=False), bridge(datapath_type="netdev")),
         both(new_port("b", device=None, type="internal"), bridge(datapath_type="netdev")),
+        # Rows that are older than their device.
+        new_port("b", type="internal", state={"ifindex": 0}),
+        new_port("b", type="internal", state={"ifindex": 7}),
+        new_port("b", state={"ifindex": 0}),
+        new_port("b", device=None, state={"ifindex": 7}),
+        new_port("b", device=None, state={"ifindex": 0}),
         new_port("b", type="system"),
         new_port("b", type="internal"),
         new_port("b", type="tap"),
@@ -826,11 +921,35 @@ def test_the_hook_that_packets_pass(
 def test_how_copies_are_delivered(
     datapath: str, type: str, mtu: int, to_ingress: bool, max_len: int
 ) -> None:
-    world = switch("a").add_port("out", type=type, device={"mtu": mtu})
-    world.set_bridge("br0", datapath_type=datapath)
+    world = World().add_bridge(datapath_type=datapath).add_port("a")
+    world.add_port("out", type=type, device={"mtu": mtu})
     rule = world.add_mirror(src="a", out="out").rules()["a:ingress"]["out"]
     assert rule.to_ingress is to_ingress
     assert rule.edit.max_len == max_len
+
+
+@pytest.mark.parametrize(
+    ("type", "opened", "state", "kind", "hooked"),
+    [
+        ("", False, {}, "veth", True),  # Open vSwitch is about to.
+        ("", False, {"refused": True}, "veth", False),
+        ("", True, {"ifindex": 7}, "veth", True),
+        ("internal", False, {}, "openvswitch", True),
+        ("internal", False, {}, "tun", False),
+        ("internal", False, {}, "veth", False),
+        ("tap", False, {}, "openvswitch", False),
+    ],
+)
+def test_hooks_on_what_may_be_the_ports_device(
+    type: str, opened: bool, state: dict[str, Any], kind: str, hooked: bool
+) -> None:
+    """What Open vSwitch does not have open it does not copy: nothing is to be said."""
+    world = switch("b out").add_port(
+        "a", type=type, opened=opened, state=state, device={"kind": kind}
+    )
+    world.add_mirror(src="a b", out="out")
+    assert world.verdict() == OFFLOAD
+    assert any(hook.startswith("a:") for hook in world.copies()) is hooked
 
 
 @pytest.mark.parametrize(

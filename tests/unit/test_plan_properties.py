@@ -119,6 +119,17 @@ DEVICES = mostly(
         ),
     ),
 )
+STATES: st.SearchStrategy[dict[str, Any]] = one_in(
+    20,
+    st.fixed_dictionaries(
+        {
+            "away": st.booleans(),
+            "refused": st.booleans(),
+            "ifindex": st.sampled_from([None, 0, 100, 101]),
+        }
+    ),
+    st.just({}),
+)
 MIRROR_COLUMNS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "select_all": mostly(False, st.booleans()),
@@ -158,8 +169,15 @@ def cases(draw: st.DrawFn) -> Case:
             columns = draw(PORT_COLUMNS) | draw(one_in(2, VLAN_COLUMNS, st.just({})))
             members = draw(one_in(10, st.integers(2, 3), st.just(1)))
             names = [f"{bridge}-{p}-{n}" for n in range(members)] if members > 1 else []
-            device = draw(DEVICES)
-            world.add_port(f"{bridge}-{p}", bridge=bridge, members=names, device=device, **columns)
+            device, state = draw(DEVICES), draw(STATES)
+            world.add_port(
+                f"{bridge}-{p}",
+                bridge=bridge,
+                members=names,
+                device=device,
+                state=state,
+                **columns,
+            )
             addresses = [world.devices[name].address for name in names if name in world.devices]
             world.set_port(
                 f"{bridge}-{p}",
@@ -381,6 +399,7 @@ def check_hook(case: Case, hook: Hook, rules: tuple[Rule, ...]) -> None:
     )
     (port,) = (port for port in case.db.ports.values() if interface.uuid in port.interfaces)
     assert hook.ifindex not in case.refused
+    assert (interface.away, interface.refused) == (False, False)
     assert not (case.attach == CLSACT and interface.policed)
     assert 0 < len(rules) <= MAX_RULES_PER_HOOK
     groups = [group for group, _ in groupby(rule.group for rule in rules)]
@@ -453,6 +472,7 @@ def check_rule(case: Case, plan: Plan, rule: Rule) -> None:
     assert output in outputs_of(case, mirror)
     ((interface, device),) = output_devices(case, output)
     assert rule.output == device.ifindex
+    assert (interface.away, interface.refused) == (False, False)
     assert rule.to_ingress is (interface.type in ("internal", "tap"))
     assert rule.vlans is None or (rule.vlans and not rule.vlans & PARKED)
     if mirror.output_port is not None:
