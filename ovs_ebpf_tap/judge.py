@@ -12,7 +12,15 @@ from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.filter import InvalidFilterError, UnsupportedFilterError, parse
 from ovs_ebpf_tap.model import MODE_KEY, Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.ovs_version import mirrors_after_metadata, mirrors_modified_packets
-from ovs_ebpf_tap.topology import DEVICE_TYPES, INTERNAL_TYPES, Layout, Topology, to_ingress
+from ovs_ebpf_tap.policing import is_looked_at_first, obstacle
+from ovs_ebpf_tap.topology import (
+    DEVICE_TYPES,
+    INTERNAL_TYPES,
+    Layout,
+    Topology,
+    hook_of,
+    to_ingress,
+)
 from ovs_ebpf_tap.vlan import ACCESS, ALL, PRIORITY_ALWAYS, PRIORITY_NEVER, TUNNEL
 from ovs_ebpf_tap.wanted import (
     CLSACT,
@@ -95,6 +103,7 @@ class Judge:
             self._check_outputs(mirror)
             for port in self._topology.selected(mirror):
                 self._check_port(port)
+            self._check_filters(mirror)
             self._check_destinations(mirror)
             self._check_tags_left(mirror)
             self._check_flows(mirror)
@@ -242,12 +251,55 @@ class Judge:
 
     def check_hook(self, ifindex: int, interface: Interface, where: str) -> None:
         """Raises NotOffloadedError if the interface's device takes no hook."""
-        if self._common.attach == CLSACT and interface.policed:
+        if self._common.attach == CLSACT:
+            self._check_clsact(ifindex, interface, where)
+        if ifindex in self._common.refused:
+            raise NotOffloadedError(f"{where}: {self._common.refused[ifindex]}")
+
+    def _check_clsact(self, ifindex: int, interface: Interface, where: str) -> None:
+        """Raises NotOffloadedError if another qdisc holds the device's ingress."""
+        others = self._common.surroundings.state
+        if interface.policed:
             raise NotOffloadedError(
                 f"{where} has ingress_policing, which excludes clsact; TCX needs Linux 6.6 or later"
             )
-        if ifindex in self._common.refused:
-            raise NotOffloadedError(f"{where}: {self._common.refused[ifindex]}")
+        if ifindex in others.ingress:
+            filters = others.filters.get(ifindex, ())
+            left = "if hw-offload has left it, it goes when Open vSwitch is restarted"
+            raise NotOffloadedError(
+                f"{where}: an ingress qdisc excludes clsact (TCX needs Linux 6.6 or later); "
+                + (f"it has {filters[0]}" if filters else left)
+            )
+
+    def _check_filters(self, mirror: Mirror) -> None:
+        """Whether hooks see what Open vSwitch does, where others' filters take packets away."""
+        topology = self._topology
+        sources, destinations = topology.source_uuids(mirror), topology.destination_uuids(mirror)
+        for port in topology.selected(mirror):
+            where = f"port {port.name}"
+            for interface in topology.interfaces(port):
+                if port.uuid in sources and port.uuid not in topology.reserved:
+                    self._check_passing(interface, where, arrival=True)
+                if port.uuid in destinations:
+                    self._check_passing(interface, where, arrival=False)
+
+    def _check_passing(self, interface: Interface, where: str, *, arrival: bool) -> None:
+        topology, clsact = self._topology, self._common.attach == CLSACT
+        internal = to_ingress(interface)
+        ovs_first = is_looked_at_first(arrival=arrival, netdev=topology.netdev, internal=internal)
+        if interface.policed and arrival and not internal and not ovs_first:
+            raise NotOffloadedError(
+                f"{where} has ingress_policing: its hook would copy packets that this drops"
+            )
+        device = topology.device(interface)
+        filters = self._common.surroundings.state.filters
+        if device is None or device.ifindex not in filters:
+            return
+        hook = hook_of(interface, device, arrival=arrival)
+        there = (each for each in filters[device.ifindex] if each.direction == hook.direction)
+        reason = obstacle(there, clsact=clsact, ovs_first=ovs_first)
+        if reason is not None:
+            raise NotOffloadedError(f"{where}: {reason}")
 
     def _check_destinations(self, mirror: Mirror) -> None:
         """A packet sent to a device that is down counts as leaving, and passes no hook."""

@@ -14,8 +14,6 @@ from errno import EINTR, EINVAL, ENODEV
 
 NEWLINK = 16
 DELLINK = 17
-DELQDISC = 37
-DELTFILTER = 45
 
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
@@ -26,7 +24,6 @@ _DUMP_INTERRUPTED = 0x10
 
 _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
-_TC = struct.Struct("=BxxxiIII")
 _ATTRIBUTE = struct.Struct("=HH")
 _INT = struct.Struct("=i")
 _U32 = struct.Struct("=I")
@@ -41,7 +38,6 @@ _INFO_KIND = 1
 _NEW_NETNSID = 45
 _TARGET_NETNSID = 46
 _NEW_IFINDEX = 49
-_TC_KIND = 1
 _EXT_MASK = 29
 _SKIP_STATISTICS = 1 << 3
 
@@ -152,19 +148,6 @@ def is_there(departed: Departure) -> bool:
     if answer != _NLMSG_ERROR:
         return True
     return -_INT.unpack_from(content)[0] not in (ENODEV, EINVAL)  # EINVAL: no such namespace.
-
-
-def qdisc(body: bytes) -> tuple[int, str]:
-    """The device, by ifindex, and the kind of the qdisc that a message is about."""
-    _, index, *_ = _TC.unpack_from(body)
-    kinds = (value for kind, value in attributes(body, _TC.size) if kind == _TC_KIND)
-    return index, next(kinds, b"").rstrip(b"\0").decode()
-
-
-def filter_priority(body: bytes) -> int:
-    """The priority of the filter that a message is about."""
-    *_, info = _TC.unpack_from(body)
-    return int(info) >> 16
 
 
 def list_devices() -> list[Device]:

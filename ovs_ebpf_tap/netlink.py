@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from errno import EEXIST, EINVAL, ENOBUFS, ENODEV, ENOENT
 from socket import htons
@@ -22,7 +22,7 @@ from pyroute2.netlink.rtnl import RTM_GETQDISC, RTM_NEWTFILTER
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
-from ovs_ebpf_tap import links
+from ovs_ebpf_tap import links, tc
 from ovs_ebpf_tap.links import Departure, Device
 
 INGRESS = "ingress"
@@ -32,9 +32,9 @@ EGRESS = "egress"
 # was made for them, and the id of the program if it is the hook's own. Their handle is their owner.
 FILTER_NAME = "ovs-ebpf-tap/"
 _MADE = "+"
-_PRIORITY = 0xA7A0
+PRIORITY = 0xA7A0
 _UNMARK_PRIORITY = 0xA7A1
-_PRIORITIES = (_PRIORITY, _UNMARK_PRIORITY)
+_PRIORITIES = (PRIORITY, _UNMARK_PRIORITY)
 _FORMER_OWNER = 1
 """The handle of all filters of versions that did not tell owners apart."""
 _NOBODY = 2
@@ -65,6 +65,7 @@ _INTERNAL = "openvswitch"
 """The kind of the kernel datapath's internal devices."""
 
 _GONE = (ENODEV, ENOENT, EINVAL)
+_FREED = (tc.DELQDISC, "ingress")
 
 _DIRECT_ACTION = 1  # TCA_BPF_FLAG_ACT_DIRECT
 _EGRESS_MIRROR = 2  # TCA_EGRESS_MIRROR
@@ -187,19 +188,25 @@ def _gone(error: NetlinkError) -> bool:
 class Netlink:
     """Devices and their clsact hooks, in the network namespace of the caller."""
 
-    def __init__(self, *, owner: int = _NOBODY, follow_hooks: bool = False) -> None:
-        """`owner` is whose filters are ours, as `programs.owner` has it.
-
-        `follow_hooks` says whether `run` is to tell of qdiscs and filters.
-
-        They are anybody's: with hw-offload, Open vSwitch adds and removes one for each flow.
-        """
+    def __init__(self, *, owner: int = _NOBODY) -> None:
+        """`owner` is whose filters are ours, as `programs.owner` has it."""
         self.owner = owner
         self._events = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         )
         self._events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-        self._events.bind((0, _RTMGRP_LINK | (_RTMGRP_TC if follow_hooks else 0)))
+        self._ports: frozenset[int] = frozenset()
+        self._qdiscs: dict[int, str] = {}
+        """The kind of the qdisc for arrivals of each device that has one."""
+        self._filters: dict[int, tuple[tc.Filter, ...]] = {}
+        """Others' filters on the devices that are followed and have such a qdisc."""
+        self._unread: set[int] = set()
+        """Devices whose filters changed."""
+        self.others = tc.State()
+        """What others have on devices, as of the last `run`, `refresh` or `follow`; another object
+        when changed."""
+        tc.receive_only(self._events, tc.notifications((), _PRIORITIES))
+        self._events.bind((0, _RTMGRP_LINK | _RTMGRP_TC))
         self._events.setblocking(False)
         self._requests = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
@@ -230,12 +237,60 @@ class Netlink:
 
     @_retry_dump
     def refresh(self) -> None:
-        """Reads all devices anew."""
+        """Reads all devices anew, and what others have on those that are followed."""
         found = {device.ifindex: device for device in links.list_devices()}
+        self._qdiscs = dict(self._list_qdiscs())
         for device in found.values():
             self._note_name(device)
         self._by_index = found
         self._note_devices()
+        self._unread |= self._filters.keys()
+        self._note_others()
+
+    @staticmethod
+    def _list_qdiscs() -> Iterator[tuple[int, str]]:
+        for kind, body in links.dump(socket.NETLINK_ROUTE, tc.GETQDISC, tc.request(0, 0)):
+            found = tc.ingress_qdisc(body) if kind == tc.NEWQDISC else None
+            if found is not None:
+                yield found
+
+    def follow(self, ports: frozenset[int]) -> None:
+        """Has `others` tell of these devices, by ifindex. Raises OSError."""
+        if ports != self._ports:
+            self._ports = ports
+            self._note_others()
+
+    def _note_others(self) -> None:
+        """Reads others' filters where they may have changed."""
+        followed = self._ports & self._qdiscs.keys()
+        if followed != self._filters.keys():
+            # Before they are read: what changes from then on is told.
+            tc.receive_only(self._events, tc.notifications(followed, _PRIORITIES))
+            self._unread |= followed - self._filters.keys()
+            self._filters = {index: self._filters.get(index, ()) for index in followed}
+        for index in self._unread & followed:
+            self._filters[index] = self._read_others(index)
+            self._unread.discard(index)
+        self._unread.clear()
+        others = tc.State(
+            frozenset(index for index in followed if self._qdiscs[index] == "ingress"),
+            {index: filters for index, filters in self._filters.items() if filters},
+        )
+        if others != self.others:
+            self.others = others
+
+    @_retry_dump
+    def _read_others(self, ifindex: int) -> tuple[tc.Filter, ...]:
+        """The filters of others on a device, in their order."""
+        found = []
+        # An ingress qdisc has one chain, and takes it for egress, too.
+        for direction in _PARENT if self._qdiscs[ifindex] == "clsact" else (INGRESS,):
+            request = tc.request(ifindex, _PARENT[direction])
+            for kind, body in links.dump(socket.NETLINK_ROUTE, tc.GETTFILTER, request):
+                each = tc.parse_filter(body, direction, _PRIORITIES)
+                if kind == tc.NEWTFILTER and each is not None:
+                    found.append(each)
+        return tuple(sorted(found, key=lambda each: (each.direction, each.chain, each.priority)))
 
     def _note_name(self, device: Device) -> None:
         """Notes the name that the device had until now."""
@@ -264,7 +319,7 @@ class Netlink:
         tries that again.
         """
         before = self.devices
-        told = hooks = False
+        told = hooks = changed = False
         freed: set[int] = set()
         left: dict[str, Departure] = {}
         while True:
@@ -283,19 +338,34 @@ class Netlink:
                 if kind in (links.NEWLINK, links.DELLINK):
                     left |= self._take_device(kind, body)
                     told = True
-                elif kind == links.DELQDISC:
-                    index, name = links.qdisc(body)
-                    hooks |= name == "clsact"
-                    freed |= {index} if name == "ingress" else set()
-                elif kind == links.DELTFILTER:  # Others' come and go, maybe thousands a second.
-                    hooks |= links.filter_priority(body) in _PRIORITIES
+                elif kind in (tc.NEWQDISC, tc.DELQDISC):
+                    qdisc = tc.ingress_qdisc(body)
+                    if qdisc is not None:
+                        self._take_qdisc(kind, *qdisc)
+                        hooks |= kind == tc.DELQDISC and qdisc[1] == "clsact"
+                        freed |= {qdisc[0]} if (kind, qdisc[1]) == _FREED else set()
+                        changed = True
+                elif kind in (tc.NEWTFILTER, tc.DELTFILTER):
+                    hooks |= kind == tc.DELTFILTER and tc.priority(body) in _PRIORITIES
+                    self._unread.add(tc.ifindex(body))
+                    changed = True
         if self._lost:
             self.refresh()
             self._lost = False
             hooks = True
-        elif told:
-            self._note_devices()
+        else:
+            if told:
+                self._note_devices()
+            if changed or self._unread:
+                self._note_others()
         return Changes(before is not self.devices, hooks, frozenset(freed), left)
+
+    def _take_qdisc(self, kind: int, ifindex: int, name: str) -> None:
+        self._filters.pop(ifindex, None)  # Of an earlier qdisc.
+        if kind == tc.NEWQDISC:
+            self._qdiscs[ifindex] = name
+        else:
+            self._qdiscs.pop(ifindex, None)
 
     def _take_device(self, kind: int, body: bytes) -> dict[str, Departure]:
         """Takes in what is said of a device; returns where it has gone, by its names."""
@@ -305,6 +375,7 @@ class Netlink:
             self._by_index[device.ifindex] = device
         elif device is not None:
             self._by_index.pop(device.ifindex, None)
+            self._qdiscs.pop(device.ifindex, None)
             gone = links.departure(body)
             if gone is not None:
                 names = (device.name, *self._former.get(device.ifindex, ()))
@@ -357,11 +428,7 @@ class Netlink:
         if kind == "clsact":
             return False
         if kind is not None:
-            raise OSError(
-                EEXIST,
-                f"an {kind} qdisc holds the device's ingress; one that hw-offload has left goes "
-                "when Open vSwitch is restarted",
-            )
+            raise OSError(EEXIST, f"another program's {kind} qdisc excludes clsact")
         try:
             self._route.tc("add", "clsact", ifindex)
         except NetlinkError as error:
@@ -457,7 +524,7 @@ class Netlink:
         name = FILTER_NAME + build + _MADE * made + (f"#{program}" if program else "")
         how = ["TCA_BPF_ACT", _mirror_to(action)] if action else ["TCA_BPF_FLAGS", _DIRECT_ACTION]
         attributes = [["TCA_BPF_FD", program_fd], ["TCA_BPF_NAME", name], how]
-        self._set_filter(ifindex, direction, _PRIORITY, attributes)
+        self._set_filter(ifindex, direction, PRIORITY, attributes)
 
     def ensure_unmark(self, ifindex: int, direction: str, program_fd: int) -> None:
         """Puts the program behind the hook's filter. Raises OSError as the kernel says it."""
@@ -503,7 +570,7 @@ class Netlink:
 
     def remove_filter(self, ifindex: int, direction: str) -> None:
         """Removes our filters from the hook; they may be gone already."""
-        self._remove_filter(ifindex, direction, _PRIORITY, self.owner)
+        self._remove_filter(ifindex, direction, PRIORITY, self.owner)
         self.remove_unmark(ifindex, direction)
 
     def remove_unmark(self, ifindex: int, direction: str) -> None:

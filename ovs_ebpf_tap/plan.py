@@ -18,6 +18,7 @@ from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MODES, Judge, is_crowded, mod
 from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Mirror, Port
 from ovs_ebpf_tap.openflow import PortFlags
+from ovs_ebpf_tap.policing import NOTHING, Surroundings
 from ovs_ebpf_tap.rules import Following, make_rules
 from ovs_ebpf_tap.text import printable
 from ovs_ebpf_tap.topology import Common, Layout, OpenFlow, Part, SeenPort, Topology
@@ -54,13 +55,14 @@ def make_plan(
     attach: str,
     refused: Mapping[int, str] = MappingProxyType({}),
     openflow: OpenFlow = NO_OPENFLOW,
+    surroundings: Surroundings = NOTHING,
 ) -> Plan:
     """The plan for all bridges, with hooks attached as `attach` (`TCX` or `CLSACT`) says.
 
     `refused` says why the kernel takes no hook on a device, by ifindex; `openflow` is what is
-    known of the bridges' flow tables and ports.
+    known of the bridges' flow tables and ports, `surroundings` what others have on devices.
     """
-    return Planner(attach).plan(db, devices, refused, openflow)
+    return Planner(attach).plan(db, devices, refused, openflow, surroundings)
 
 
 class Planner:
@@ -81,6 +83,7 @@ class Planner:
         devices: Mapping[str, Device],
         refused: Mapping[int, str] = MappingProxyType({}),
         openflow: OpenFlow = NO_OPENFLOW,
+        surroundings: Surroundings = NOTHING,
         unplaced: frozenset[UUID] = frozenset(),
     ) -> Plan:
         """As `make_plan`; the object that it returned before if that is still the plan.
@@ -95,7 +98,9 @@ class Planner:
         room = MAX_MIRRORS
         parts: list[Plan] = []
         for bridge in sorted(db.bridges.values(), key=lambda bridge: bridge.name):
-            given = _Given(db, bridge, devices, self._attach, refused, openflow, twice)
+            given = _Given(
+                db, bridge, devices, self._attach, refused, openflow, surroundings, twice
+            )
             for part in self._plan_bridge(given, room, unplaced):
                 parts.append(part)
                 room -= part.offloaded + len(unplaced & part.verdicts.keys())
@@ -148,6 +153,7 @@ class _Given:
     attach: str
     refused: Mapping[int, str]
     openflow: OpenFlow
+    surroundings: Surroundings
     twice: frozenset[UUID]
 
 
@@ -219,6 +225,7 @@ class _BridgePlanner:
             bridge=given.bridge.settings,
             attach=given.attach,
             refused=given.refused,
+            surroundings=given.surroundings,
             traits=given.openflow.traits.get(given.bridge.name),
             flags=given.openflow.port_flags.get(given.bridge.name, PortFlags()),
             twice=given.twice,

@@ -22,7 +22,6 @@ from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb, fetch_schema, ovs_run_dir
 from ovs_ebpf_tap.sidecar import Sidecar
 from ovs_ebpf_tap.statistics_writer import StatisticsWriter
-from ovs_ebpf_tap.wanted import CLSACT
 
 DEFAULT_PIN_DIR = programs.BPFFS / "ovs-ebpf-tap"
 
@@ -72,9 +71,7 @@ class Parts:
         self.options = options
         namespace.check(options.pin_dir)
         self.attach = choose_attach(options.attach)
-        self.netlink = Netlink(
-            owner=programs.owner(options.pin_dir), follow_hooks=self.attach == CLSACT
-        )
+        self.netlink = Netlink(owner=programs.owner(options.pin_dir))
         self.programs = programs.ensure_programs(options.pin_dir)
         namespace.note(options.pin_dir)
         rcu.restore(self.programs.directory)

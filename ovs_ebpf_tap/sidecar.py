@@ -29,6 +29,7 @@ from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.openflow import FlowTables
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
 from ovs_ebpf_tap.plan import Planner, bridges_with_work
+from ovs_ebpf_tap.policing import Surroundings
 from ovs_ebpf_tap.queues import Draining
 from ovs_ebpf_tap.revalidations import Revalidations
 from ovs_ebpf_tap.spare import Spare
@@ -109,6 +110,8 @@ class Sidecar:
         self._openflow = OpenFlow()
         self._hw_offload = HwOffload(ovs_run_dir)
         self._departures = Departures(ovs_run_dir)
+        self._ports: tuple[tuple[object, ...], frozenset[int]] = ((), frozenset())
+        """The devices of ports, by ifindex, and what they were found in."""
         self._refused: dict[int, _Refusal] = {}
         self._unplaced: dict[UUID, float] = {}
         """The mirrors that found no place in the maps, and until when none is looked for."""
@@ -154,6 +157,7 @@ class Sidecar:
         if self._flow_tables.run():
             self._openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
             self._dirty = True
+        others = self._netlink.others
         devices, hooks, freed, left = self._netlink.run()
         if left:
             self._departures.note(left, self._ovsdb.snapshot())
@@ -162,6 +166,7 @@ class Sidecar:
             self._dirty = True
         now = time.monotonic()
         self._take_statistics(now)
+        self._dirty |= others is not self._netlink.others
         due = now >= self._next_statistics
         if now >= self._next_look:
             self._next_look = next_tick(now, LOOK)
@@ -262,11 +267,13 @@ class Sidecar:
     def _pass(self, now: float) -> None:
         db = self._ovsdb.snapshot()
         self._read_back()
-        seen = (db, self._netlink.devices, self._openflow)
+        in_force = self._look(db)
+        self._netlink.follow(self._followed(in_force))
+        seen = (db, self._netlink.devices, self._openflow, self._netlink.others)
         self._count(db, now)
         if list(map(id, seen)) == list(map(id, self._done)):
             return
-        db = self._look(db)
+        db = in_force
         if self.restoring:
             db = _as_native(db, db.mirrors.keys())
         db = self._writers.look(db, now)
@@ -300,6 +307,21 @@ class Sidecar:
     def _look(self, db: Database) -> Database:
         """The rows, with what they do not say of Open vSwitch."""
         return self._departures.look(self._hw_offload.look(db), self._netlink.devices)
+
+    def _followed(self, db: Database) -> frozenset[int]:
+        """The devices where others' filters matter: those of ports.
+
+        With hw-offload, Open vSwitch's own flows are there, thousands of them.
+        """
+        if db.hw_offload:
+            return frozenset()
+        devices = self._netlink.devices
+        seen, found = self._ports
+        if list(map(id, seen)) != [id(db.interfaces), id(devices)]:
+            rows = db.interfaces.values()
+            found = frozenset(devices[row.name].ifindex for row in rows if row.name in devices)
+            self._ports = ((db.interfaces, devices), found)
+        return found
 
     def _take_statistics(self, now: float) -> None:
         """Takes in what ovs-vswitchd has written over ours, and counts on at once."""
@@ -410,11 +432,12 @@ class Sidecar:
         self._unplaced = {uuid: until for uuid, until in self._unplaced.items() if until > now}
         devices = self._netlink.devices
         hidden = self._hw_offload.hidden(devices) if db.hw_offload else {}
+        surroundings = Surroundings(self._netlink.others)
         while True:
             refusals = {ifindex: refusal.reason for ifindex, refusal in self._refused.items()}
             reasons = {**refusals, **hidden}
             unplaced = frozenset(self._unplaced)
-            plan = self._planner.plan(db, devices, reasons, self._openflow, unplaced)
+            plan = self._planner.plan(db, devices, reasons, self._openflow, surroundings, unplaced)
             held = choose_held(db, plan.verdicts)
             refused = self._datapath.sync(plan.hooks, held, hw_offload=db.hw_offload)
             new = refused.keys() - self._refused.keys()

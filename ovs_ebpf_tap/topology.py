@@ -13,6 +13,7 @@ from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
+from ovs_ebpf_tap.policing import Surroundings
 from ovs_ebpf_tap.vlan import PortVlans, vlan_set
 from ovs_ebpf_tap.wanted import Hook
 
@@ -139,6 +140,7 @@ class Common:
     """How hooks would be attached."""
     refused: Mapping[int, str]
     """Why the kernel takes no hook on a device, by ifindex."""
+    surroundings: Surroundings
     traits: FlowTraits | None
     """What the flow tables do; None while that is not known."""
     flags: PortFlags

@@ -93,7 +93,7 @@ def test_hooks_of_a_mirror_that_is_given_back(switch: Switch, tap: Tap) -> None:
 def test_what_others_remove_is_told_apart() -> None:
     with Netns("netlink") as ns:
         ns.run("ip", "link", "add", "d0", "type", "veth", "peer", "name", "p0")
-        netlink = ns.call(lambda: Netlink(follow_hooks=True))
+        netlink = ns.call(Netlink)
         index = netlink.devices["d0"].ifindex
 
         def told(*commands: str) -> tuple[bool, set[int]]:

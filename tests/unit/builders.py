@@ -6,15 +6,19 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
+from ovs_ebpf_tap import tc
 from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
 from ovs_ebpf_tap.plan import make_plan
+from ovs_ebpf_tap.policing import Surroundings
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.wanted import TCX, Hook, Plan, Rule, Verdict
+
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -22,7 +26,8 @@ class World:
     """Bridges, ports, mirrors and devices; rows are referred to by name.
 
     `traits` are those of bridges that are not known to send all to NORMAL; None if not known.
-    `refused` says why the kernel takes no hook on a device.
+    `refused` says why the kernel takes no hook on a device; `filters` and
+    `ingress_qdiscs` are what others have on devices.
     """
 
     bridges: dict[str, Bridge] = field(default_factory=dict)
@@ -35,6 +40,8 @@ class World:
     port_flags: dict[str, PortFlags] = field(default_factory=dict)
     attach: str = TCX
     refused: dict[str, str] = field(default_factory=dict)
+    filters: dict[str, tuple[tc.Filter, ...]] = field(default_factory=dict)
+    ingress_qdiscs: set[str] = field(default_factory=set)
     _last: int = 0
     _last_ifindex: int = 99
 
@@ -161,12 +168,15 @@ class World:
         return OpenFlow(known, self.port_flags)
 
     def plan(self) -> Plan:
-        refused = {
-            self.devices[name].ifindex: why
-            for name, why in self.refused.items()
-            if name in self.devices
-        }
-        return make_plan(self.db, self.devices, self.attach, refused, self.openflow)
+        refused = self._by_ifindex(self.refused)
+        ingress = frozenset(self.devices[name].ifindex for name in self.ingress_qdiscs)
+        others = tc.State(ingress, self._by_ifindex(self.filters))
+        surroundings = Surroundings(others)
+        return make_plan(self.db, self.devices, self.attach, refused, self.openflow, surroundings)
+
+    def _by_ifindex(self, named: Mapping[str, _T]) -> dict[int, _T]:
+        found = named.keys() & self.devices.keys()
+        return {self.devices[name].ifindex: named[name] for name in found}
 
     def verdict(self, name: str = "m") -> Verdict:
         return self.plan().verdicts[self.mirrors[name].uuid]

@@ -9,9 +9,11 @@ from uuid import UUID
 import pytest
 from builders import World, switch
 
+from ovs_ebpf_tap import tc
 from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MIN_SNAPLEN
 from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database
+from ovs_ebpf_tap.netlink import EGRESS, INGRESS
 from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
 from ovs_ebpf_tap.plan import MAX_MIRRORS, MAX_RULES_PER_HOOK, make_plan
 from ovs_ebpf_tap.wanted import (
@@ -86,6 +88,16 @@ def clsact(world: World) -> None:
 
 def refuse(device: str) -> Callable[[World], None]:
     return lambda world: world.refused.update({device: "hook refused: Operation not supported"})
+
+
+def filtered(device: str, direction: str = INGRESS, **settings: Any) -> Callable[[World], None]:
+    """Another program's filter on the device."""
+    each = tc.Filter(direction, 50, "u32", **settings)
+    return lambda world: world.filters.update({device: (each,)})
+
+
+def ingress_qdisc(device: str) -> Callable[[World], None]:
+    return lambda world: world.ingress_qdiscs.add(device)
 
 
 def flags(**names: str) -> Callable[[World], None]:
@@ -332,6 +344,49 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         both(clsact, new_port("b", policed=True)),
         NATIVE,
         "port b has ingress_policing, which excludes clsact; TCX needs Linux 6.6 or later",
+    ),
+    (
+        "policed before the kernel's datapath",
+        new_port("b", policed=True),
+        NATIVE,
+        "port b has ingress_policing: its hook would copy packets that this drops",
+    ),
+    (
+        "policed by another program",
+        filtered("b", takes=True, what="police 8000 bit/s"),
+        NATIVE,
+        "port b: filter 50 (u32, police 8000 bit/s) on ingress of another program drops or diverts",
+    ),
+    (
+        "internal, and what the host sends is policed",
+        both(NETDEV, new_port("b", type="internal"), filtered("b", direction=EGRESS, takes=True)),
+        NATIVE,
+        "port b: filter 50 (u32) on egress of another program drops or diverts",
+    ),
+    (
+        "filtered before a clsact filter",
+        both(clsact, NETDEV, filtered("b", takes=True)),
+        NATIVE,
+        "port b: filter 50 (u32) on ingress of another program keeps packets from its hook",
+    ),
+    (
+        "filtered before a clsact filter, on leaving",
+        both(clsact, filtered("b", direction=EGRESS, ends=True)),
+        NATIVE,
+        "port b: filter 50 (u32) on egress of another program keeps packets from its hook",
+    ),
+    (
+        "an ingress qdisc",
+        both(clsact, ingress_qdisc("b")),
+        NATIVE,
+        "port b: an ingress qdisc excludes clsact (TCX needs Linux 6.6 or later); if hw-offload",
+    ),
+    (
+        "an ingress qdisc, and a policer",
+        both(clsact, filtered("b", takes=True, what="police 8000 bit/s"), ingress_qdisc("b")),
+        NATIVE,
+        "port b: an ingress qdisc excludes clsact (TCX needs Linux 6.6 or later); it has filter 50 "
+        "(u32, police 8000 bit/s) on ingress",
     ),
     (
         "output policed, which is a destination itself",
@@ -733,7 +788,15 @@ def test_reasons(change: Callable[[World], None], state: str, reason: str) -> No
         new_port("b", type="system"),
         new_port("b", type="internal"),
         new_port("b", type="tap"),
-        new_port("b", policed=True),
+        both(NETDEV, new_port("b", policed=True)),
+        new_port("b", type="internal", policed=True),
+        new_port("out", policed=True),
+        both(new_port("b", policed=True), mirror(select_src_port=())),
+        filtered("c", takes=True),
+        filtered("b", direction=EGRESS, takes=True),
+        filtered("b", ends=True),
+        both(NETDEV, filtered("b", takes=True)),
+        both(clsact, filtered("b", takes=True)),
         new_port("out", type="internal"),
         new_port("out", device={"up": False, "running": False}),
         new_port("b", members=("b1", "b2")),
@@ -824,7 +887,6 @@ def test_a_flip_under_way_is_no_protected_output() -> None:
         (TCX, {"hw_offload": True}, False, OFFLOADED),
         (CLSACT, {"hw_offload": True}, False, NATIVE),
         (CLSACT, {"hw_offload": False}, False, OFFLOADED),
-        (TCX, {}, True, OFFLOADED),
         (CLSACT, {}, True, NATIVE),
     ],
 )

@@ -1,4 +1,4 @@
-"""OVS's ingress policing goes on working on the ports that we hook.
+"""Policing goes on working on mirrored ports, and what it drops is not copied.
 
 It needs the kernel's police action, and OVS's kernel datapath, whose packets it applies to.
 """
@@ -11,14 +11,20 @@ from collections.abc import Callable
 import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
+from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
+from ovs_ebpf_tap.lab.waiting import wait_for
+from ovs_ebpf_tap.wanted import CLSACT
 
 LIMIT = 1_000_000  # bit/s
 SIZE = 1400  # bytes
 SECONDS = 2.0
+COUNT = 400
+"""Frames sent at once: more than pass a limit."""
+LIMITED = ("rate", "100kbit", "burst", "15k", "mtu", "64kb")
 
 
 def rate(a: Host, b: Host) -> float:
@@ -46,13 +52,46 @@ def trio(switch: Switch) -> tuple[Host, Host, Host]:
     return a, b, m
 
 
-def expect_policed(switch: Switch, tap: Tap, attach: str) -> None:
-    """TCX leaves the ingress qdisc to OVS; clsact excludes it, so the mirror stays native."""
-    if attach != "clsact":
-        tap.wait_state("m1", "offloaded")
-    else:
-        tap.wait_state("m1", "native")
-        assert "ingress_policing" in (tap.reason("m1") or "")
+def expect_policed(tap: Tap) -> None:
+    """A TCX hook comes before the policer, and clsact excludes it: the mirror is native."""
+    tap.wait_settled("m1", "native")
+    assert "port a0 has ingress_policing" in (tap.reason("m1") or "")
+
+
+def wait_for_reason(tap: Tap, part: str) -> None:
+    wait_for(lambda: part in (tap.reason("m1") or ""), what=f"a reason with {part}")
+
+
+def passed_and_copied(a: Host, b: Host, m: Host) -> tuple[list[int], list[int]]:
+    """The numbers of the frames that get to the other, and of those that are copied."""
+    with Capture.of(b) as arrived, Capture.of(m) as copies:
+        # The first of a flow wait for ovs-vswitchd; of many at once, it would lose some.
+        a.send([sequenced(a, b, 1, COUNT, length=SIZE)])
+        arrived.wait_quiet(0.1)
+        copies.wait_quiet(0.1)
+        arrived.clear()
+        copies.clear()
+        a.send([sequenced(a, b, 1, number, length=SIZE) for number in range(COUNT)])
+        arrived.wait_quiet(0.1)
+        copies.wait_quiet(0.1)
+        return arrived.sequences(1), copies.sequences(1)
+
+
+def settle(switch: Switch) -> None:
+    """Waits until ovs-vswitchd has heard of changed devices.
+
+    It removes others' ingress qdiscs of these (`netdev_linux_set_policing` in
+    `lib/netdev-linux.c`, also where the rate is 0).
+    """
+    switch.set_columns("Bridge", "br0", external_ids={"settled": "yes"})
+    switch.vsctl("remove", "Bridge", "br0", "external_ids", "settled")
+
+
+def assert_exact(a: Host, b: Host, m: Host, *, limited: bool) -> None:
+    """Whether a limit is in force, and exactly what passes it is copied."""
+    passed, copied = passed_and_copied(a, b, m)
+    assert (len(passed) < COUNT) == limited
+    assert copied == passed
 
 
 @pytest.mark.parametrize("attach", attachments())
@@ -63,10 +102,11 @@ def test_policed_before(
     free = rate(a, b)
     police(switch, a.port, LIMIT)
     before = rate(a, b)
-    switch.mirror("m1", src=[a], dst=[a], output=m)
+    switch.mirror("m1", src=[a], output=m)
     with Tap(switch, "--attach", attach) as tap:
-        expect_policed(switch, tap, attach)
+        expect_policed(tap)
         after = rate(a, b)
+        assert_exact(a, b, m, limited=True)
     figure(f"Mbit/s free {free / 1e6:.1f}, policed {before / 1e6:.2f}, and us {after / 1e6:.2f}")
     assert free > 5 * LIMIT
     assert before < 2 * LIMIT
@@ -79,19 +119,56 @@ def test_policed_later(
     switch: Switch, trio: tuple[Host, Host, Host], attach: str, figure: Callable[[str], None]
 ) -> None:
     a, b, m = trio
-    switch.mirror("m1", src=[a], dst=[a], output=m)
+    switch.mirror("m1", src=[a], output=m)
     with Tap(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         free = rate(a, b)
         police(switch, a.port, LIMIT)
-        expect_policed(switch, tap, attach)
+        expect_policed(tap)
         time.sleep(1)
         later = rate(a, b)
+        assert_exact(a, b, m, limited=True)
         police(switch, a.port, 0)
         tap.wait_state("m1", "offloaded")
+        assert_exact(a, b, m, limited=False)
         again = rate(a, b)
     figure(f"Mbit/s free {free / 1e6:.1f}, policed later {later / 1e6:.2f}, off {again / 1e6:.1f}")
     assert free > 5 * LIMIT
     assert later < 2 * LIMIT
     assert later > LIMIT / 4
     assert again > 5 * LIMIT
+
+
+# Other programs.
+
+
+@pytest.mark.parametrize("attach", attachments())
+@pytest.mark.parametrize("qdisc", ["ingress", "clsact"])
+def test_policed_by_another_program(
+    switch: Switch, trio: tuple[Host, Host, Host], attach: str, qdisc: str
+) -> None:
+    a, b, m = trio
+    settle(switch)
+    switch.ns.run("tc", "qdisc", "add", "dev", a.port, qdisc)
+    filters = ("tc", "filter", "add", "dev", a.port, "ingress", "protocol", "all")
+    everything = ("matchall", "action")
+    switch.mirror("m1", src=[a], output=m)
+    with Tap(switch, "--attach", attach) as tap:
+        if (attach, qdisc) != (CLSACT, "ingress"):
+            tap.wait_state("m1", "offloaded")
+            assert_exact(a, b, m, limited=False)
+        # A filter of ours comes before this one, and a TCX program before all.
+        switch.ns.run(*filters, "pref", "60000", *everything, "police", *LIMITED, "drop")
+        tap.wait_settled("m1", "native")
+        wait_for_reason(tap, "filter 60000 (matchall, police 100000 bit/s) on ingress")
+        assert_exact(a, b, m, limited=True)
+        switch.ns.run("tc", "filter", "del", "dev", a.port, "ingress", "pref", "60000")
+        switch.ns.run(*filters, "pref", "50", *everything, "drop")
+        if (attach, qdisc) == (CLSACT, "clsact"):  # It comes before ours.
+            tap.wait_state("m1", "offloaded")
+        else:
+            wait_for_reason(tap, "filter 50 (matchall, drop) on ingress")
+        assert passed_and_copied(a, b, m) == ([], [])
+        switch.ns.run("tc", "qdisc", "del", "dev", a.port, qdisc)
+        tap.wait_state("m1", "offloaded")
+        assert_exact(a, b, m, limited=False)

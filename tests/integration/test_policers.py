@@ -1,0 +1,129 @@
+"""Other programs' policers and filters beside hooks: mirrors copy what Open vSwitch gets.
+
+A kernel without the police action serves, too: a filter that diverts what it matches stands for
+one that drops it. `tests/vm/test_policing.py` has the real ones.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator
+
+import pytest
+
+from ovs_ebpf_tap import tc
+from ovs_ebpf_tap.lab.capture import Capture
+from ovs_ebpf_tap.lab.frames import SEQUENCE_PORT, sequenced
+from ovs_ebpf_tap.lab.kernel import has_tcx
+from ovs_ebpf_tap.lab.netns import Netns
+from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.switch import Host, Switch
+from ovs_ebpf_tap.lab.waiting import wait_for
+from ovs_ebpf_tap.netlink import Netlink
+from ovs_ebpf_tap.wanted import CLSACT, TCX
+
+PASSING, TAKEN = 1, 2
+COUNT = 20
+
+
+def divert(switch: Switch, device: str, direction: str, priority: int) -> None:
+    """Has stream `TAKEN` leave through a device that leads nowhere, not go on."""
+    what = ("match", "ip", "dport", str(SEQUENCE_PORT + TAKEN), "0xffff")
+    where = ("dev", device, direction, "protocol", "ip", "pref", str(priority), "u32", *what)
+    switch.ns.run(
+        "tc", "filter", "add", *where, *["action", "mirred", "egress", "redirect", "dev", "nowhere"]
+    )
+
+
+def copies(a: Host, b: Host, m: Host) -> dict[int, int]:
+    """How many frames of each stream are copied, of as many."""
+    with Capture.of(m) as capture:
+        for stream in (PASSING, TAKEN):
+            a.send([sequenced(a, b, stream, number) for number in range(COUNT)])
+        capture.wait_quiet(0.3)
+        return {stream: len(capture.sequences(stream)) for stream in (PASSING, TAKEN)}
+
+
+@pytest.fixture
+def nowhere(switch: Switch) -> None:
+    switch.ns.run("ip", "link", "add", "nowhere", "up", "type", "veth", "peer", "name", "n1")
+    switch.ns.run("ip", "link", "set", "n1", "up")
+
+
+def wait_for_reason(tap: Tap, mirror: str, part: str) -> None:
+    wait_for(lambda: part in (tap.reason(mirror) or ""), what=f"a reason with {part}")
+
+
+@pytest.mark.skipif(not has_tcx(), reason="no TCX hooks on this kernel")
+@pytest.mark.usefixtures("nowhere")
+def test_what_the_host_sends_is_diverted_behind_a_tcx_hook(switch: Switch) -> None:
+    a = switch.add_internal("i1")
+    b, m = (switch.add_host(name, with_ip=False) for name in "bm")
+    switch.learn(a, b)
+    switch.mirror("m1", src=[a], output=m)
+    with Tap(switch, "--attach", TCX) as tap:
+        tap.wait_state("m1", "offloaded")
+        switch.ns.run("tc", "qdisc", "add", "dev", "i1", "clsact")
+        divert(switch, "i1", "egress", 50)
+        tap.wait_settled("m1", "native")
+        wait_for_reason(tap, "m1", "port i1: filter 50 (u32, redirect) on egress of another")
+        assert copies(a, b, m) == {PASSING: COUNT, TAKEN: 0}
+        switch.ns.run("tc", "filter", "del", "dev", "i1", "egress", "pref", "50")
+        tap.wait_state("m1", "offloaded")
+        assert copies(a, b, m) == {PASSING: COUNT, TAKEN: COUNT}
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_what_arrives_is_diverted_before_a_clsact_hook(switch: Switch) -> None:
+    """Of the userspace datapath, whose packet sockets come before that. It is there at first."""
+    a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
+    switch.learn(a, b)
+    switch.ns.run("tc", "qdisc", "add", "dev", a.port, "clsact")
+    divert(switch, a.port, "ingress", 50)
+    switch.mirror("m1", src=[a], output=m)
+    native = copies(a, b, m)
+    with Tap(switch, "--attach", CLSACT) as tap:
+        kept = native[TAKEN] == COUNT
+        tap.wait_settled("m1", "native" if kept else "offloaded")
+        if kept:
+            wait_for_reason(tap, "m1", "keeps packets from its hook")
+        assert copies(a, b, m) == native
+        switch.ns.run("tc", "filter", "del", "dev", a.port, "ingress", "pref", "50")
+        tap.wait_state("m1", "offloaded")
+        assert copies(a, b, m) == {PASSING: COUNT, TAKEN: COUNT}
+
+
+# Notifications.
+
+
+@pytest.fixture
+def ns() -> Iterator[Netns]:
+    with Netns("netlink") as made:
+        for name in ("d0", "d1"):
+            made.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"p{name}")
+            made.run("tc", "qdisc", "add", "dev", name, "clsact")
+        yield made
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_filters_on_other_devices_wake_nobody(ns: Netns, many: bool) -> None:
+    """Unless there are too many to be told apart."""
+
+    def change(device: str) -> bool:
+        where = ("dev", device, "ingress", "pref", "9", "protocol", "all")
+        ns.run("tc", "filter", "add", *where, "u32", "match", "u32", "0", "0")
+        ns.run("tc", "filter", "del", *where)
+        told = bool(select.select([netlink], [], [], 0)[0])
+        ns.call(netlink.run)
+        return told
+
+    netlink = ns.call(Netlink)
+    try:
+        index = netlink.devices["d0"].ifindex
+        others = range(1000, 1000 + tc.MOST_DEVICES) if many else ()
+        netlink._qdiscs.update(dict.fromkeys(others, "clsact"))
+        ns.call(lambda: netlink.follow(frozenset({index, *others})))
+        assert change("d0")
+        assert change("d1") == many
+    finally:
+        netlink.close()
