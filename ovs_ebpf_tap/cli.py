@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TypeVar
 
-from ovs_ebpf_tap import control, logs, release, service, session, status
+from ovs_ebpf_tap import control, logs, policing, release, service, session, status
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.ovsdb import default_remote
 from ovs_ebpf_tap.text import printable
@@ -29,6 +29,14 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="take mirrors over and keep them, in the foreground")
     _add_places(run)
     run.add_argument("--attach", choices=("auto", "tcx", "clsact"), default="auto")
+    run.add_argument(
+        "--clsact-delay",
+        type=_not_negative,
+        default=policing.COOL_DOWN,
+        metavar="S",
+        help="how long a device that is new, or has lost another program's ingress qdisc, is kept "
+        "free of clsact, which would exclude another (default: %(default)g; not with TCX)",
+    )
     run.add_argument(
         "--on-exit",
         choices=("keep", "restore"),
@@ -81,6 +89,16 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots, too")
 
 
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
+
+
+_not_negative.__name__ = "number of seconds"  # argparse has it in its message.
+
+
 def _positive(kind: type[_Number]) -> Callable[[str], _Number]:
     def parse(text: str) -> _Number:
         value = kind(text)
@@ -104,6 +122,7 @@ def _options(arguments: argparse.Namespace) -> session.Options:
         run_dir=arguments.run_dir,
         pin_dir=arguments.pin_dir,
         attach=getattr(arguments, "attach", "auto"),
+        clsact_delay=getattr(arguments, "clsact_delay", policing.COOL_DOWN),
         restore_on_exit=getattr(arguments, "on_exit", "keep") == "restore",
         fast_attach=getattr(arguments, "fast_attach", False),
     )

@@ -257,7 +257,7 @@ class Judge:
             raise NotOffloadedError(f"{where}: {self._common.refused[ifindex]}")
 
     def _check_clsact(self, ifindex: int, interface: Interface, where: str) -> None:
-        """Raises NotOffloadedError if another qdisc holds the device's ingress."""
+        """Raises NotOffloadedError if another qdisc holds the device's ingress, or soon may."""
         others = self._common.surroundings.state
         if interface.policed:
             raise NotOffloadedError(
@@ -270,6 +270,9 @@ class Judge:
                 f"{where}: an ingress qdisc excludes clsact (TCX needs Linux 6.6 or later); "
                 + (f"it has {filters[0]}" if filters else left)
             )
+        reserved = self._common.surroundings.reserved
+        if ifindex in reserved and interface.type not in INTERNAL_TYPES:
+            raise NotOffloadedError(f"{where}: {reserved[ifindex]}")
 
     def _check_filters(self, mirror: Mirror) -> None:
         """Whether hooks see what Open vSwitch does, where others' filters take packets away."""

@@ -103,6 +103,8 @@ class Changes(NamedTuple):
     """Whether devices changed."""
     hooks: bool
     """Whether clsact qdiscs, or filters where ours are, were removed."""
+    appeared: frozenset[int]
+    """The devices, by ifindex, that were not there before."""
     freed: frozenset[int]
     """The devices, by ifindex, whose ingress no qdisc of another kind holds any more."""
     left: Mapping[str, Departure]
@@ -320,6 +322,7 @@ class Netlink:
         """
         before = self.devices
         told = hooks = changed = False
+        appeared: set[int] = set()
         freed: set[int] = set()
         left: dict[str, Departure] = {}
         while True:
@@ -335,8 +338,11 @@ class Netlink:
             if self._lost:
                 continue  # Older than what was lost: a device in it may be gone.
             for kind, _, body in links.messages(data):
-                if kind in (links.NEWLINK, links.DELLINK):
-                    left |= self._take_device(kind, body)
+                if kind == links.NEWLINK:
+                    appeared |= self._take_device(body)
+                    told = True
+                elif kind == links.DELLINK:
+                    left |= self._take_end(body)
                     told = True
                 elif kind in (tc.NEWQDISC, tc.DELQDISC):
                     qdisc = tc.ingress_qdisc(body)
@@ -350,15 +356,19 @@ class Netlink:
                     self._unread.add(tc.ifindex(body))
                     changed = True
         if self._lost:
+            known = self._by_index
             self.refresh()
             self._lost = False
+            appeared |= self._by_index.keys() - known.keys()
             hooks = True
         else:
             if told:
                 self._note_devices()
             if changed or self._unread:
                 self._note_others()
-        return Changes(before is not self.devices, hooks, frozenset(freed), left)
+        return Changes(
+            before is not self.devices, hooks, frozenset(appeared), frozenset(freed), left
+        )
 
     def _take_qdisc(self, kind: int, ifindex: int, name: str) -> None:
         self._filters.pop(ifindex, None)  # Of an earlier qdisc.
@@ -367,20 +377,26 @@ class Netlink:
         else:
             self._qdiscs.pop(ifindex, None)
 
-    def _take_device(self, kind: int, body: bytes) -> dict[str, Departure]:
-        """Takes in what is said of a device; returns where it has gone, by its names."""
+    def _take_device(self, body: bytes) -> set[int]:
+        """Takes in what is told of a device; returns it, by ifindex, if it was not there before."""
         device = links.device(body)
-        if device is not None and kind == links.NEWLINK:
-            self._note_name(device)
-            self._by_index[device.ifindex] = device
-        elif device is not None:
-            self._by_index.pop(device.ifindex, None)
-            self._qdiscs.pop(device.ifindex, None)
-            gone = links.departure(body)
-            if gone is not None:
-                names = (device.name, *self._former.get(device.ifindex, ()))
-                return dict.fromkeys(names, gone)
-        return {}
+        if device is None:
+            return set()
+        new = set() if device.ifindex in self._by_index else {device.ifindex}
+        self._note_name(device)
+        self._by_index[device.ifindex] = device
+        return new
+
+    def _take_end(self, body: bytes) -> dict[str, Departure]:
+        """Takes in that a device is gone; returns where to, by its names, if it has not ended."""
+        device = links.device(body)
+        if device is None:
+            return {}
+        self._by_index.pop(device.ifindex, None)
+        self._qdiscs.pop(device.ifindex, None)
+        gone = links.departure(body)
+        names = (device.name, *self._former.get(device.ifindex, ()))
+        return dict.fromkeys(names, gone) if gone is not None else {}
 
     def is_up(self, ifindex: int) -> bool:
         """Whether there is such a device, and it is up."""

@@ -9,18 +9,24 @@ OVS sees last; and what leaves the switch, OVS has seen before TC.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from ovs_ebpf_tap import tc
 from ovs_ebpf_tap.netlink import PRIORITY
 
+COOL_DOWN = 10.0
+"""Seconds that a device is left to other programs' ingress qdiscs before it gets a clsact one."""
+
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What other programs have on devices."""
+    """What other programs have, or may want, on devices."""
 
     state: tc.State = field(default_factory=tc.State)
+    reserved: Mapping[int, str] = field(default_factory=dict)
+    """Until when no clsact qdisc is added to a device, in words, by ifindex."""
 
 
 NOTHING = Surroundings()
@@ -62,3 +68,35 @@ def obstacle(filters: Iterable[tc.Filter], *, clsact: bool, ovs_first: bool) -> 
         if exceeds(each, clsact=clsact, ovs_first=ovs_first):
             return f"{each} of another program drops or diverts packets that its hook would copy"
     return None
+
+
+class CoolDown:
+    """Devices that other programs may be about to police.
+
+    A clsact qdisc excludes their ingress qdisc, and their command fails. A hypervisor plugs a new
+    tap in some commands, and to change a limit removes the ingress qdisc and adds another.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until: dict[int, tuple[float, str]] = {}
+        self._reserved: Mapping[int, str] = {}
+
+    def begin(self, devices: Collection[int], why: str, now: float) -> None:
+        """Leaves devices, by ifindex, alone from now on; `now` is of the monotonic clock."""
+        if not devices or not self._seconds:
+            return
+        end = datetime.now(UTC) + timedelta(seconds=self._seconds)
+        words = (
+            f"its device {why}, and another program may add an ingress qdisc, which clsact would "
+            f"prevent: until {end:%H:%M:%S} UTC"
+        )
+        self._until.update(dict.fromkeys(devices, (now + self._seconds, words)))
+
+    def reserved(self, now: float) -> Mapping[int, str]:
+        """Until when devices are left alone, in words, by ifindex; the same object if the same."""
+        self._until = {i: each for i, each in self._until.items() if each[0] > now}
+        found = {ifindex: words for ifindex, (_, words) in self._until.items()}
+        if found != self._reserved:
+            self._reserved = found
+        return self._reserved

@@ -17,7 +17,7 @@ from ovs_ebpf_tap.ovsdb import fetch_schema
 from ovs_ebpf_tap.session import ANSWER, Options, Parts, check_kernel, require_root
 from ovs_ebpf_tap.sidecar import Sidecar
 from ovs_ebpf_tap.supervisor import Supervisor
-from ovs_ebpf_tap.wanted import TCX
+from ovs_ebpf_tap.wanted import CLSACT, TCX
 
 _MAX_BACKOFF = 5.0  # seconds
 _START = 2 * (ANSWER + _MAX_BACKOFF)
@@ -89,6 +89,12 @@ def _serve_on(
 ) -> bool:
     if options.fast_attach and parts.attach == TCX and not rcu.may_expedite():
         log.warning("--fast-attach has no effect", reason=f"cannot write {rcu.EXPEDITED}")
+    if parts.attach == CLSACT:
+        log.warning(
+            "on devices that are mirrored, other programs' `tc qdisc add dev DEVICE ingress` fails",
+            reason="an ingress qdisc and clsact, which hooks are attached to, exclude each other",
+            remedy="ebpf-tap-mode=native for that time, or TCX (Linux 6.6 or later)",
+        )
     requests = _Requests()
     server.register("status", lambda: status.as_table(parts.status()))
     server.register("settled", lambda: "yes" if parts.sidecar.idle else "no")

@@ -14,7 +14,7 @@ from uuid import UUID
 import ovs.poller
 import structlog
 
-from ovs_ebpf_tap import control, namespace, programs, rcu, status, unexpected
+from ovs_ebpf_tap import control, namespace, policing, programs, rcu, status, unexpected
 from ovs_ebpf_tap.datapath import Counters, Datapath, choose_attach, older_builds
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.handover import forget_edits
@@ -45,6 +45,7 @@ class Options:
     run_dir: Path = control.DEFAULT_RUN_DIR
     pin_dir: Path = DEFAULT_PIN_DIR
     attach: str = "auto"
+    clsact_delay: float = policing.COOL_DOWN
     restore_on_exit: bool = False
     fast_attach: bool = False
 
@@ -92,6 +93,7 @@ class Parts:
             self.attach,
             ovs_run_dir(options.ovsdb),
             self.statistics,
+            options.clsact_delay,
         )
 
     def _adopt(self) -> None:

@@ -29,7 +29,7 @@ from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.openflow import FlowTables
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
 from ovs_ebpf_tap.plan import Planner, bridges_with_work
-from ovs_ebpf_tap.policing import Surroundings
+from ovs_ebpf_tap.policing import CoolDown, Surroundings
 from ovs_ebpf_tap.queues import Draining
 from ovs_ebpf_tap.revalidations import Revalidations
 from ovs_ebpf_tap.spare import Spare
@@ -38,7 +38,7 @@ from ovs_ebpf_tap.timers import next_tick, wake_at
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.totals import Totals
 from ovs_ebpf_tap.vswitchd import Revalidation
-from ovs_ebpf_tap.wanted import OFFLOAD, OFFLOADED, Plan, Verdict
+from ovs_ebpf_tap.wanted import CLSACT, OFFLOAD, OFFLOADED, Plan, Verdict
 from ovs_ebpf_tap.writers import Writers
 
 RESYNC = 60.0
@@ -99,7 +99,9 @@ class Sidecar:
         attach: str,
         ovs_run_dir: Path,
         statistics: StatisticsWriter,
+        clsact_delay: float = 0.0,
     ) -> None:
+        """`clsact_delay` is that of `CoolDown`, in seconds."""
         self._ovsdb = ovsdb
         self._statistics = statistics
         self._netlink = netlink
@@ -110,6 +112,7 @@ class Sidecar:
         self._openflow = OpenFlow()
         self._hw_offload = HwOffload(ovs_run_dir)
         self._departures = Departures(ovs_run_dir)
+        self._cooling = CoolDown(clsact_delay if attach == CLSACT else 0.0)
         self._ports: tuple[tuple[object, ...], frozenset[int]] = ((), frozenset())
         """The devices of ports, by ifindex, and what they were found in."""
         self._refused: dict[int, _Refusal] = {}
@@ -158,7 +161,7 @@ class Sidecar:
             self._openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
             self._dirty = True
         others = self._netlink.others
-        devices, hooks, freed, left = self._netlink.run()
+        devices, hooks, appeared, freed, left = self._netlink.run()
         if left:
             self._departures.note(left, self._ovsdb.snapshot())
         for ifindex in freed & self._refused.keys():
@@ -166,6 +169,8 @@ class Sidecar:
             self._dirty = True
         now = time.monotonic()
         self._take_statistics(now)
+        self._cooling.begin(appeared, "is new", now)
+        self._cooling.begin(freed, "has lost its ingress qdisc", now)
         self._dirty |= others is not self._netlink.others
         due = now >= self._next_statistics
         if now >= self._next_look:
@@ -269,7 +274,8 @@ class Sidecar:
         self._read_back()
         in_force = self._look(db)
         self._netlink.follow(self._followed(in_force))
-        seen = (db, self._netlink.devices, self._openflow, self._netlink.others)
+        reserved = self._cooling.reserved(now)
+        seen = (db, self._netlink.devices, self._openflow, self._netlink.others, reserved)
         self._count(db, now)
         if list(map(id, seen)) == list(map(id, self._done)):
             return
@@ -278,7 +284,7 @@ class Sidecar:
             db = _as_native(db, db.mirrors.keys())
         db = self._writers.look(db, now)
         self._look_for_outputs(db)
-        plan = self._apply(db, now, self._held)
+        plan = self._apply(db, now, self._held, reserved)
         if self._datapath.unfinished:
             self._next_statistics = min(self._next_statistics, now + _IMPROVE)
         self._flow_tables.watch(bridges_with_work(db))
@@ -393,7 +399,7 @@ class Sidecar:
         self._done = ()
         db = self._look(self._ovsdb.snapshot())
         native = {uuid for uuid, mirror in db.mirrors.items() if not mirror.parked}
-        self._apply(_as_native(db, native), now, self._not_offloaded)
+        self._apply(_as_native(db, native), now, self._not_offloaded, {})
 
     def _not_offloaded(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> set[UUID]:
         """The mirrors with a place in the maps that are not to be offloaded."""
@@ -426,13 +432,14 @@ class Sidecar:
         db: Database,
         now: float,
         choose_held: Callable[[Database, Mapping[UUID, Verdict]], set[UUID]],
+        reserved: Mapping[int, str],
     ) -> Plan:
         """Plans, and makes the kernel so; what it refuses is planned anew without."""
         self._refused = {i: r for i, r in self._refused.items() if r.until > now}
         self._unplaced = {uuid: until for uuid, until in self._unplaced.items() if until > now}
         devices = self._netlink.devices
         hidden = self._hw_offload.hidden(devices) if db.hw_offload else {}
-        surroundings = Surroundings(self._netlink.others)
+        surroundings = Surroundings(self._netlink.others, reserved)
         while True:
             refusals = {ifindex: refusal.reason for ifindex, refusal in self._refused.items()}
             reasons = {**refusals, **hidden}

@@ -93,6 +93,54 @@ def test_what_arrives_is_diverted_before_a_clsact_hook(switch: Switch) -> None:
         assert copies(a, b, m) == {PASSING: COUNT, TAKEN: COUNT}
 
 
+# A clsact qdisc excludes an ingress qdisc.
+
+
+def limit(switch: Switch, device: str) -> None:
+    """Sets a limit as Proxmox does, at the end of plugging a tap in and while a machine runs.
+
+    `tap_rate_limit` of its PVE::Network; raises CommandError if one of those fails that may not.
+    """
+    switch.ns.run("tc", "filter", "del", "dev", device, "parent", "ffff:", check=False)
+    switch.ns.run("tc", "qdisc", "del", "dev", device, "ingress", check=False)
+    switch.ns.run("tc", "qdisc", "add", "dev", device, "handle", "ffff:", "ingress")
+    matched = ("prio", "50", "u32", "match", "u32", "0", "0", "flowid", ":1")
+    switch.ns.run(
+        "tc", "filter", "add", "dev", device, "parent", "ffff:", "protocol", "all", *matched
+    )
+
+
+def test_a_new_device_is_left_to_others_for_a_while(switch: Switch) -> None:
+    m = switch.add_host("m", with_ip=False)
+    switch.add_host("b", with_ip=False)
+    with Tap(switch, "--attach", CLSACT, "--clsact-delay", "6") as tap:
+        switch.mirror("m1", select_all=True, output=m)
+        tap.wait_state("m1", "offloaded")
+        switch.add_tap("tap1")
+        wait_for_reason(tap, "m1", "port tap1: its device is new, and another program may add")
+        tap.wait_settled("m1", "native")
+        limit(switch, "tap1")
+        wait_for_reason(tap, "m1", "port tap1: an ingress qdisc excludes clsact")
+        wait_for_reason(tap, "m1", "it has filter 50 (u32) on ingress")
+        switch.ns.run("tc", "qdisc", "del", "dev", "tap1", "ingress")
+        wait_for_reason(tap, "m1", "port tap1: its device has lost its ingress qdisc, and")
+        limit(switch, "tap1")
+        switch.ns.run("tc", "qdisc", "del", "dev", "tap1", "ingress")
+        tap.wait_state("m1", "offloaded", 20)
+
+
+def test_older_devices_are_not_waited_for(switch: Switch) -> None:
+    a, m = (switch.add_host(name, with_ip=False) for name in "am")
+    with Tap(switch, "--attach", CLSACT, "--clsact-delay", "600") as tap:
+        switch.mirror("m1", src=[a], dst=[a], output=m)
+        tap.wait_state("m1", "offloaded")
+        # Those of Open vSwitch's own are policed by nobody.
+        i = switch.add_internal("i1")
+        switch.mirror("m2", src=[i], dst=[i], output=m)
+        tap.wait_state("m2", "offloaded")
+        assert "exclude each other" in tap.log()
+
+
 # Notifications.
 
 

@@ -26,8 +26,8 @@ class World:
     """Bridges, ports, mirrors and devices; rows are referred to by name.
 
     `traits` are those of bridges that are not known to send all to NORMAL; None if not known.
-    `refused` says why the kernel takes no hook on a device; `filters` and
-    `ingress_qdiscs` are what others have on devices.
+    `refused` says why the kernel takes no hook on a device; `filters`, `ingress_qdiscs` and
+    `reserved` are what others have on devices, or may want to.
     """
 
     bridges: dict[str, Bridge] = field(default_factory=dict)
@@ -42,6 +42,7 @@ class World:
     refused: dict[str, str] = field(default_factory=dict)
     filters: dict[str, tuple[tc.Filter, ...]] = field(default_factory=dict)
     ingress_qdiscs: set[str] = field(default_factory=set)
+    reserved: dict[str, str] = field(default_factory=dict)
     _last: int = 0
     _last_ifindex: int = 99
 
@@ -171,7 +172,7 @@ class World:
         refused = self._by_ifindex(self.refused)
         ingress = frozenset(self.devices[name].ifindex for name in self.ingress_qdiscs)
         others = tc.State(ingress, self._by_ifindex(self.filters))
-        surroundings = Surroundings(others)
+        surroundings = Surroundings(others, self._by_ifindex(self.reserved))
         return make_plan(self.db, self.devices, self.attach, refused, self.openflow, surroundings)
 
     def _by_ifindex(self, named: Mapping[str, _T]) -> dict[int, _T]:

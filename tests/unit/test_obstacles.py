@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ovs_ebpf_tap.netlink import INGRESS, PRIORITY
-from ovs_ebpf_tap.policing import exceeds, is_looked_at_first, misses, obstacle
+from ovs_ebpf_tap.policing import CoolDown, exceeds, is_looked_at_first, misses, obstacle
 from ovs_ebpf_tap.tc import Filter
 
 BEFORE, BEHIND = PRIORITY - 1, PRIORITY + 2
@@ -69,3 +69,22 @@ def test_what_a_filter_means(
     assert exceeds(each, clsact=clsact, ovs_first=ovs_first) == (consequence == MORE)
     reason = obstacle([each], clsact=clsact, ovs_first=ovs_first)
     assert (reason is None) == (consequence == NOTHING)
+
+
+def test_a_cool_down_ends() -> None:
+    cooling = CoolDown(10.0)
+    cooling.begin({7}, "is new", 100.0)
+    cooling.begin({8}, "has lost its ingress qdisc", 105.0)
+    reserved = cooling.reserved(105.0)
+    assert reserved.keys() == {7, 8}
+    assert reserved[7].startswith("its device is new, and another program may add an ingress qdisc")
+    assert cooling.reserved(109.0) is reserved
+    cooling.begin({8}, "has lost its ingress qdisc", 109.0)
+    assert cooling.reserved(110.0).keys() == {8}
+    assert not cooling.reserved(119.0)
+
+
+def test_no_cool_down() -> None:
+    cooling = CoolDown(0.0)
+    cooling.begin({7}, "is new", 100.0)
+    assert not cooling.reserved(100.0)

@@ -100,6 +100,10 @@ def ingress_qdisc(device: str) -> Callable[[World], None]:
     return lambda world: world.ingress_qdiscs.add(device)
 
 
+def reserve(device: str) -> Callable[[World], None]:
+    return lambda world: world.reserved.update({device: "its device is new"})
+
+
 def flags(**names: str) -> Callable[[World], None]:
     sets = {flag: frozenset(ports.split()) for flag, ports in names.items()}
     return lambda world: world.port_flags.update({"br0": PortFlags(**sets)})
@@ -387,6 +391,13 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         NATIVE,
         "port b: an ingress qdisc excludes clsact (TCX needs Linux 6.6 or later); it has filter 50 "
         "(u32, police 8000 bit/s) on ingress",
+    ),
+    ("a new device", both(clsact, reserve("b")), NATIVE, "port b: its device is new"),
+    (
+        "output new, whose hook is to change the copies",
+        both(clsact, reserve("out"), port("out", tag=5)),
+        NATIVE,
+        "output port out: its device is new",
     ),
     (
         "output policed, which is a destination itself",
@@ -792,6 +803,7 @@ def test_reasons(change: Callable[[World], None], state: str, reason: str) -> No
         new_port("b", type="internal", policed=True),
         new_port("out", policed=True),
         both(new_port("b", policed=True), mirror(select_src_port=())),
+        both(clsact, new_port("b", type="internal"), reserve("b")),
         filtered("c", takes=True),
         filtered("b", direction=EGRESS, takes=True),
         filtered("b", ends=True),

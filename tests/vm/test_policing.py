@@ -15,6 +15,7 @@ from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Host, Switch
+from ovs_ebpf_tap.lab.tap import Tap as TapDevice
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.wanted import CLSACT
@@ -62,7 +63,7 @@ def wait_for_reason(tap: Tap, part: str) -> None:
     wait_for(lambda: part in (tap.reason("m1") or ""), what=f"a reason with {part}")
 
 
-def passed_and_copied(a: Host, b: Host, m: Host) -> tuple[list[int], list[int]]:
+def passed_and_copied(a: Host | TapDevice, b: Host, m: Host) -> tuple[list[int], list[int]]:
     """The numbers of the frames that get to the other, and of those that are copied."""
     with Capture.of(b) as arrived, Capture.of(m) as copies:
         # The first of a flow wait for ovs-vswitchd; of many at once, it would lose some.
@@ -87,7 +88,7 @@ def settle(switch: Switch) -> None:
     switch.vsctl("remove", "Bridge", "br0", "external_ids", "settled")
 
 
-def assert_exact(a: Host, b: Host, m: Host, *, limited: bool) -> None:
+def assert_exact(a: Host | TapDevice, b: Host, m: Host, *, limited: bool) -> None:
     """Whether a limit is in force, and exactly what passes it is copied."""
     passed, copied = passed_and_copied(a, b, m)
     assert (len(passed) < COUNT) == limited
@@ -172,3 +173,42 @@ def test_policed_by_another_program(
         switch.ns.run("tc", "qdisc", "del", "dev", a.port, qdisc)
         tap.wait_state("m1", "offloaded")
         assert_exact(a, b, m, limited=False)
+
+
+def limit(switch: Switch, device: str, *, limited: bool = True) -> None:
+    """Sets a limit as Proxmox does, at the end of plugging a tap in and while a machine runs.
+
+    `tap_rate_limit` of its PVE::Network; raises CommandError if one of those fails that may not.
+    """
+    matching = ("parent", "ffff:", "protocol", "all", "prio", "50", "u32")
+    switch.ns.run("tc", "filter", "del", "dev", device, *matching, check=False)
+    switch.ns.run("tc", "qdisc", "del", "dev", device, "ingress", check=False)
+    if limited:
+        switch.ns.run("tc", "qdisc", "add", "dev", device, "handle", "ffff:", "ingress")
+        every = ("match", "u32", "0", "0", "police", *LIMITED, "drop", "flowid", ":1")
+        switch.ns.run("tc", "filter", "add", "dev", device, *matching, *every)
+
+
+@pytest.mark.parametrize("attach", attachments())
+def test_a_machine_is_plugged_in_and_limited(
+    switch: Switch, trio: tuple[Host, Host, Host], attach: str
+) -> None:
+    _, b, m = trio
+    with Tap(switch, "--attach", attach, "--clsact-delay", "30") as tap:
+        switch.mirror("m1", select_all=True, output=m)
+        tap.wait_state("m1", "offloaded")
+        machine = switch.add_tap("tap1")
+        settle(switch)
+        limit(switch, "tap1")
+        tap.wait_settled("m1", "native")
+        wait_for_reason(tap, "filter 50 (u32, police 100000 bit/s) on ingress")
+        assert_exact(machine, b, m, limited=True)
+        for limited in (True, False):
+            limit(switch, "tap1", limited=limited)
+            assert_exact(machine, b, m, limited=limited)
+        tap.wait_state("m1", "offloaded")
+        assert_exact(machine, b, m, limited=False)
+        tap.native("m1")
+        settle(switch)
+        limit(switch, "tap1")
+        assert_exact(machine, b, m, limited=True)
