@@ -1,15 +1,21 @@
 """The network namespace of a sidecar's hooks, noted beside their pins.
 
 Ifindexes mean nothing in another one, and filters there are not ours. The note is a symbolic link,
-which a bpffs takes: its target is that of `/proc/self/ns/net`, as `net:[4026531840]`.
+which a bpffs takes: its target is that of `/proc/self/ns/net` and the namespace's cookie, as
+`net:[4026531840]@1`. The kernel gives the number of a namespace that has ended to a later one, the
+cookie to none (`__sock_cookie`, SO_NETNS_COOKIE, Linux 5.14).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from pyroute2 import netns
 
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.text import unescaped
@@ -19,9 +25,12 @@ NOTE = "netns"
 _PROC = Path("/proc")
 
 
+_SO_NETNS_COOKIE = 71
+
+
 def note(pin_dir: Path) -> None:
     """Notes our namespace. Raises OSError."""
-    path, ours = pin_dir / NOTE, _current()
+    path, ours = pin_dir / NOTE, f"{_current()}@{_cookie()}"
     if _noted(pin_dir) != ours:
         path.unlink(missing_ok=True)
         path.symlink_to(ours)
@@ -29,9 +38,11 @@ def note(pin_dir: Path) -> None:
 
 def check(pin_dir: Path) -> None:
     """Raises TapError if what is pinned there is of another namespace, one that is still there."""
-    noted = _noted(pin_dir)
-    if noted is not None and noted != _current():
-        for entrance in _entrances(noted):
+    number, _, cookie = (_noted(pin_dir) or "").partition("@")
+    if number in ("", _current()):
+        return
+    for entrance in _entrances(number):
+        if _cookie_of(entrance) in (cookie, ""):
             raise TapError(
                 f"the hooks of pin directory {pin_dir} are in another network namespace: run "
                 f"this there, with nsenter --net={entrance}"
@@ -40,6 +51,29 @@ def check(pin_dir: Path) -> None:
 
 def _current() -> str:
     return os.readlink("/proc/self/ns/net")
+
+
+def _cookie() -> str:
+    """That of the calling thread's namespace; empty where the kernel does not tell."""
+    try:
+        with socket.socket(socket.AF_UNIX) as opened:
+            return str(opened.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8).hex())
+    except OSError:
+        return ""
+
+
+def _cookie_of(entrance: str) -> str:
+    """That of another namespace; empty where we may not enter it."""
+
+    def enter() -> str:
+        netns.setns(entrance)
+        return _cookie()
+
+    try:
+        with ThreadPoolExecutor(1) as thread:  # A namespace is entered by a thread, by it alone.
+            return thread.submit(enter).result()
+    except (OSError, ValueError):  # pyroute2 takes ASCII only.
+        return ""
 
 
 def _noted(pin_dir: Path) -> str | None:

@@ -181,6 +181,17 @@ def test_the_namespace_is_gone(switch: Switch, trio: Trio) -> None:
         assert os.readlink(note) != "net:[1]"
 
 
+def test_the_namespace_is_gone_and_another_has_its_number(switch: Switch, trio: Trio) -> None:
+    with Tap(switch) as tap, Netns("elsewhere") as elsewhere:
+        tap.stop()
+        number = elsewhere.run("readlink", "/proc/self/ns/net").stdout.strip()
+        note = tap.pin_dir / "netns"
+        note.unlink()
+        note.symlink_to(f"{number}@0000000000000001")
+        tap.start()
+        tap.wait_state("m1", "offloaded")
+
+
 # Names.
 
 
