@@ -308,7 +308,7 @@ def test_two_mirrors_of_one_name(bench: Bench) -> None:
         time.sleep(patience(0.2))
     assert (watch.missing, watch.extra) == (0, 0)
     done = bench.tap.release("m1")
-    assert (done.returncode, done.stdout) == (0, "m1: native\n" * 2)
+    assert (done.returncode, done.stdout) == (0, "m1 of br0: native\n" * 2)
     wait_for(lambda: states() == [("native", False)] * 2, 5, "two mirrors native")
 
 
