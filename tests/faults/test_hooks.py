@@ -405,4 +405,4 @@ def restart(switch: Switch, during: During) -> None:
     """With hw-offload it adds and removes qdiscs of all devices: the output sends nothing then."""
     with during.dark():
         switch.restart_vswitchd()
-        time.sleep(0.05)
+        time.sleep(0.5)
