@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 
 from ovs_ebpf_tap import tc
 from ovs_ebpf_tap.netlink import PRIORITY
@@ -26,7 +25,7 @@ class Surroundings:
 
     state: tc.State = field(default_factory=tc.State)
     reserved: Mapping[int, str] = field(default_factory=dict)
-    """Until when no clsact qdisc is added to a device, in words, by ifindex."""
+    """Why no clsact qdisc is added to a device yet, by ifindex."""
 
 
 NOTHING = Surroundings()
@@ -86,15 +85,14 @@ class CoolDown:
         """Leaves devices, by ifindex, alone from now on; `now` is of the monotonic clock."""
         if not devices or not self._seconds:
             return
-        end = datetime.now(UTC) + timedelta(seconds=self._seconds)
         words = (
             f"its device {why}, and another program may add an ingress qdisc, which clsact would "
-            f"prevent: until {end:%H:%M:%S} UTC"
+            f"prevent: hooks wait for {self._seconds:g} s"
         )
         self._until.update(dict.fromkeys(devices, (now + self._seconds, words)))
 
     def reserved(self, now: float) -> Mapping[int, str]:
-        """Until when devices are left alone, in words, by ifindex; the same object if the same."""
+        """Why devices are left alone, by ifindex; the same object if the same."""
         self._until = {i: each for i, each in self._until.items() if each[0] > now}
         found = {ifindex: words for ifindex, (_, words) in self._until.items()}
         if found != self._reserved:
