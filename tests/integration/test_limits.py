@@ -119,3 +119,28 @@ def test_cleared_and_created_in_two_transactions(bench: Bench) -> None:
             with Capture.of(bench.monitor) as between:
                 time.sleep(patience(0.2))
             assert bool(between.sequences(stream.stream_id)) is (state == NATIVE)
+
+
+def test_a_bond_whose_flows_recirculate(switch: Switch) -> None:
+    """Open vSwitch 3.1.0 copies what leaves by the bond, and again when it has recirculated."""
+    switch.add_bridge("br1")
+    for number in (0, 1):
+        ends = (f"x{number}", "up", "type", "veth", "peer", "name", f"y{number}")
+        switch.ns.run("ip", "link", "add", *ends)
+        switch.ns.run("ip", "link", "set", f"y{number}", "up")
+    lacp = ("lacp=active", "bond_mode=balance-tcp", "other_config:lacp-time=fast")
+    for bridge, end in (("br0", "x"), ("br1", "y")):
+        switch.vsctl("add-bond", bridge, f"{end}bond", f"{end}0", f"{end}1", *lacp)
+    a = switch.add_host("a", with_ip=False)
+    b = switch.add_host("b", bridge="br1", with_ip=False)
+    monitor = switch.add_host("m", with_ip=False)
+    switch.mirror("m", src=[a], dst=["xbond"], output=monitor)
+    frame = udp_frame(a, b, b"over a bond")
+    wait_for(lambda: switch.appctl("lacp/show", "xbond").count("current attached") == 2)
+    with Tap(switch) as tap:
+        bench = Bench(switch, tap, a, b, monitor)
+        with Capture.of(b) as arrived:
+            made = bench.copies(frame, lambda: a.send([frame]))
+            arrived.wait_quiet(patience(0.1))
+    assert arrived.multiset()[frame] == len(MODES)
+    assert made == {NATIVE: 2, OFFLOADED: 1}
