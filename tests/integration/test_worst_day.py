@@ -63,9 +63,10 @@ def transact(switch: Switch, operation: dict[str, object]) -> None:
 
 
 def ids_of(tap: Tap, mirror: str) -> dict[str, str]:
-    """The keys of a row but for the mode, which `release` sets."""
+    """The keys of a row but for those that `release` sets or leaves."""
     found = tap.external_ids(mirror)
-    return {key: value for key, value in found.items() if key != "ebpf-tap-mode"}
+    kept = ("ebpf-tap-mode", "ebpf-tap-counted")
+    return {key: value for key, value in found.items() if key not in kept}
 
 
 @pytest.fixture
