@@ -90,7 +90,7 @@ def _serve_on(
     if options.fast_attach and parts.attach == TCX and not rcu.may_expedite():
         log.warning("--fast-attach has no effect", reason=f"cannot write {rcu.EXPEDITED}")
     if parts.attach == CLSACT:
-        log.warning(
+        log.info(
             "on devices that are mirrored, other programs' `tc qdisc add dev DEVICE ingress` fails",
             reason="an ingress qdisc and clsact, which hooks are attached to, exclude each other",
             remedy="ebpf-tap-mode=native for that time, or TCX (Linux 6.6 or later)",
