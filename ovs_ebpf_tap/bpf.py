@@ -53,6 +53,7 @@ _BEFORE = 1 << 3  # BPF_F_BEFORE
 
 _LINK_TYPE_TCX = 11
 _PROG_TYPE_SCHED_CLS = 3
+_PROG_TYPE_XDP = 6
 
 # `batch` in the union: where to start and to go on, keys, values, how many, map, and two flags.
 _BATCH = struct.Struct("=QQQQIIQQ")
@@ -230,26 +231,35 @@ def load_classifier(code: bytes, name: str) -> int:
 
     Raises RefusedError if the verifier may have refused it.
     """
+    return _load_or_tell(_PROG_TYPE_SCHED_CLS, code, name)
+
+
+def load_xdp(code: bytes, name: str) -> int:
+    """As `load_classifier`, an XDP program."""
+    return _load_or_tell(_PROG_TYPE_XDP, code, name)
+
+
+def _load_or_tell(kind: int, code: bytes, name: str) -> int:
     try:
-        return _load_classifier(code, name)
+        return _load(kind, code, name)
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
         said = ctypes.create_string_buffer(_VERIFIER_LOG)
         with contextlib.suppress(OSError):  # Refused again, or its log did not fit.
-            os.close(_load_classifier(code, name, said))
+            os.close(_load(kind, code, name, said))
         raise RefusedError(error, said.value.decode(errors="replace")) from None
 
 
-def _load_classifier(
-    code: bytes, name: str, said: ctypes.Array[ctypes.c_char] | None = None
+def _load(
+    kind: int, code: bytes, name: str, said: ctypes.Array[ctypes.c_char] | None = None
 ) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
     log = (0, 0, 0) if said is None else (1, len(said), _address(said))
     attr = struct.pack(
         "=IIQQIIQII16s",
-        *(_PROG_TYPE_SCHED_CLS, len(code) // 8, _address(instructions), _address(licence)),
+        *(kind, len(code) // 8, _address(instructions), _address(licence)),
         *(*log, 0, 0, name.encode()),
     )
     return _bpf(_PROG_LOAD, attr, size=120)[0]

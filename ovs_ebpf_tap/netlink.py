@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from errno import EEXIST, EINVAL, ENOBUFS, ENODEV, ENOENT
+from errno import EEXIST, EINVAL, ENOBUFS, ENODEV, ENOENT, EOPNOTSUPP
 from socket import htons
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ import tenacity
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REQUEST, NLMSG_ERROR
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
-from pyroute2.netlink.rtnl import RTM_GETQDISC, RTM_NEWTFILTER
+from pyroute2.netlink.rtnl import RTM_GETQDISC, RTM_NEWLINK, RTM_NEWTFILTER
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
@@ -32,6 +33,8 @@ EGRESS = "egress"
 # was made for them, and the id of the program if it is the hook's own. Their handle is their owner.
 FILTER_NAME = "ovs-ebpf-tap/"
 _MADE = "+"
+_DUMMY_FILTER = "ovs-ebpf-tap-cut#"
+"""On a dummy of ours, with which it goes; the program's id is behind this."""
 PRIORITY = 0xA7A0
 _UNMARK_PRIORITY = 0xA7A1
 _PRIORITIES = (PRIORITY, _UNMARK_PRIORITY)
@@ -41,6 +44,7 @@ _NOBODY = 2
 """No owner's number: theirs have the highest bit set. With 0, all filters would be removed."""
 _ETH_P_ALL = 3
 
+_IFF_UP = 0x1
 _RTMGRP_LINK = 0x1
 _RTMGRP_TC = 0x8
 _SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
@@ -66,6 +70,12 @@ _INTERNAL = "openvswitch"
 
 _GONE = (ENODEV, ENOENT, EINVAL)
 _FREED = (tc.DELQDISC, "ingress")
+
+_XDP_GENERIC = 1 << 1  # XDP_FLAGS_SKB_MODE
+_UPPER, _PEER = "m", "p"
+"""Behind a dummy's name: the macvlan on it, and the peer if it is a veth."""
+_DUMMY_MTU = 68
+"""Too small for IPv6, which sends nothing there then; no copy is held against it."""
 
 _DIRECT_ACTION = 1  # TCA_BPF_FLAG_ACT_DIRECT
 _EGRESS_MIRROR = 2  # TCA_EGRESS_MIRROR
@@ -130,6 +140,19 @@ class Filter:
     """Whether the program is behind it that takes marks off."""
 
 
+@dataclass(frozen=True)
+class Dummy:
+    """A device that may be a dummy of ours.
+
+    `programs` are the ids of those on top of it: one of XDP, one on the ingress hook; 0 for none.
+    """
+
+    ifindex: int
+    alias: str
+    up: bool
+    programs: tuple[int, int]
+
+
 def _filter(ifindex: int, direction: str, message: Any) -> Filter | None:
     """The filter of a sidecar that a message tells of, if it does."""
     if message.get_attr("TCA_KIND") != "bpf":
@@ -162,6 +185,12 @@ def _mirror_to(ifindex: int) -> dict[str, Any]:
     options = {"attrs": [["TCA_MIRRED_PARMS", parameters]]}
     action = {"attrs": [["TCA_ACT_KIND", "mirred"], ["TCA_ACT_OPTIONS", options]]}
     return {"attrs": [["TCA_ACT_PRIO_1", action]]}
+
+
+def _classifier(name: str, program_fd: int) -> list[Any]:
+    """A filter's attributes: the program says what becomes of a packet."""
+    how = ["TCA_BPF_FLAGS", _DIRECT_ACTION]
+    return [["TCA_BPF_FD", program_fd], ["TCA_BPF_NAME", name], how]
 
 
 def _statistics(message: Any) -> Statistics:
@@ -496,6 +525,104 @@ class Netlink:
             if not _gone(error):
                 raise OSError(error.code, os.strerror(error.code)) from None
 
+    # Dummies of ours.
+
+    def dummy(self, name: str) -> Dummy | None:
+        """The device of that name, if there is one."""
+        lower, upper = self._link(name), self._link(name + _UPPER)
+        if lower is None:
+            return None
+        ifindex, alias = lower["index"], lower.get_attr("IFLA_IFALIAS") or ""
+        if upper is None:
+            return Dummy(ifindex, alias, False, (0, 0))
+        xdp = upper.get_attr("IFLA_XDP")
+        up = bool(lower["flags"] & upper["flags"] & _IFF_UP)
+        programs = (xdp.get_attr("IFLA_XDP_PROG_ID") or 0 if xdp else 0, self._program(upper))
+        return Dummy(ifindex, alias, up, programs)
+
+    def _link(self, name: str) -> Any:
+        try:
+            (link,) = self._route.link("get", ifname=name)
+        except NetlinkError as error:
+            if _gone(error):
+                return None
+            raise OSError(error.code, os.strerror(error.code)) from None
+        return link
+
+    def _program(self, link: Any) -> int:
+        """The id of our program on the device's ingress hook; 0 without one."""
+        try:
+            filters = self._get_filters(link["index"], INGRESS)
+        except NetlinkError as error:
+            if _gone(error):
+                return 0
+            raise OSError(error.code, os.strerror(error.code)) from None
+        options = [each.get_attr("TCA_OPTIONS") for each in filters]
+        names = [each.get_attr("TCA_BPF_NAME") or "" for each in options if each]
+        ids = [each.removeprefix(_DUMMY_FILTER) for each in names if each.startswith(_DUMMY_FILTER)]
+        return int(ids[0]) if ids else 0
+
+    def add_dummy(
+        self, name: str, alias: str, xdp_fd: int, ingress_fd: int, ingress_id: int
+    ) -> int:
+        """Makes a dummy with programs, up; returns its ifindex. Raises OSError.
+
+        The programs are on a macvlan on top of it, which takes all that arrives: the kernel passes
+        over the XDP program of the first device where a redirected packet arrives
+        (`netif_receive_generic_xdp` in its `net/core/dev.c`), and of that one only.
+        """
+        ifindex: int = 0
+        try:
+            ifindex = self._add_dummy(name)
+            self._route.link("set", index=ifindex, ifalias=alias)
+            upper = {"kind": "macvlan", "link": ifindex, "macvlan_mode": "passthru"}
+            self._route.link("add", ifname=name + _UPPER, **upper)
+            (index,) = self._route.link_lookup(ifname=name + _UPPER)
+            self._set_xdp(index, xdp_fd)
+            self._route.tc("add", "clsact", index)
+            classifier = _classifier(f"{_DUMMY_FILTER}{ingress_id}", ingress_fd)
+            self._set_filter(index, INGRESS, PRIORITY, classifier)
+            for each in (ifindex, index):
+                self._route.link("set", index=each, state="up")
+        except (NetlinkError, OSError) as error:
+            if ifindex:
+                self.remove_dummy(ifindex)
+            if isinstance(error, NetlinkError):
+                raise OSError(error.code, os.strerror(error.code)) from None
+            raise
+        return ifindex
+
+    def _add_dummy(self, name: str) -> int:
+        """Without dummies in the kernel, a veth whose peer is down does the same."""
+        try:
+            self._route.link("add", ifname=name, kind="dummy", mtu=_DUMMY_MTU)
+        except NetlinkError as error:
+            if error.code != EOPNOTSUPP:
+                raise
+            peer = {"ifname": name + _PEER, "mtu": _DUMMY_MTU}
+            self._route.link("add", ifname=name, kind="veth", mtu=_DUMMY_MTU, peer=peer)
+        (ifindex,) = self._route.link_lookup(ifname=name)
+        return int(ifindex)
+
+    def _set_xdp(self, ifindex: int, program_fd: int) -> None:
+        message = ifinfmsg()
+        message["index"] = ifindex
+        attributes = [["IFLA_XDP_FD", program_fd], ["IFLA_XDP_FLAGS", _XDP_GENERIC]]
+        message["attrs"] = [["IFLA_XDP", {"attrs": attributes}]]
+        message["header"]["type"] = RTM_NEWLINK
+        message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
+        self._request(message)
+
+    def remove_dummy(self, ifindex: int) -> None:
+        """Removes the device; it may be gone already."""
+        try:
+            self._route.link("del", index=ifindex)
+        except NetlinkError as error:
+            if not _gone(error):
+                raise OSError(error.code, os.strerror(error.code)) from None
+
+    # Filters.
+
     def filters(self, ifindex: int) -> list[Filter]:
         """The filters of ours on the device; former ones may be of any sidecar."""
         owners = (self.owner, _FORMER_OWNER)
@@ -544,8 +671,7 @@ class Netlink:
 
     def ensure_unmark(self, ifindex: int, direction: str, program_fd: int) -> None:
         """Puts the program behind the hook's filter. Raises OSError as the kernel says it."""
-        name, how = ["TCA_BPF_NAME", "tap_unmark"], ["TCA_BPF_FLAGS", _DIRECT_ACTION]
-        attributes = [["TCA_BPF_FD", program_fd], name, how]
+        attributes = _classifier("tap_unmark", program_fd)
         self._set_filter(ifindex, direction, _UNMARK_PRIORITY, attributes)
 
     def _set_filter(
