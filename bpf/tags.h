@@ -280,26 +280,13 @@ static __always_inline void tap_restore_tags(struct __sk_buff *skb, const struct
 }
 
 /*
- * Cuts a copy. The kernel's datapath, whose outermost tag is always in the
- * packet's metadata, does not count that tag.
- */
-static __always_inline long tap_cut(struct __sk_buff *skb, const struct tap_edit *edit)
-{
-	u32 beside = skb->vlan_present ? TAP_TAG_LEN : 0;
-	u32 inside = !beside && tap_is_vlan(tap_type(skb)) ? TAP_TAG_LEN : 0;
-	u32 len = edit->flags & TAP_RULE_NETDEV ? edit->snaplen - beside : edit->snaplen + inside;
-
-	return skb->len > len ? bpf_skb_change_tail(skb, len, 0) : 0;
-}
-
-/*
  * Whether the output device takes the frame: Open vSwitch does not send what
  * is longer than its MTU, one VLAN tag not counted. Super-packets are cut
- * there, and pass.
+ * there, and pass. Of a frame that is yet to be cut, @len bytes are left.
  */
-static __always_inline bool tap_fits(struct __sk_buff *skb, u32 max_len, u32 flags)
+static __always_inline bool tap_fits_cut(struct __sk_buff *skb, u32 len, u32 max_len, u32 flags)
 {
-	u32 type = tap_type(skb), len = skb->len;
+	u32 type = tap_type(skb);
 
 	if (skb->gso_size)
 		return true;
@@ -310,6 +297,11 @@ static __always_inline bool tap_fits(struct __sk_buff *skb, u32 max_len, u32 fla
 	if (type == ETH_P_8021AD && flags & TAP_RULE_NETDEV)
 		len += TAP_TAG_LEN;
 	return len <= max_len;
+}
+
+static __always_inline bool tap_fits(struct __sk_buff *skb, u32 max_len, u32 flags)
+{
+	return tap_fits_cut(skb, skb->len, max_len, flags);
 }
 
 #endif /* TAP_TAGS_H */

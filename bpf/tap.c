@@ -78,6 +78,8 @@ BPF_TABLE("array", u32, struct tap_match, matches, TAP_MAX_MATCHES);
 BPF_TABLE("percpu_array", u32, struct tap_scratch, scratch, 1);
 /* key: TAP_NEXT_*; value: the program that goes on with the packet */
 BPF_PROG_ARRAY(next, 3);
+/* key: 0; value: ifindex of the cutter; 0 if there is none */
+BPF_TABLE("array", u32, u32, cutter, 1);
 /* key: TAP_TEMPLATE_*; value: what hooks' own programs are made of. For the sidecar alone. */
 BPF_TABLE("array", u32, struct tap_template, templates, TAP_TEMPLATES);
 /* key: a mirror's UUID; value: its slot and older counts. For the sidecar alone. */
@@ -100,6 +102,8 @@ BPF_F_TABLE("hash", u32, u32, qdiscs, TAP_MAX_HOOKS, BPF_F_NO_PREALLOC);
 #define TAP_SELECTED	1
 /* And this hook is the one that copies it. */
 #define TAP_COPIED	2
+
+#include "cut.h"
 
 static __always_inline bool tap_has_vlan(u32 place, u32 vid)
 {
@@ -267,14 +271,6 @@ static __always_inline void tap_copy_here(struct __sk_buff *skb, const struct ta
 	u32 len = skb->len + (skb->vlan_present ? TAP_TAG_LEN : 0);
 
 	tap_account(rule, len, tap_copy_edited(skb, rule));
-}
-
-/* Cuts a copy, and drops one that its output does not take. */
-static __always_inline int tap_trim(struct __sk_buff *skb, const struct tap_edit *edit)
-{
-	if (edit->snaplen && tap_cut(skb, edit))
-		return TAP_DROP;
-	return tap_fits(skb, edit->max_len, edit->flags) ? TAP_NEXT : TAP_DROP;
 }
 
 /* Changes what is to be changed of a copy, which has come to its output device. */

@@ -36,11 +36,8 @@
 #define TAP_MAX_MATCHES 1024
 #define TAP_QUARANTINE_MS 1000
 
-/*
- * Shortest copy that may be asked for: the kernel does not cut a packet within
- * its headers, up to a transport checksum that is left to the device.
- */
-#define TAP_MIN_SNAPLEN 160
+/* A packet's headers end within these bytes, whatever the kernel minds in cutting it. */
+#define TAP_HEADERS_LEN 160
 
 /* Places of programs in the map of those that others go on with. */
 #define TAP_NEXT_RULES 0

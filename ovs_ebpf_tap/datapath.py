@@ -21,12 +21,12 @@ from uuid import UUID
 
 import structlog
 
-from ovs_ebpf_tap import abi, bpf, programs, rcu, unexpected
+from ovs_ebpf_tap import abi, bpf, cutter, programs, rcu, unexpected
 from ovs_ebpf_tap.encoding import Encoding
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Filter, Netlink
 from ovs_ebpf_tap.vlan import Edit
-from ovs_ebpf_tap.wanted import CLSACT, TCX, Hook, Rule
+from ovs_ebpf_tap.wanted import CLSACT, NO_CUTTER, TCX, Hook, Rule
 
 _MAX_RULES = abi.constant("MAX_RULES")
 _MAX_MIRRORS = abi.constant("MAX_MIRRORS")
@@ -148,6 +148,7 @@ class Datapath:
         self._attach = attach
         self._fast_attach = fast_attach
         self._maps = opened.maps
+        self._cutter = cutter.Cutter(netlink, opened)
         self._encoding = Encoding(opened.maps)
         self._quarantine: list[tuple[float, int, int]] = []
         self._resting: dict[int, float] = {}
@@ -351,10 +352,10 @@ class Datapath:
         """Makes hooks and rules those wanted, besides those that mirrors in `held` still have.
 
         With `hw_offload`, Open vSwitch wants the ingress of devices that lose their hooks.
-        Returns how the kernel refused a hook, by ifindex: the rules of other hooks are then in
-        place, but no mirror with such a hook is to be moved to them. Asked for the same again, it
-        does nothing until `read` was called. If it is to find slots for more mirrors than there
-        are, it does nothing but to name them (`unplaced`).
+        Returns how the kernel refused a hook, by ifindex, or the cutter (`NO_CUTTER`): the
+        rules of other hooks are then in place, but no mirror with such a hook is to be moved to
+        them. Asked for the same again, it does nothing until `read` was called. If it is to find
+        slots for more mirrors than there are, it does nothing but to name them (`unplaced`).
         """
         self.unplaced = frozenset()
         devices = self._netlink.devices
@@ -381,10 +382,13 @@ class Datapath:
             key=lambda each: (each not in receiving, each in before, each not in self._attached)
         )
         gone = (self._attached.keys() | self._ranges.keys()) - goal.keys()
+        refused = self._ensure_cutter(goal)
         with self._expedited() if different or gone else contextlib.nullcontext():
-            refused = self._ensure({hook: (goal[hook], forms[hook].kind) for hook in different})
+            refused |= self._ensure({hook: (goal[hook], forms[hook].kind) for hook in different})
             self._remove_all(sorted(gone, key=lambda hook: not self._rules.get(hook)))
         self.unfinished = not refused and (bool(different) or self._improve(goal, forms))
+        if not _cuts(goal):
+            self._cutter.remove()
         self._remove_qdiscs(hw_offload=hw_offload)
         left = self._rules.values() if refused or self.stuck else ()
         self._free_slots(mirrors | held | {rule.mirror for rules in left for rule in rules})
@@ -394,6 +398,15 @@ class Datapath:
         whole = done and goal.keys() <= self._attached.keys()
         self._synced = (wanted, set(held), devices) if whole else None
         return refused
+
+    def _ensure_cutter(self, goal: Rules) -> dict[int, OSError]:
+        """Sees to it that copies that are to be cut find a cutter; returns what `sync` does."""
+        try:
+            if _cuts(goal):
+                self._cutter.ensure()
+        except OSError as error:
+            return {NO_CUTTER: error}
+        return {}
 
     def _expedited(self) -> AbstractContextManager[None]:
         if not self._fast_attach:
@@ -680,11 +693,13 @@ class Datapath:
             self._note_qdisc(ifindex, ours)
         self.read()
         self._ensure_slots(older._slots)
+        self._ensure_cutter(older.rules)
         self._ensure({hook: (rules, self._attach) for hook, rules in older.rules.items()})
         for ifindex in older._qdiscs:
             self._netlink.remove_former(ifindex)
         for uuid, count in older.counters().items():
             self._take_count(uuid, count)
+        cutter.remove_all(self._netlink, keep=self._cutter.name)
         self.read()
 
     def _take_count(self, uuid: UUID, count: Counters) -> None:
@@ -812,6 +827,11 @@ class Datapath:
     def _note_qdisc(self, ifindex: int, ours: bool) -> None:
         self._maps["qdiscs"].set(bpf.u32(ifindex), bpf.u32(ours))
         self._qdiscs[ifindex] = ours
+
+
+def _cuts(rules: Mapping[Hook, Iterable[Rule]]) -> bool:
+    """Whether copies are to be cut."""
+    return any(rule.edit.snaplen for each in rules.values() for rule in each)
 
 
 def _receiving_hook(rule: Rule) -> Hook | None:

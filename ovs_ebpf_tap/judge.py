@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.filter import InvalidFilterError, UnsupportedFilterError, parse
 from ovs_ebpf_tap.model import MODE_KEY, Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.ovs_version import mirrors_after_metadata, mirrors_modified_packets
@@ -25,6 +24,7 @@ from ovs_ebpf_tap.vlan import ACCESS, ALL, PRIORITY_ALWAYS, PRIORITY_NEVER, TUNN
 from ovs_ebpf_tap.wanted import (
     CLSACT,
     INVALID,
+    NO_CUTTER,
     NOTHING_SELECTED,
     OFFLOAD,
     NotOffloadedError,
@@ -47,7 +47,9 @@ CONTENDED = (
     "external_ids:ebpf-tap-*"
 )
 
-MIN_SNAPLEN = abi.constant("MIN_SNAPLEN")
+_SHORTEST_NETDEV = 20
+"""The userspace datapath counts a VLAN tag in `snaplen`, and below this it cuts within the tag or
+the type behind it: what the kernel then drops depends on the output."""
 
 
 def mode_of(db: Database, bridge: Bridge, mirror: Mirror) -> str:
@@ -163,10 +165,13 @@ class Judge:
             parse(mirror.filter or "")
         except UnsupportedFilterError as error:
             raise NotOffloadedError(str(error)) from None
-        if 0 < mirror.cut < MIN_SNAPLEN:
+        if 0 < mirror.cut < _SHORTEST_NETDEV and self._topology.netdev:
             raise NotOffloadedError(
-                f"snaplen is less than {MIN_SNAPLEN}, and the kernel does not cut into headers"
+                f"snaplen is less than {_SHORTEST_NETDEV}, within which the userspace datapath "
+                "cuts VLAN tags"
             )
+        if mirror.cut and NO_CUTTER in self._common.refused:
+            raise NotOffloadedError(f"it has a snaplen: {self._common.refused[NO_CUTTER]}")
 
     # Outputs.
 

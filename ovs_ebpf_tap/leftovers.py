@@ -1,4 +1,4 @@
-"""Removes what sidecars have left in the kernel, by what is pinned and by filters' names.
+"""Removes what sidecars have left in the kernel, by pins, filters' names and cutters' aliases.
 
 It takes no programs, and does without bpf(2) what that refuses: links go with their pins, too, only
 later.
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ovs_ebpf_tap import bpf, programs, rcu
+from ovs_ebpf_tap import bpf, cutter, programs, rcu
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
 
 _SHOWN = 8
@@ -34,6 +34,7 @@ def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> None:
                 stack.callback(noted.close)
                 qdiscs |= noted.items()
         _remove_links(pin_dir / programs.LINKS)
+        cutter.remove_all(netlink)
         _remove_filters(netlink, qdiscs, hw_offload=hw_offload)
     if pin_dir.is_dir():
         shutil.rmtree(pin_dir)

@@ -16,7 +16,10 @@ NEXT = {
     "tap_key": abi.constant("NEXT_EXTRACT"),
     "tap_finish": abi.constant("NEXT_FINISH"),
 }
-PROGRAMS = ("tap_ingress", "tap_egress", "tap_unmark", *NEXT)
+XDP = "tap_shorten"
+"""The one that is no classifier."""
+
+PROGRAMS = ("tap_ingress", "tap_egress", "tap_unmark", "tap_deliver", XDP, *NEXT)
 # What is loaded for each hook anew, and the place of its template.
 TEMPLATES = {
     "tap_one": abi.constant("TEMPLATE_ONE"),
@@ -37,6 +40,7 @@ MAPS = (
     "frames",
     "departures",
     "scratch",
+    "cutter",
     "templates",
 )
 

@@ -33,7 +33,7 @@ import structlog
 from ovs_ebpf_tap import abi, bpf, namespace
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS
-from ovs_ebpf_tap.object import MAPS, NEXT, PROGRAMS, TEMPLATES, Object
+from ovs_ebpf_tap.object import MAPS, NEXT, PROGRAMS, TEMPLATES, XDP, Object
 from ovs_ebpf_tap.template import fill, settle
 from ovs_ebpf_tap.text import unescaped
 
@@ -192,6 +192,16 @@ class Programs:
     def unmark(self) -> int:
         """The descriptor of the program that runs behind an action."""
         return self._fds["tap_unmark"]
+
+    @property
+    def shorten(self) -> int:
+        """The descriptor of the cutter's XDP program."""
+        return self._fds[XDP]
+
+    @property
+    def deliver(self) -> int:
+        """The descriptor of the program of the cutter's ingress hook."""
+        return self._fds["tap_deliver"]
 
     def load_own(self, name: str, constants: Mapping[int, int]) -> int:
         """Loads a hook's own program, `tap_one` or `tap_out`; the caller closes the descriptor.
@@ -352,7 +362,7 @@ def _load_and_pin(made: Object, directory: Path) -> None:
 def _load(code: bytes, name: str) -> int:
     """As `bpf.load_classifier`; logs the verifier's last words on a program that it refuses."""
     try:
-        return bpf.load_classifier(code, name)
+        return bpf.load_xdp(code, name) if name == XDP else bpf.load_classifier(code, name)
     except bpf.RefusedError as error:
         if name not in _told:
             _told.add(name)

@@ -21,6 +21,9 @@ INVALID = "invalid"
 VLAN_GROUP = 1 << 31
 """In the number of a group: it is an output VLAN, not the ifindex of an output port's device."""
 
+NO_CUTTER = 0
+"""Among devices that take no hook, by ifindex, of which none is 0: there can be no cutter."""
+
 TCX = "tcx"
 CLSACT = "clsact"
 

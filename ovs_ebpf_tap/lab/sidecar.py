@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ovs_ebpf_tap import bpf, control, programs, rcu
+from ovs_ebpf_tap.cutter import PREFIX
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.switch import Switch
@@ -29,6 +30,12 @@ def hook_count(switch: Switch) -> int:
     devices = switch.ns.call(socket.if_nameindex)
     tcx = switch.ns.call(lambda: sum(bpf.count_tcx(index) for index, _ in devices))
     return tcx + switch.ns.run("tc", "qdisc", "show").stdout.count("clsact")
+
+
+def cutters(switch: Switch) -> list[str]:
+    """The names of the devices of cutters in the switch's namespace."""
+    names = [name for _, name in switch.ns.call(socket.if_nameindex)]
+    return sorted(name for name in names if name.startswith(PREFIX))
 
 
 def reap_pins() -> None:

@@ -203,9 +203,9 @@ def test_errors_are_one_clear_line(switch: Switch, tap: Tap, trio: Trio, tmp_pat
     _, b, _ = trio
     assert fails(tap, "m2") == "no mirror m2: see ovs-vsctl list Mirror"
     assert "it is to be a file in a directory" in fails(tap, "m1", "--html", str(tmp_path))
-    other = switch.add_host("n", with_ip=False)
+    other = switch.add_internal("inner")
     short = UUID(switch.mirror("m2", src=[b], output=other, snaplen=100))
-    assert fails(tap, "m2").startswith("mirror m2 is native, not offloaded: snaplen ")
+    assert fails(tap, "m2").startswith("mirror m2 is native, not offloaded: output port inner is ")
     assert MODE not in tap.external_ids("m2")
     switch.vsctl("set", "Mirror", str(short), "name=m1")
     assert fails(tap, "m1").startswith("several mirrors are called m1: give a UUID, one of ")

@@ -93,12 +93,6 @@ TEN: Vlans = (10,)
 
 CASES = [
     Case(
-        "snaplen",
-        "set Mirror m1 snaplen=80",
-        "clear Mirror m1 snaplen",
-        "snaplen is less than 160",
-    ),
-    Case(
         "snaplen_of_an_internal_output",
         output("br0", "snaplen=200"),
         output("m0", "-- clear Mirror m1 snaplen"),

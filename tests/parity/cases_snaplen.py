@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from ovs_ebpf_tap.lab.frames import ETH_8021AD, Tag, Tags, arp_request, tcp_frame
+import struct
+
+from ovs_ebpf_tap.lab.frames import (
+    ETH_8021AD,
+    ETH_IPV4,
+    ETH_IPV6,
+    Tag,
+    Tags,
+    arp_request,
+    ethernet,
+    tcp_frame,
+)
 from ovs_ebpf_tap.wanted import NATIVE
 from parity.case import NOBODY, Case, Mirror, Port, Sent, flood, one_by_one, ports, sized, station
 
-LENGTHS = (160, 200, 1500, 65535)
+LENGTHS = (20, 34, 54, 60, 64, 96, 128, 159, 160, 200, 1500, 65535)
 AROUND = (16, 59, 60, 61, 159, 160, 161, 163, 164, 165, 199, 200, 201, 204, 300, 1499, 1500, 1501)
 """Lengths of frames: about those that are cut to."""
+_IP = bytes([10, 0, 0, 9])
 LONGEST = 1514
 """What devices take; with a tag more some do not."""
 
@@ -23,6 +35,20 @@ def frames(name: str, tags: Tags = ()) -> list[Sent]:
         arp_request(station(name, tags), "10.255.0.3", tags),
     ]
     return one_by_one(name, short, [sized(name, LONGEST, tags)])
+
+
+def ip_frames(name: str, tags: Tags = ()) -> list[bytes]:
+    """IPv4 with options, IPv6 with extension headers, and both cut off within their headers."""
+    source = station(name, tags).mac
+    segment = bytes(range(200))
+    options = struct.pack("!BBHHHBBH4s4s", 0x4F, 0, 260, 1, 0, 64, 17, 0, _IP, _IP) + bytes(40)
+    extended = bytes([43, 1, *bytes(14)]) + bytes([17, 0, *bytes(6)])
+    six = struct.pack("!IHBB16s16s", 6 << 28, 224, 0, 64, bytes(15) + b"\1", bytes(15) + b"\2")
+    return [
+        ethernet(NOBODY.mac, source, kind, packet[:length], tags)
+        for kind, packet in ((ETH_IPV4, options + segment), (ETH_IPV6, six + extended + segment))
+        for length in (8, 30, 50, 90, 240)
+    ]
 
 
 def to_outputs(src: str = "", dst: str = "") -> list[Mirror]:
@@ -89,13 +115,28 @@ CASES = [
         [*frames("a"), *frames("a", [10])],
     ),
     Case(
-        "within_headers",
+        "ip_headers",
+        ports("a b", **outputs(Port())),
+        to_outputs(src="a", dst="b"),
+        one_by_one("a", [*ip_frames("a"), *ip_frames("a", [10]), *ip_frames("a", [10, 20])]),
+        all_hooks=True,
+    ),
+    Case(
+        "shortest",
+        ports("a b m n"),
+        [Mirror(src="a", output="m", snaplen=14), Mirror(src="a", output="n", snaplen=17)],
+        [*frames("a"), *frames("a", [10]), *frames("a", [10, 20])],
+        datapaths=("system",),
+    ),
+    Case(
+        "within_tags",
         ports("a b m n"),
         [
-            Mirror(src="a", output="m", snaplen=14, state=NATIVE, reason="less than 160"),
-            Mirror(src="a", output="n", snaplen=159, state=NATIVE, reason="less than 160"),
+            Mirror(src="a", output="m", snaplen=14, state=NATIVE, reason="less than 20"),
+            Mirror(src="a", output="n", snaplen=19, state=NATIVE, reason="less than 20"),
         ],
         [*frames("a")],
+        datapaths=("netdev",),
     ),
     Case(
         "internal_source",

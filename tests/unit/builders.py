@@ -16,7 +16,7 @@ from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
 from ovs_ebpf_tap.plan import make_plan
 from ovs_ebpf_tap.policing import Surroundings
 from ovs_ebpf_tap.topology import OpenFlow
-from ovs_ebpf_tap.wanted import TCX, Hook, Plan, Rule, Verdict
+from ovs_ebpf_tap.wanted import NO_CUTTER, TCX, Hook, Plan, Rule, Verdict
 
 _T = TypeVar("_T")
 
@@ -26,8 +26,8 @@ class World:
     """Bridges, ports, mirrors and devices; rows are referred to by name.
 
     `traits` are those of bridges that are not known to send all to NORMAL; None if not known.
-    `refused` says why the kernel takes no hook on a device; `filters`, `ingress_qdiscs` and
-    `reserved` are what others have on devices, or may want to.
+    `refused` says why the kernel takes no hook on a device; of none, why there is no cutter.
+    `filters`, `ingress_qdiscs` and `reserved` are what others have on devices, or may want to.
     """
 
     bridges: dict[str, Bridge] = field(default_factory=dict)
@@ -170,6 +170,8 @@ class World:
 
     def plan(self) -> Plan:
         refused = self._by_ifindex(self.refused)
+        if "" in self.refused:
+            refused[NO_CUTTER] = self.refused[""]
         ingress = frozenset(self.devices[name].ifindex for name in self.ingress_qdiscs)
         others = tc.State(ingress, self._by_ifindex(self.filters))
         surroundings = Surroundings(others, self._by_ifindex(self.reserved))

@@ -11,7 +11,7 @@ from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.bpf import MapLayout
 from ovs_ebpf_tap.compile import expand, main
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.object import MAPS, PROGRAMS, TEMPLATES, Object
+from ovs_ebpf_tap.object import MAPS, PROGRAMS, TEMPLATES, XDP, Object
 
 
 def write(directory: Path, files: dict[str, str]) -> Path:
@@ -66,7 +66,8 @@ def test_the_programs_are_one_file_whose_lines_are_those_of_their_sources() -> N
 def test_all_that_is_pinned_is_in_the_source() -> None:
     text = expand(abi.source_dir() / "tap.c")
     for program in (*PROGRAMS, *TEMPLATES):
-        assert f"int {program}(struct __sk_buff *skb)" in text
+        context = "struct xdp_md *ctx" if program == XDP else "struct __sk_buff *skb"
+        assert f"int {program}({context})" in text
     for name in MAPS:
         table = rf'TABLE\("\w+", [\w ]+, [\w ]+, {name}, '
         assert re.search(rf"{table}|PROG_ARRAY\({name}, ", text)

@@ -69,6 +69,7 @@ class FakeNetlink:
     """Filters by hook; to replace or to remove some raises, or breaks the map of entries."""
 
     maps: dict[str, Any]
+    owner: int = 1
     devices: dict[str, Any] = field(default_factory=dict)
     there: dict[Hook, Filter] = field(default_factory=dict)
     faults: dict[Hook, Exception] = field(default_factory=dict)
@@ -128,7 +129,7 @@ class Bench:
         sizes |= {"edits": abi.layout("edit").size, "vlans": 512, "matches": 1, "counters": 24}
         self.maps: dict[str, Any] = {
             name: FakeArray(size, 1 << 17) for name, size in sizes.items()
-        } | {name: FakeHash() for name in (INGRESS, EGRESS, "mirrors", "qdiscs")}
+        } | {name: FakeHash() for name in (INGRESS, EGRESS, "mirrors", "qdiscs", "cutter")}
         self.netlink = FakeNetlink(self.maps)
         self.pins = pins
         self.datapath = self.open()

@@ -10,7 +10,7 @@ import pytest
 from builders import World, switch
 
 from ovs_ebpf_tap import tc
-from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS, MIN_SNAPLEN
+from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS
 from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS
@@ -217,9 +217,15 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
     ),
     (
         "snaplen",
-        mirror(snaplen=MIN_SNAPLEN - 1),
+        both(NETDEV, mirror(snaplen=19)),
         NATIVE,
-        "snaplen is less than 160, and the kernel does not cut into headers",
+        "snaplen is less than 20, within which the userspace datapath cuts VLAN tags",
+    ),
+    (
+        "no cutter",
+        both(mirror(snaplen=64), refuse("")),
+        NATIVE,
+        "it has a snaplen: hook refused: Operation not supported",
     ),
     ("filter", mirror(filter="ct_state=+trk"), NATIVE, "filter: "),
     # The bridge, and the host.
@@ -760,7 +766,8 @@ def test_reasons(change: Callable[[World], None], state: str, reason: str) -> No
         mirror(snaplen=65535),
         both(mirror(snaplen=65535), beside(src="a", out="out")),
         both(mirror(snaplen=65535), beside(dst="out", out="b")),
-        mirror(snaplen=MIN_SNAPLEN),
+        mirror(snaplen=14),
+        both(NETDEV, mirror(snaplen=20)),
         mirror(filter=""),
         mirror(filter="tcp"),
         mirror(filter="dl_vlan=5"),
