@@ -44,6 +44,9 @@ MAPS = (
     "templates",
 )
 
+LATER = frozenset({"tap_deliver", XDP, "cutter"})
+"""What the pins of earlier versions lack, that an upgrade takes over."""
+
 
 @dataclass(frozen=True)
 class Object:

@@ -23,7 +23,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from errno import EACCES, EINVAL, ENOSYS, EPERM
 from functools import cache
 from pathlib import Path
@@ -33,7 +33,7 @@ import structlog
 from ovs_ebpf_tap import abi, bpf, namespace
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS
-from ovs_ebpf_tap.object import MAPS, NEXT, PROGRAMS, TEMPLATES, XDP, Object
+from ovs_ebpf_tap.object import LATER, MAPS, NEXT, PROGRAMS, TEMPLATES, XDP, Object
 from ovs_ebpf_tap.template import fill, settle
 from ovs_ebpf_tap.text import unescaped
 
@@ -173,12 +173,13 @@ class Programs:
     """Open descriptors of a build's pinned programs and maps."""
 
     def __init__(self, directory: Path) -> None:
+        """Raises FileNotFoundError if not all are there that the build's version is to have."""
         self.build = directory.name
         self.directory = directory
-        self._fds = {name: bpf.get(directory / name) for name in PROGRAMS}
+        self._fds = _open_pins(directory, PROGRAMS)
         with contextlib.suppress(FileNotFoundError):  # A build of an earlier version has none.
             self._fds[MARK] = bpf.get(directory / MARK)
-        self.maps = {name: bpf.Map(bpf.get(directory / name)) for name in MAPS}
+        self.maps = {name: bpf.Map(fd) for name, fd in _open_pins(directory, MAPS).items()}
         self._templates: dict[str, bytes] = {}
         self.ids = {
             direction: bpf.program_id(self.fd(direction)) for direction in (INGRESS, EGRESS)
@@ -229,6 +230,13 @@ class Programs:
             os.close(fd)
         for each in self.maps.values():
             each.close()
+
+
+def _open_pins(directory: Path, names: Iterable[str]) -> dict[str, int]:
+    """Descriptors of what is pinned under these names; of other versions, without what is later."""
+    if directory.name != build_id():
+        names = [name for name in names if name not in LATER or (directory / name).exists()]
+    return {name: bpf.get(directory / name) for name in names}
 
 
 def builds(pin_dir: Path) -> list[Path]:

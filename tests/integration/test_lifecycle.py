@@ -22,7 +22,7 @@ from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.object import MAPS, PROGRAMS
+from ovs_ebpf_tap.object import LATER, MAPS, PROGRAMS
 from talking import Trio, copies_of
 
 ATTACH = attachments()
@@ -264,6 +264,9 @@ def test_an_upgrade_takes_over_without_a_gap(
             with Stream(a, b, rate=2000) as stream:
                 time.sleep(0.3)
                 tap.stop()
+                # As an earlier version has it.
+                for name in LATER:
+                    (tap.pin_dir / programs.build_id() / name).unlink()
                 tap.start(env={"PYTHONPATH": str(newer), "PYTHONSAFEPATH": "1"})
                 time.sleep(0.3)
             copies.wait_quiet()
