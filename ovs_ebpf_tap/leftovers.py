@@ -41,19 +41,25 @@ def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> None:
 
 
 def others(netlink: Netlink) -> list[str]:
-    """Tells of the filters of other sidecars, in a line for each owner. Raises OSError.
+    """Tells of the filters and cutters of other sidecars, in lines. Raises OSError.
 
-    Without a pin a TCX link ends, but a filter does not.
+    Without a pin a TCX link ends, but these do not.
     """
     devices: dict[int, set[str]] = {}
     for ifindex, name in _names(netlink).items():
         for each in netlink.all_filters(ifindex):
-            if each.owner != netlink.owner:
-                devices.setdefault(each.owner, set()).add(name)
+            devices.setdefault(each.owner, set()).add(name)
+    cutters = sorted(cutter.owners(netlink).items())
     return [
-        f"filters of another ovs-ebpf-tap stay on {_listed(sorted(names))}; "
-        f"if it is gone for good: restore --owner {owner:x}"
-        for owner, names in sorted(devices.items())
+        f"{what}; if it is gone for good: restore --owner {owner:x}"
+        for owner, what in (
+            *(
+                (owner, f"filters of another ovs-ebpf-tap stay on {_listed(sorted(names))}")
+                for owner, names in sorted(devices.items())
+            ),
+            *((owner, f"device {name} of another ovs-ebpf-tap stays") for name, owner in cutters),
+        )
+        if owner != netlink.owner
     ]
 
 

@@ -15,7 +15,7 @@ import ovs_ebpf_tap
 from ovs_ebpf_tap import bpf, programs
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
+from ovs_ebpf_tap.lab.sidecar import Tap, cutters, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
@@ -46,10 +46,12 @@ UNDO = pytest.mark.parametrize("undo", [release, restore])
 
 @pytest.fixture
 def killed(switch: Switch, trio: Trio) -> Iterator[Tap]:
-    """A sidecar with clsact hooks that copies on without its process."""
+    """A sidecar with clsact hooks and a cutter that copies on without its process."""
+    switch.vsctl("set", "Mirror", "m1", "snaplen=1500")
     with Tap(switch, "--attach", "clsact") as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
+        assert cutters(switch)
         yield tap
 
 
@@ -70,6 +72,10 @@ def test_what_other_sidecars_have_stays(trio: Trio, killed: Tap, undo: Undo) -> 
     (line,) = [line for line in done.stdout.splitlines() if "a0" in line]
     assert "filters of another ovs-ebpf-tap stay" in line
     assert line.endswith(f"if it is gone for good: restore --owner {owner}")
+    (line,) = [line for line in done.stdout.splitlines() if min(cutters(killed.switch)) in line]
+    assert "device" in line
+    assert "of another ovs-ebpf-tap stays; if it is gone for good" in line
+    assert line.endswith(f": restore --owner {owner}")
     assert "qdisc" not in done.stdout
     assert copies_of(a, b, m) == 1
 
@@ -82,6 +88,7 @@ def test_a_lost_pin_directory(trio: Trio, killed: Tap, undo: Undo) -> None:
     done = undo(ns, killed)
     assert done.returncode == 0, done.stderr
     assert hook_count(killed.switch) == 0
+    assert not cutters(killed.switch)
     assert "stay" not in done.stdout
     if undo != remove_orphans:
         assert copies_of(a, b, m) == 1
