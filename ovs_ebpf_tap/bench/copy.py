@@ -41,6 +41,9 @@ from ovs_ebpf_tap.wanted import CLSACT, TCX, Gate, Hook, Rule
 SIZES = (64, 1400)
 """Bytes a frame."""
 
+_SNAPLEN, _SHORT_SNAPLEN = 60, 20
+"""Bytes of a copy: behind the headers of the frames, and within them."""
+
 _SETUPS = 16
 _ROUNDS = 12
 """Rounds a set-up."""
@@ -286,8 +289,9 @@ class Bench:
         programs.ensure_bpffs(pins)
         opened = programs.ensure_programs(pins)
         self._stack.callback(opened.close)
-        self._switch.call(self._netlink.refresh)
-        datapath = self._switch.call(lambda: Datapath(pins, self._netlink, opened, kind))
+        netlink = self._switch.call(lambda: Netlink(owner=programs.owner(pins)))
+        self._stack.callback(netlink.close)
+        datapath = self._switch.call(lambda: Datapath(pins, netlink, opened, kind))
         begun = True
         while begun or datapath.unfinished:
             if refused := self._switch.call(lambda: datapath.sync(rules, set())):
@@ -312,6 +316,8 @@ _RULES = {
     ", once: arriving": replace(_RULE, once=True),
     ", once: leaving": replace(_RULE, once=True, arrival=False),
     ", VLAN": replace(_RULE, edit=_ACCESS, gate=Gate(ACCESS, 10, 1)),
+    ", cut in place": replace(_RULE, edit=replace(TRUNK, snaplen=_SNAPLEN)),
+    ", cut on the cutter": replace(_RULE, edit=replace(TRUNK, snaplen=_SHORT_SNAPLEN)),
     ", other VLAN": replace(_RULE, vlans=vlan_set([7])),
     ", filtered out": replace(_RULE, match=parse_filter("tcp,tp_dst=80")),
 }
