@@ -21,6 +21,10 @@ KERNELS = os.environ.get("OVS_EBPF_TAP_DATAPATH") == "system"
 FRAMES = 10
 ELSEWHERE = "is not in this network namespace"
 NAME = "int0"
+MOVED = NAME if KERNELS else "eth0"
+"""What the device is called elsewhere. The kernel's datapath finds a port by its device's name
+(`ovs_vport_locate` in `net/openvswitch/vport.c`): of one that is renamed, Open vSwitch makes
+another device (`bridge_delete_or_reconfigure_ports` in `vswitchd/bridge.c`)."""
 
 
 @dataclass
@@ -43,13 +47,13 @@ class Moving:
     def move(self) -> None:
         """As who makes a container's interface of it."""
         self.switch.ns.run("ip", "link", "set", NAME, "netns", self.elsewhere.path.name)
-        self.elsewhere.run("ip", "link", "set", NAME, "name", "eth0")
-        self.elsewhere.run("ip", "link", "set", "eth0", "up")
-        self.hosts["i"] = replace(self.hosts["i"], ns=self.elsewhere, device="eth0")
+        self.elsewhere.run("ip", "link", "set", NAME, "name", MOVED)
+        self.elsewhere.run("ip", "link", "set", MOVED, "up")
+        self.hosts["i"] = replace(self.hosts["i"], ns=self.elsewhere, device=MOVED)
 
     def move_back(self) -> None:
-        self.elsewhere.run("ip", "link", "set", "eth0", "down")
-        self.elsewhere.run("ip", "link", "set", "eth0", "name", NAME)
+        self.elsewhere.run("ip", "link", "set", MOVED, "down")
+        self.elsewhere.run("ip", "link", "set", MOVED, "name", NAME)
         self.elsewhere.run("ip", "link", "set", NAME, "netns", self.switch.ns.path.name)
         self.switch.ns.run("ip", "link", "set", NAME, "up")
         self.hosts["i"] = replace(self.hosts["i"], ns=self.switch.ns, device=NAME)
