@@ -116,6 +116,13 @@ def play(sender: Sender, where: list[Host]) -> dict[str, Carried]:
     captures = {host.name: Capture.of(host) for host in where}
     for capture in captures.values():
         capture.start()
+    # Flows may have ended since the last one: those of a new one would be cut into frames.
+    for tags in ((), (5,)):
+        sender.tcp(1, *tags)
+        sender.udp(1, *tags)
+    for capture in captures.values():
+        capture.wait_quiet(0.1)
+        capture.clear()
     for tags in ((), (5,)):
         for length in LENGTHS:
             sender.tcp(length, *tags)
