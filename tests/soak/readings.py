@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from ovs_ebpf_tap import bpf, control, programs
-from ovs_ebpf_tap.model import OWN_KEYS, SELECT_VLAN_KEY, parse_vlans
+from ovs_ebpf_tap import bpf, control, cutter, namespace, programs
+from ovs_ebpf_tap.model import COUNTED_KEY, OWN_KEYS, SELECT_VLAN_KEY, parse_vlans
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS
 from ovs_ebpf_tap.object import MAPS, PROGRAMS
 from ovs_ebpf_tap.wanted import CLSACT, TCX
@@ -99,8 +99,9 @@ def _problems(pair: Pair, hooks: set[Place]) -> Iterator[str]:
 def _pin_problems(pin_dir: Path, links: set[str]) -> Iterator[str]:
     yield from _unlike("pins of links", links, _names(pin_dir / programs.LINKS))
     build = pin_dir / programs.build_id()
-    yield from _unlike("pins", {build.name, *_links_directory(pin_dir)}, _names(pin_dir))
-    yield from _unlike("pins of the build", {*PROGRAMS, *MAPS}, _names(build))
+    wanted = {build.name, namespace.NOTE, *_links_directory(pin_dir)}
+    yield from _unlike("pins", wanted, _names(pin_dir))
+    yield from _unlike("pins of the build", {*PROGRAMS, *MAPS, programs.MARK}, _names(build))
 
 
 def _entry_problems(pair: Pair, hooks: set[str], filtered: set[int]) -> Iterator[str]:
@@ -120,7 +121,11 @@ def _filter_problems(
 ) -> Iterator[str]:
     ns, foreign = pair.tested.switch.ns, pair.foreign
     qdiscs = json.loads(ns.run("tc", "-json", "qdisc", "show").stdout)
-    with_clsact = {each["dev"] for each in qdiscs if each["kind"] == "clsact"}
+    with_clsact = {
+        each["dev"]
+        for each in qdiscs
+        if each["kind"] == "clsact" and not each["dev"].startswith(cutter.PREFIX)
+    }
     yield from _unlike("devices with clsact", filtered | foreign.qdiscs, with_clsact)
     shown = {
         (device, way): ns.run("tc", "filter", "show", "dev", device, way).stdout
@@ -152,7 +157,8 @@ def _intents(rows: Sequence[Row]) -> dict[str, Row]:
         else:
             vlans = row["select_vlan"]
             row["select_vlan"] = tuple(vlans[1]) if isinstance(vlans, list) else (vlans,)
-        row["others"] = {key: value for key, value in ids.items() if key not in OWN_KEYS}
+        ours = (*OWN_KEYS, COUNTED_KEY)
+        row["others"] = {key: value for key, value in ids.items() if key not in ours}
         found[row["name"]] = row
     return found
 
