@@ -20,7 +20,7 @@ from ovs_ebpf_tap.lab.frames import (
     ipv4,
     udp_frame,
 )
-from ovs_ebpf_tap.object import NEXT, PROGRAMS, TEMPLATES
+from ovs_ebpf_tap.object import NEXT, PROGRAMS, TEMPLATES, XDP
 from ovs_ebpf_tap.template import fill
 
 RULE = abi.layout("rule")
@@ -108,7 +108,7 @@ def programs_of_hooks() -> Iterator[Hooks]:
             abi.constant("CONSTANT_RACE"): FORGOTTEN,
         }
         fds = [each.fd for each in maps.values()]
-        for name in PROGRAMS:
+        for name in set(PROGRAMS) - {XDP}:
             fd = bpf.load_classifier(fill(made.codes[name], constants, fds), name)
             stack.callback(os.close, fd)
             if name in NEXT:
