@@ -5,7 +5,8 @@ it over the column every `stats-update-interval` (`mirror_refresh_stats` in OVS'
 `vswitchd/bridge.c`). Ours begins anew with each slot in the maps. The total goes on over both: it
 grows by what either has grown since the total was last taken. `ebpf-tap-counted` on the row keeps
 it over restarts of the sidecar, as column `statistics` is not kept in the database's file and is
-OVS's while no sidecar runs.
+OVS's while no sidecar runs. Key `ebpf_tap` in `statistics` tells that a sidecar wrote them:
+OVS's writes are of the whole column, and never have it.
 
 A mirror that was never offloaded has no total: OVS's count is enough.
 """
@@ -24,6 +25,8 @@ from ovs_ebpf_tap.model import COUNTED_KEY, Mirror
 
 _MOST = (1 << 63) - 1
 """The largest integer of OVSDB."""
+
+_MARK = "ebpf_tap"
 
 _RECORD = re.compile(r"(\d{1,19}),(\d{1,19}) (\d{1,19}),(\d{1,19}) (\d{1,19}),(\d{1,19})")
 
@@ -51,8 +54,8 @@ class Count(NamedTuple):
 
     @property
     def as_statistics(self) -> dict[str, int]:
-        """As the column holds it."""
-        return {"tx_packets": self.packets, "tx_bytes": self.bytes}
+        """As the column holds it when a sidecar has written it."""
+        return {"tx_packets": self.packets, "tx_bytes": self.bytes, _MARK: 1}
 
 
 _NONE = Count()
@@ -106,11 +109,7 @@ def parse_record(text: str) -> Total | None:
 
 
 def total_of(mirror: Mirror, ebpf: Count | None) -> Total:
-    """A row's total without knowing who wrote its statistics last, OVS or a sidecar.
-
-    A sidecar never wrote less than the total on record. OVS's own count is less than it, or, if
-    more was copied by OVS since, that much of it is new: then it comes to the same.
-    """
+    """A row's total, from what it has on record and from what OVS or a sidecar wrote last."""
     seen = Count.of_row(mirror.statistics)
     record = parse_record(mirror.external_ids.get(COUNTED_KEY, ""))
     if record is None:
@@ -124,9 +123,9 @@ def total_of(mirror: Mirror, ebpf: Count | None) -> Total:
     total = record.counted(None, ebpf)
     if seen is None:
         return total
-    if seen.packets < record.shown.packets or seen.bytes < record.shown.bytes:
+    if _MARK not in mirror.statistics:
         return total.counted(seen, ebpf)
-    more = seen.minus(total.shown)
+    more = seen.minus(total.shown)  # OVS has copied that since: eBPF's count is known.
     return replace(total, shown=total.shown.plus(more), ovs=total.ovs.plus(more))
 
 
@@ -174,10 +173,12 @@ class Totals:
     def observe(self, uuid: UUID, statistics: Mapping[str, int]) -> None:
         """Takes in what OVS has written over a row's statistics."""
         total = self._totals.get(uuid)
+        if total is None or _MARK in statistics:
+            return
         ovs = Count.of_row(statistics)
-        if total is not None and ovs is not None:
+        if ovs is not None:
             self._totals[uuid] = total.counted(ovs, total.ebpf)
-        elif total is not None and not self._mirrors[uuid].parked:
+        elif not self._mirrors[uuid].parked:
             self._refused.add(uuid)
 
     def statistics(self) -> dict[UUID, Mapping[str, int]]:
