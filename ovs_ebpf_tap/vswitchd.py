@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import time
 from collections import deque
 from collections.abc import Collection
@@ -29,7 +28,6 @@ from ovs_ebpf_tap.timers import wake_at
 _WAIT = "revalidator/wait"
 _SHOW = "upcall/show"
 _PURGE = "revalidator/purge"
-_DUMP_DURATION = re.compile(r"dump duration\s*:\s*(\d{1,9})ms")
 
 _AT_WORK = "RDT"
 """States in `/proc/PID/task/TID/stat`: it runs or is to, is in the kernel, or was stopped."""
@@ -38,18 +36,12 @@ _CONNECT = 100  # ms
 _MAX_ANSWERS = 1 << 20  # bytes
 _MAD = (EPROTO, EMSGSIZE)
 """Errors of connections to what is no ovs-vswitchd."""
-_ROUND = 0.01
-"""Seconds, and _ROUND_DURATIONS times what a round takes, in which a round that is due has ended:
-it begins within 5 ms, and takes longer than most since it revalidates all flows."""
-_ROUND_DURATIONS = 8
 _WORKING = 0.005
-"""Seconds until it is looked again whether a round is under way that is late."""
-_RESTING = 0.01
-"""The same where none is, though the next one may be about to begin."""
+"""Seconds until it is looked again whether revalidators work: as long as between two rounds."""
 _UNKNOWN = 0.3
 """Seconds that are waited where ovs-vswitchd is not to be found, or has several datapaths."""
 _LIMIT = 5.0
-"""Seconds after which no more is waited for a round that does not end."""
+"""Seconds after which no more is waited for rounds that do not end."""
 
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5
 """Seconds until it is looked again for the next ovs-vswitchd."""
@@ -65,65 +57,70 @@ class Revalidation:
     tables; where that bridge's OpenFlow will not do, they are purged, at the price of an upcall for
     each.
 
-    ovs-vswitchd tells when the next round ends, and how long it took; not when it began. So the
-    first that ends may have begun too early, and the one behind it has not. But that round may be
-    over by now, and then the next is up to half a second away: so it is waited for no longer than
-    one would take, and for as long as a revalidator has work, which on a busy machine waits for its
-    turn.
+    `revalidator/wait` returns when a round ends, which may have begun before the request: the one
+    behind it has not, so two are waited for. A round may also be over before it is waited for, and
+    the next one half a second away: as long as no revalidator works, another one is requested.
+    `revalidator/purge` returns when all flows are gone.
 
-    What an ovs-vswitchd that has ended meanwhile had said counts no more: it is waited for the
-    next one, however long that takes, and for a round of its own.
+    What an ovs-vswitchd that has ended meanwhile had said counts no more: the next one is waited
+    for, however long that takes, and for rounds of its own.
     """
 
-    def __init__(
-        self, run_dir: Path, bridges: Collection[str] = (), spare: Spare | None = None
-    ) -> None:
+    def __init__(self, run_dir: Path, bridges: Collection[str], spare: Spare | None = None) -> None:
         """`run_dir` is where the Open vSwitch has its pid files and sockets.
 
-        `bridges` are names, one of each datapath whose flows are to be revalidated. Without, it
-        only waits. It borrows the spare descriptor: all the while it lasts, copies are doubled.
+        `bridges` are names, one of each datapath whose flows are to be revalidated. It borrows the
+        spare descriptor: all the while it lasts, copies are doubled.
         """
         self._run_dir = run_dir
-        self._requests = deque(
-            RevalidationRequest(management_socket(run_dir, name))
-            for name in bridges
-            if may_serve(name)
-        )
-        self._purge = len(self._requests) < len(bridges)
+        self._bridges = [name for name in bridges if may_serve(name)]
+        self._purge = len(self._bridges) < len(bridges)
         self._connection: Any = None
         self._until = time.monotonic()
         self._spare = spare
         if spare is not None:
             spare.lend()
-        self.done = False
+        self.done = not bridges
         self._ended: float | None = None
         """Since when there is no ovs-vswitchd that has its datapaths."""
-        if not self._requests:
-            self._start()
+        self._requests: deque[tuple[str, RevalidationRequest]] = deque()
+        self._started = False
+        """Whether the first requests have been answered, and rounds are waited for."""
+        if not self.done:
+            self._request()
 
     @property
     def lost(self) -> bool:
         """Whether there is no ovs-vswitchd that has its datapaths."""
         return self._ended is not None and not self.done
 
+    def _request(self) -> None:
+        self._requests = deque(
+            (name, RevalidationRequest(management_socket(self._run_dir, name)))
+            for name in self._bridges
+        )
+
     def _start(self) -> None:
+        self._started = True
         error = self._connect()
-        if error == 0:
+        if error == 0 and not self._purge:
             self._begin()
+        elif error == 0:  # It may have no bridge yet.
+            self._lose()
         else:  # It is refused by the socket of one that has just ended.
             self._lose(math.inf if error == ECONNREFUSED else _UNKNOWN)
 
     def _connect(self) -> int:
-        self._rested = False
-        self._asked: list[str] = []
+        self._asked: deque[str] = deque()
         self._pid = read_pid(self._run_dir)
         error, self._connection = _connect(self._run_dir, self._pid)
         return error
 
     def _begin(self) -> None:
-        self._limit = self._until = time.monotonic() + _LIMIT
-        # Answered one after the other, and asked at once: a round may last no longer than a reply.
-        self._ask(*([_PURGE] if self._purge else []), _SHOW, _WAIT, _WAIT)
+        self._until = time.monotonic()
+        self._limit = self._until + _LIMIT
+        # One after the other: ovs-vswitchd answers the second when it has answered the first.
+        self._ask(*([_PURGE] if self._purge else []), *(_WAIT, _WAIT) if self._bridges else ())
 
     def _ask(self, *commands: str) -> None:
         self._asked += commands
@@ -131,7 +128,7 @@ class Revalidation:
             self._connection.send(ovs.jsonrpc.Message.create_request(command, []))
 
     def _give_up(self) -> None:
-        self.close()
+        self._disconnect()
         self._until = min(self._limit, time.monotonic() + _UNKNOWN)
 
     def _lose(self, patience: float = math.inf) -> None:
@@ -154,22 +151,45 @@ class Revalidation:
     def close(self) -> None:
         """Gives back what it has taken; any number of times."""
         self._disconnect()
-        for request in self._requests:
+        for _, request in self._requests:
             request.close()
+        self._requests.clear()
         if self._spare is not None:
             self._spare.keep()
 
     def run(self) -> None:
         """Takes in what ovs-vswitchd has said."""
+        if self.done:
+            return
+        self._run_requests()
+        self._run_connection()
+        now = time.monotonic()
+        if self.done or not self._started or now < self._until:
+            return
+        if self._ended is not None and now < self._limit:
+            self._seek(now, self._ended)
+        elif now >= self._limit or not (self._connection or is_revalidating(self._pid)):
+            self._finish()
+        else:
+            self._until = now + _WORKING
+            if self._connection and not self._requests and not is_revalidating(self._pid):
+                self._request()
+
+    def _run_requests(self) -> None:
+        first = not self._started
         while self._requests:
-            request = self._requests[0]
+            name, request = self._requests[0]
             request.run(math.inf)
             if not request.done and not request.failed:
                 return
-            self._purge |= request.failed
-            self._requests.popleft()
-            if not self._requests:
-                self._start()
+            self._requests.popleft()[1].close()
+            if first and request.failed:
+                self._purge = True
+                self._bridges.remove(name)
+        if first:
+            self._start()
+
+    def _run_connection(self) -> None:
         while self._connection is not None:
             self._connection.run()
             error, reply = self._connection.recv()
@@ -182,32 +202,17 @@ class Revalidation:
             elif reply.error is not None or not self._asked:
                 self._give_up()
             else:
-                self._take(self._asked.pop(0), str(reply.result))
-        now = time.monotonic()
-        if self.done or now < self._until:
-            return
-        if self._ended is not None and now < self._limit:
-            self._seek(now, self._ended)
-        elif self._asked and now < self._limit and is_revalidating(self._pid):
-            self._rested = False
-            self._until = now + _WORKING
-        elif self._asked and not self._rested:
-            self._rested = True
-            self._until = now + _RESTING
-        else:
-            self.done = True
-            self.close()
+                self._take(self._asked.popleft(), str(reply.result))
 
     def _take(self, command: str, said: str) -> None:
-        now = time.monotonic()
         if self._ended is not None:
             self._greet(has_datapaths=bool(said.strip()))
-        elif command == _SHOW:
-            durations = (int(ms) / 1000 for ms in _DUMP_DURATION.findall(said))
-            due = _ROUND + _ROUND_DURATIONS * max(durations, default=0.0)
-            self._until = min(self._until, now + due)
         elif not self._asked:
-            self._until = now
+            self._finish()
+
+    def _finish(self) -> None:
+        self.done = True
+        self.close()
 
     def _greet(self, has_datapaths: bool) -> None:
         """It answers before it has read the database, too, and before it knows the command."""
@@ -220,9 +225,9 @@ class Revalidation:
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""
         if self._requests:
-            self._requests[0].wait(poller)
-            return
-        wake_at(poller, self._until)
+            self._requests[0][1].wait(poller)
+        if self._started:
+            wake_at(poller, self._until)
         if self._connection is not None:
             self._connection.wait(poller)
             self._connection.recv_wait(poller)

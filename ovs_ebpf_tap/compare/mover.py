@@ -19,10 +19,9 @@ from ovs_ebpf_tap.model import (
     Database,
     Mirror,
 )
-from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb, ovs_run_dir
+from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb
 from ovs_ebpf_tap.session import PATIENCE, Options, connect, transact, turn
 from ovs_ebpf_tap.text import printable
-from ovs_ebpf_tap.vswitchd import Revalidation
 
 MODES = {OFFLOADED: "offload", NATIVE: "native"}
 
@@ -100,13 +99,6 @@ class Mover:
         ):
             self._check(variant, begun)
             turn(self._ovsdb, deadline)
-            self._interrupts.sleep(_LOOK)
-        revalidation = Revalidation(ovs_run_dir(self._options.ovsdb))
-        while not revalidation.done:
-            if time.monotonic() > deadline:
-                revalidation.close()
-                raise TapError("ovs-vswitchd has ended")
-            revalidation.run()
             self._interrupts.sleep(_LOOK)
         self._interrupts.sleep(_SETTLE)
 

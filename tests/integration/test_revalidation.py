@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import ovs.poller
 import pytest
 
 from ovs_ebpf_tap.lab.switch import Switch
@@ -25,11 +26,11 @@ def unanswered(switch: Switch, request: pytest.FixtureRequest) -> Iterator[Reval
     assert pid is not None
     if request.param == "asked":
         os.kill(pid, signal.SIGSTOP)
-        revalidation = Revalidation(switch.rundir)
+        revalidation = Revalidation(switch.rundir, ["br0"])
         switch.kill_vswitchd()
     else:
         switch.kill_vswitchd()
-        revalidation = Revalidation(switch.rundir)
+        revalidation = Revalidation(switch.rundir, ["br0"])
     yield revalidation
     revalidation.close()
 
@@ -38,6 +39,14 @@ def is_done(revalidation: Revalidation) -> bool:
     """Whether it is by now."""
     revalidation.run()
     return revalidation.done
+
+
+def finish(revalidation: Revalidation) -> None:
+    """Waits until it is, as the sidecar does."""
+    while not is_done(revalidation):
+        poller = ovs.poller.Poller()
+        revalidation.wait(poller)
+        poller.block()
 
 
 def check_not_done(revalidation: Revalidation) -> None:
@@ -71,5 +80,16 @@ def test_one_that_waits_for_its_database_is_not_enough(
 
 def test_one_that_is_nowhere_to_be_found_is_not_waited_for(tmp_path: Path) -> None:
     """Its files may be elsewhere, and it may well be there."""
-    revalidation = Revalidation(tmp_path)
+    revalidation = Revalidation(tmp_path, ["br0"])
     wait_for(lambda: is_done(revalidation), 5, "an end")
+
+
+def coverage(switch: Switch, counter: str) -> int:
+    return int(switch.appctl("coverage/read-counter", counter))
+
+
+def test_flows_are_revalidated_without_a_purge(switch: Switch) -> None:
+    for _ in range(20):
+        before = coverage(switch, "rev_flow_table")
+        finish(Revalidation(switch.rundir, ["br0"]))
+        assert coverage(switch, "rev_flow_table") > before
