@@ -15,6 +15,7 @@ import pytest
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.vswitchd import Revalidation
+from talking import Trio, copies_of
 
 AWAY = 1.0  # seconds
 
@@ -93,3 +94,14 @@ def test_flows_are_revalidated_without_a_purge(switch: Switch) -> None:
         before = coverage(switch, "rev_flow_table")
         finish(Revalidation(switch.rundir, ["br0"]))
         assert coverage(switch, "rev_flow_table") > before
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["by OpenFlow", "by a purge"])
+def test_running_flows_get_to_know_of_a_change(switch: Switch, trio: Trio, served: bool) -> None:
+    assert copies_of(*trio, 3) == 1
+    switch.vsctl("set", "Mirror", "m1", "select_vlan=4095")
+    assert copies_of(*trio, 3) == 1, "Open vSwitch revalidates by itself"
+    if not served:
+        (switch.rundir / "br0.mgmt").unlink()
+    finish(Revalidation(switch.rundir, ["br0"]))
+    assert copies_of(*trio, 3) == 0
