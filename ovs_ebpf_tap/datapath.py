@@ -280,7 +280,8 @@ class Datapath:
             entry, read = entries[hook], data[first : first + n]
             try:
                 rules = tuple(self._encoding.unpack(entry["shape"], read, mirrors))
-                edit = None if rules else self._encoding.edit_at(entry["first"])
+                finishes = entry["program"] and not rules
+                edit = self._encoding.edit_at(entry["first"]) if finishes else None
             except Exception as error:
                 # As if it had none, it gets what it is to have.
                 unexpected.reason(f"entry of {hook}", error)

@@ -22,7 +22,12 @@ class Pool:
         self._never_used = 1
 
     def read(self, place: int) -> bytes:
-        """The value at a place that a rule in the kernel refers to."""
+        """The value at a place, not 0, that a rule in the kernel refers to.
+
+        Raises ValueError for place 0.
+        """
+        if place == 0:
+            raise ValueError(f"no {self._what} can be at place 0")
         if place not in self._values:
             self._note(place, self._map.get(bpf.u32(place)) or b"")
         return self._values[place]
@@ -46,6 +51,7 @@ class Pool:
 
     def _note(self, place: int, value: bytes) -> None:
         self._values[place] = value
+        self._resting.pop(place, None)
         self._places.setdefault(value, place)
         self._never_used = max(self._never_used, place + 1)
 

@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 from builders import Clock, FakeMap, switch
 
-from ovs_ebpf_tap import abi, bpf, datapath
+from ovs_ebpf_tap import abi, bpf, datapath, pool
 from ovs_ebpf_tap.datapath import Datapath
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Filter, Netlink
 from ovs_ebpf_tap.programs import Programs
@@ -316,3 +316,18 @@ def test_a_mirror_in_the_place_of_another(bench: Bench, clock: Clock) -> None:
         *range(1, last + 1)
     ]
     assert len(bench.datapath.mirrors) == MAX_MIRRORS
+
+
+def test_every_rule_that_changes_frames_has_an_edit(
+    bench: Bench, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after hooks were read that finish copies by the shared program, and refer to none."""
+    monkeypatch.setattr(pool, "time", clock)
+    for vlan in range(10, 20, 2):
+        edits = (replace(_RULE.edit, set_vid=vid) for vid in (vlan, vlan + 1))
+        changing = (replace(_RULE, output=7, group=7, edit=edit) for edit in edits)
+        wanted = {A: (*changing,)}
+        assert not bench.sync(wanted)
+        bench.datapath.read()
+        assert all(bench.datapath._encoding.edit_place(rule.edit) for rule in wanted[A])
+        clock.now += 2 * QUARANTINE

@@ -52,6 +52,26 @@ def test_place_0_is_none() -> None:
     assert fake.get(key(0)) == bytes(4)
 
 
+def test_nothing_is_read_at_place_0(clock: Clock) -> None:
+    """Else it would be given back as unused, and used."""
+    fake, places = make()
+    with pytest.raises(ValueError, match="place 0"):
+        places.read(0)
+    places.keep(())
+    clock.now += QUARANTINE + 1
+    assert places.place(value(1)) != 0
+    assert fake.get(key(0)) == bytes(4)
+
+
+def test_what_is_read_again_is_not_free(clock: Clock) -> None:
+    _, places = make()
+    place = places.place(value(1))
+    places.keep(())
+    assert places.read(place) == value(1)
+    clock.now += QUARANTINE + 1
+    assert places.place(value(2)) != place
+
+
 def test_all_places_are_taken() -> None:
     _, places = make()
     for number in range(3):
