@@ -182,4 +182,4 @@ def call(run_dir: Path, command: str) -> str | None:
         raise TapError(f"the running sidecar did not answer in {_ANSWER} s: end it and try again")
     if reply.error is not None:
         raise TapError(str(reply.error).strip())
-    return str(reply.result)
+    return str(reply.result).removesuffix("\n")  # What python-ovs ends an answer with.

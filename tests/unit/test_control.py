@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from ovs_ebpf_tap.control import LOCK, RunDir
+from ovs_ebpf_tap.control import LOCK, RunDir, Server, call
 from ovs_ebpf_tap.errors import TapError
 
 
@@ -56,3 +57,18 @@ def test_a_directory_that_its_owner_removes_meanwhile_is_made_again(
 
     monkeypatch.setattr(os, "open", end_before)
     RunDir(path).release()
+
+
+def test_an_answer_comes_as_it_was_given(tmp_path: Path) -> None:
+    lock = RunDir(tmp_path / "run")
+    server = Server(tmp_path / "run")
+    server.register("settled", lambda: "no")
+    answers: list[str | None] = []
+    caller = threading.Thread(target=lambda: answers.append(call(tmp_path / "run", "settled")))
+    caller.start()
+    while caller.is_alive():
+        server.run()
+        caller.join(0.01)
+    server.close()
+    lock.release()
+    assert answers == ["no"]
