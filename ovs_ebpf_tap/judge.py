@@ -87,6 +87,9 @@ def _takes_place(layout: Layout, mirror: Mirror) -> bool:
     return True
 
 
+_LEAVING_TOO = "the mirror selects leaving packets, too"
+
+
 class Judge:
     """Judges the mirrors of a part of a bridge, each by itself."""
 
@@ -106,6 +109,7 @@ class Judge:
             for port in self._topology.selected(mirror):
                 self._check_port(port)
             self._check_filters(mirror)
+            self._check_super_packets(mirror)
             self._check_destinations(mirror)
             self._check_tags_left(mirror)
             self._check_flows(mirror)
@@ -308,6 +312,31 @@ class Judge:
         reason = obstacle(there, clsact=clsact, ovs_first=ovs_first)
         if reason is not None:
             raise NotOffloadedError(f"{where}: {reason}")
+
+    def _check_super_packets(self, mirror: Mirror) -> None:
+        """Whether packets that the host sends have one form at all hooks, and for `snaplen`.
+
+        The kernel cuts super-packets behind the hook of a tap without offloads
+        (`validate_xmit_skb` in its `net/core/dev.c`), so that the userspace datapath receives
+        segments. A mirror of such arrivals alone copies super-packets as one.
+        """
+        topology = self._topology
+        if not topology.netdev or self._common.db.userspace_tso:
+            return
+        if not mirror.cut and not topology.destinations(mirror):
+            return
+        for uuid in topology.source_uuids(mirror):
+            port = topology.seen[uuid].port
+            if uuid in topology.reserved:
+                continue
+            for interface in topology.interfaces(port):
+                device = topology.device(interface)
+                if to_ingress(interface) and device is not None and device.up:
+                    raise NotOffloadedError(
+                        f"port {port.name} is internal and up: the userspace datapath receives "
+                        "the host's super-packets cut into segments, and a hook sees them whole; "
+                        + ("the mirror has a snaplen" if mirror.cut else _LEAVING_TOO)
+                    )
 
     def _check_destinations(self, mirror: Mirror) -> None:
         """A packet sent to a device that is down counts as leaving, and passes no hook."""

@@ -234,15 +234,14 @@ class Switch(Resource):
 
     def add_bridge(
         self, name: str = "br0", datapath_type: str | None = None, **values: Column
-    ) -> Host:
+    ) -> None:
         """Add a bridge, of datapath type $OVS_EBPF_TAP_DATAPATH or else netdev.
 
-        Returns its local port.
+        The device of its local port stays down.
         """
         datapath = datapath_type or os.environ.get("OVS_EBPF_TAP_DATAPATH") or "netdev"
         settings = _settings({"datapath_type": datapath, **values})
         self.vsctl("add-br", name, "--", "set", "Bridge", name, *settings)
-        return self._internal_host(name, self._next_number(), with_ip=False)
 
     def add_host(
         self,

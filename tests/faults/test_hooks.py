@@ -26,7 +26,7 @@ from ovs_ebpf_tap.lab.sidecar import BPFFS
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.wanted import CLSACT, TCX
-from parity.world import datapath_type
+from parity.case import datapath_type
 
 only_tcx = pytest.mark.skipif(TCX not in attachments(), reason="this kernel has no TCX hooks")
 with_clsact = pytest.mark.parametrize("bare_ground", [CLSACT], indirect=True)

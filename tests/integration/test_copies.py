@@ -200,12 +200,12 @@ def internal_destination(switch: Switch) -> Scenario:
 
 
 @scenario
-def internal_source_and_destination(switch: Switch) -> Scenario:
+def internal_destinations(switch: Switch) -> Scenario:
     a, _, _, m = hosts(switch)
     i = switch.add_internal("int0")
     j = switch.add_internal("int1")
     switch.learn(a, i, j)
-    switch.mirror("m1", src=[i], dst=[j], output=m)
+    switch.mirror("m1", dst=[i, j], output=m)
     return Scenario([*both_ways(a, i), *both_ways(i, j)], [i, j])
 
 

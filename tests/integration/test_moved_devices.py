@@ -154,7 +154,8 @@ def add_stranger(switch: Switch, kind: str) -> int:
 def test_a_sidecar_that_starts_when_it_has_moved(moving: Moving) -> None:
     moving.move()
     moving.switch.wait_until("Interface", NAME, "ifindex=0")
-    moving.switch.mirror("m1", select_all=True, output=moving.hosts["m"])
+    hosts = moving.hosts
+    moving.switch.mirror("m1", src=[hosts["i"], hosts["a"]], output=hosts["m"])
     moving.tap.start()
     moving.assert_native("src")
     moving.move_back()

@@ -209,3 +209,48 @@ def test_checksums_that_are_filled_in_on_the_way(newer: Switch, selected: str) -
 def kind_of(frame: bytes) -> bytes:
     """What tells the kind of frame: its payload."""
     return frame[frame.rindex(b"<") :]
+
+
+# What the host sends: the kernel cuts its super-packets behind the hook of its device.
+
+
+SENT = 200_000
+"""Bytes, more than a super-packet has."""
+
+
+def sent_by_tcp(i: Host, b: Host) -> None:
+    """More than a super-packet, from the host to a machine behind a port."""
+    with b.ns.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind((b.ip, 0))
+        listener.listen()
+        with i.ns.socket(socket.AF_INET, socket.SOCK_STREAM) as sender:
+            sender.connect(listener.getsockname())
+            receiver, _ = listener.accept()
+            with receiver:
+                sender.sendall(bytes(SENT))
+                left = SENT
+                while left:
+                    left -= len(receiver.recv(min(left, 65536)))
+
+
+@pytest.mark.parametrize("snaplen", [0, 100])
+def test_the_hosts_super_packets_are_left_to_ovs(switch: Switch, tap: Tap, snaplen: int) -> None:
+    b, m = switch.add_host("b"), switch.add_host("m", with_ip=False)
+    i = switch.add_internal("int0", with_ip=True)
+    switch.set_columns("Interface", i.port, mtu_request=_MTU)
+    switch.learn(b, i)
+    if snaplen:
+        switch.mirror("m1", src=[i], output=m, snaplen=snaplen)
+        reason = "the mirror has a snaplen"
+    else:
+        switch.mirror("m1", src=[i], dst=[b], output=m)
+        reason = "the mirror selects leaving packets, too"
+    tap.wait_state("m1", "native")
+    assert reason in (tap.reason("m1") or "")
+    with Capture.of(m) as capture:
+        sent_by_tcp(i, b)
+        capture.wait_quiet(0.3)
+        longest = max(map(len, capture.frames()))
+        segments = [frame for frame in capture.frames() if len(frame) == longest]
+    assert longest == (snaplen or _MTU + 14)
+    assert len(segments) >= SENT // _MTU

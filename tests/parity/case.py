@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -86,6 +87,16 @@ class Mirror:
 def left(reason: str, *mirrors: Mirror) -> list[Mirror]:
     """These mirrors, which are left to OVS; `reason` is a part of the line that says why."""
     return [replace(mirror, state=NATIVE, reason=reason) for mirror in mirrors]
+
+
+def datapath_type() -> str:
+    """The datapath to test: $OVS_EBPF_TAP_DATAPATH or else netdev."""
+    return os.environ.get("OVS_EBPF_TAP_DATAPATH") or "netdev"
+
+
+def whole_for_hooks(*mirrors: Mirror) -> list[Mirror]:
+    """These mirrors, left to the userspace datapath: it receives super-packets cut."""
+    return left("is internal and up", *mirrors) if datapath_type() == "netdev" else [*mirrors]
 
 
 @dataclass(frozen=True)

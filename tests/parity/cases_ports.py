@@ -19,6 +19,7 @@ from parity.case import (
     ports,
     sized,
     talk,
+    whole_for_hooks,
 )
 
 ALL_TAGS: Sequence[Tags] = [[], [10], [20], [10, 20]]
@@ -45,11 +46,14 @@ SLB = Port(
 
 OUTPUT = [Mirror(src="a c", output="b")]
 
+SENDS_AND_RECEIVES = ("both", "output_of_its_kind", "output_of_all")
+"""Those where an internal port is selected for what it sends, and some port for what leaves."""
+
 INTERNAL = [
     Case(
         f"{kind}_{name}",
         ports("a b m", i=replace(port, kind=kind), j=Port(kind)),
-        [mirror],
+        whole_for_hooks(mirror) if kind == "internal" and name in SENDS_AND_RECEIVES else [mirror],
         [tagged("i"), tagged("a"), tagged("j")],
         all_hooks=name in ("source", "output", "destination"),
     )
@@ -174,9 +178,10 @@ SENT: Mapping[str, list[Sent]] = {
 SIZES = [
     Case(
         f"size_{name}",
-        ports("a b", a2=Port("internal"), m=Port(), n=Port(tag=10), o=Port("internal")),
+        ports("a b", a2=Port("internal"), m=Port(), n=Port(tag=10), o=Port("internal"), p=Port()),
         [
-            Mirror(src="a a2", dst="b", output="m"),
+            Mirror(src="a", dst="b", output="m"),
+            Mirror(src="a2", output="p"),
             Mirror(src="a", output="n"),
             Mirror(src="a", output="o"),
         ],

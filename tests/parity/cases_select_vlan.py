@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, Tag, Tags
-from parity.case import Case, Mirror, Port, Sent, announce, broadcast, flood, left, ports, talk
+from parity.case import (
+    Case,
+    Mirror,
+    Port,
+    Sent,
+    announce,
+    broadcast,
+    flood,
+    left,
+    ports,
+    talk,
+    whole_for_hooks,
+)
 
 TAGS: Sequence[Tags] = [
     [],
@@ -176,7 +188,7 @@ CASES = [
     Case(
         "internal_ports",
         ports("b m", i=Port("internal", tag=10), j=Port("internal")),
-        [Mirror(src="i j", dst="j", output="m", select_vlan=(10,))],
+        whole_for_hooks(Mirror(src="i j", dst="j", output="m", select_vlan=(10,))),
         [tagged("i"), tagged("j"), tagged("b")],
     ),
     Case(

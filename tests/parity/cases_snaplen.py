@@ -15,7 +15,19 @@ from ovs_ebpf_tap.lab.frames import (
     tcp_frame,
 )
 from ovs_ebpf_tap.wanted import NATIVE
-from parity.case import NOBODY, Case, Mirror, Port, Sent, flood, one_by_one, ports, sized, station
+from parity.case import (
+    NOBODY,
+    Case,
+    Mirror,
+    Port,
+    Sent,
+    flood,
+    one_by_one,
+    ports,
+    sized,
+    station,
+    whole_for_hooks,
+)
 
 LENGTHS = (20, 34, 54, 60, 64, 96, 128, 159, 160, 200, 1500, 65535)
 AROUND = (16, 59, 60, 61, 159, 160, 161, 163, 164, 165, 199, 200, 201, 204, 300, 1499, 1500, 1501)
@@ -141,7 +153,7 @@ CASES = [
     Case(
         "internal_source",
         ports("b", i=Port("internal"), **outputs(Port())),
-        to_outputs(src="i", dst="i"),
+        whole_for_hooks(*to_outputs(src="i", dst="i")),
         [*frames("i"), *frames("b", [10])],
     ),
     Case(

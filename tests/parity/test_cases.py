@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ovs_ebpf_tap.lab.kernel import attachments
-from parity.case import Case
+from parity.case import Case, datapath_type
 from parity.runner import check
-from parity.world import Bench, datapath_type
+from parity.world import Bench
 
 
 def _parameters() -> Sequence[object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import re
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from ovs_ebpf_tap.lab.traffic import send
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.model import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED, Verdict
-from parity.case import Case, Mirror, Port, Sent
+from parity.case import Case, Mirror, Port, Sent, datapath_type
 
 LOCAL = "local"
 """The bridge's own port, which is there in every case."""
@@ -159,7 +158,9 @@ class World(Resource):
         layout.vsctl += [f"external_ids:{MODE_KEY}=native", *self.case.bridge]
         if self.case.open_vswitch:
             layout.vsctl += ["--", "set", "Open_vSwitch", ".", *self.case.open_vswitch]
-        layout.later_up.append(f"link set {self.bridge} up txqueuelen {_QUEUE}")
+        # Where it is up, the userspace datapath's mirrors of all ports are not offloaded.
+        if datapath_type() != "netdev" or any(p.kind == LOCAL for p in self.case.ports.values()):
+            layout.later_up.append(f"link set {self.bridge} up txqueuelen {_QUEUE}")
         self._add_machine(LOCAL, self.switch.ns, self.bridge)
         self._port_rows[LOCAL] = self.bridge
 
@@ -469,11 +470,6 @@ def as_expected(mirror: Mirror, verdict: Verdict | None) -> bool:
     if verdict is None or verdict.state != mirror.state:
         return False
     return mirror.reason in (verdict.reason or "")
-
-
-def datapath_type() -> str:
-    """The datapath to test: $OVS_EBPF_TAP_DATAPATH or else netdev."""
-    return os.environ.get("OVS_EBPF_TAP_DATAPATH") or "netdev"
 
 
 def _verdict(ids: Mapping[str, str]) -> Verdict | None:

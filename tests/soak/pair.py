@@ -20,8 +20,8 @@ from ovs_ebpf_tap.lab.tap import Tap
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED
-from parity.case import Port
-from parity.world import Machine, datapath_type
+from parity.case import Port, datapath_type
+from parity.world import Machine
 from soak.foreign import Foreign
 from soak.scene import BRIDGE, DOWN, KINDS, NUMBERS, RENAMED, UP, Scene
 

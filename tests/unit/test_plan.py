@@ -990,6 +990,31 @@ def test_the_hook_that_packets_pass(
 
 
 @pytest.mark.parametrize(
+    ("mirror", "datapath", "device", "tso", "state"),
+    [
+        ({"src": "i", "dst": "b"}, "netdev", {}, False, NATIVE),
+        ({"select_all": True}, "netdev", {}, False, NATIVE),
+        ({"src": "i", "snaplen": 100}, "netdev", {}, False, NATIVE),
+        ({"src": "i"}, "netdev", {}, False, OFFLOADED),
+        ({"dst": "i", "snaplen": 100}, "netdev", {}, False, OFFLOADED),
+        ({"src": "a", "dst": "i"}, "netdev", {}, False, OFFLOADED),
+        ({"src": "i", "dst": "b"}, "netdev", {"up": False}, False, OFFLOADED),
+        ({"src": "i", "dst": "b"}, "netdev", {}, True, OFFLOADED),
+        ({"src": "i", "dst": "b"}, "system", {}, False, OFFLOADED),
+    ],
+)
+def test_super_packets_of_the_host(
+    mirror: dict[str, Any], datapath: str, device: dict[str, Any], tso: bool, state: str
+) -> None:
+    world = World(settings={"userspace_tso": tso}).add_bridge(datapath_type=datapath)
+    world.add_ports("a b out").add_port("i", type="internal", device=device)
+    verdict = world.add_mirror(out="out", **mirror).verdict()
+    assert verdict.state == state
+    if state == NATIVE:
+        assert "port i is internal and up" in (verdict.reason or "")
+
+
+@pytest.mark.parametrize(
     ("datapath", "type", "mtu", "to_ingress", "max_len"),
     [
         ("system", "", 1500, False, 1514),
