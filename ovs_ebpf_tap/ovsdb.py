@@ -37,6 +37,9 @@ from ovs_ebpf_tap.timers import wake_at
 
 DATABASE = "Open_vSwitch"
 
+LOCK = "ovs_ebpf_tap"
+"""The lock (RFC 7047, 4.1.8) of the one sidecar beside the database; ovsdb-server takes an <id>."""
+
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "Open_vSwitch": (
         "bridges",
@@ -331,10 +334,19 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
 
 
 class Ovsdb:
-    """A connection to the database that never blocks; drive it with `run` and `wait`."""
+    """A connection to the database that never blocks; drive it with `run` and `wait`.
 
-    def __init__(self, remote: str, schema: dict[str, Any]) -> None:
+    With `exclusive`, it is of a sidecar, of which there is one at a time: each transaction has the
+    database check that the connection has `LOCK`. Without that, the database is taken to be away.
+    """
+
+    def __init__(self, remote: str, schema: dict[str, Any], *, exclusive: bool = False) -> None:
         self._remote = remote
+        self._exclusive = exclusive
+        self._locked_out = False
+        """Whether it was said that another has the lock."""
+        self._lost_at = 0.0
+        """When the lock was last ours; 0 if it never was."""
         self._columns = _present(schema)
         self._idl = self._make_replica(schema)
         self._connections = 1
@@ -358,7 +370,10 @@ class Ovsdb:
         helper = ovs.db.idl.SchemaHelper(schema_json=schema)
         for table, columns in self._columns.items():
             helper.register_columns(table, columns)
-        return _Idl(self._remote, helper)
+        replica = _Idl(self._remote, helper)
+        if self._exclusive:
+            replica.set_lock(LOCK)
+        return replica
 
     def close(self) -> None:
         """Drops the connection."""
@@ -376,6 +391,7 @@ class Ovsdb:
             self._ask_for_schema()
         self._mind_upgrade()
         self._tell_trouble()
+        self._tell_lock()
         return self._finish_transaction() or before != self._idl.change_seqno
 
     def _ask_for_schema(self) -> None:
@@ -423,6 +439,22 @@ class Ovsdb:
         elif before and not trouble:
             log.info("database is back")
 
+    def _tell_lock(self) -> None:
+        """Logs once that another has the lock that was ours, and when it is ours again.
+
+        For a moment, that may be a connection of ours which has ended.
+        """
+        now = time.monotonic()
+        if self._exclusive and self.connected:
+            self._lost_at = now
+            if self._locked_out:
+                self._locked_out = False
+                log.info("the database's lock is back", lock=LOCK)
+        elif self.locked_out and self._lost_at and not self._locked_out:
+            self._locked_out = now >= self._lost_at + _SILENCE
+            if self._locked_out:
+                log.warning("another ovs-ebpf-tap has the database's lock", lock=LOCK)
+
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""
         self._idl.wait(poller)
@@ -433,7 +465,16 @@ class Ovsdb:
 
     @property
     def connected(self) -> bool:
-        """Whether the replica is complete, and the connection was not lost."""
+        """Whether the replica is complete, the connection was not lost, and has its lock."""
+        return self._whole and (not self._exclusive or bool(self._idl.has_lock))
+
+    @property
+    def locked_out(self) -> bool:
+        """Whether the database is there, and another connection has the lock."""
+        return self._whole and self._exclusive and bool(self._idl.is_lock_contended)
+
+    @property
+    def _whole(self) -> bool:
         return self._idl.complete and self._schema_request is None
 
     @property
@@ -557,6 +598,7 @@ class Ovsdb:
             ovs.db.idl.Transaction.SUCCESS,
             ovs.db.idl.Transaction.UNCHANGED,
             ovs.db.idl.Transaction.TRY_AGAIN,
+            ovs.db.idl.Transaction.NOT_LOCKED,
         ):
             log.warning("transaction failed", error=self._txn.get_error())
         self._txn = None

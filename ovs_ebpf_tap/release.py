@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from uuid import UUID
@@ -21,6 +22,7 @@ from ovs_ebpf_tap.session import (
     Parts,
     check_kernel,
     connect,
+    lock,
     pinned_counters,
     require_root,
     transact,
@@ -89,7 +91,7 @@ def _release_all(options: Options, ovsdb: Ovsdb) -> list[str]:
         # It may not listen yet, or be killed before it has done it.
         asked = asked or control.call(options.run_dir, "release") is not None
         try:
-            lock = control.RunDir(options.run_dir)
+            run_dir = control.RunDir(options.run_dir)
             break
         except control.LockedError:
             if time.monotonic() > deadline:
@@ -101,7 +103,7 @@ def _release_all(options: Options, ovsdb: Ovsdb) -> list[str]:
         if not asked or options.pin_dir.exists():
             _release_all_alone(options, ovsdb)
     finally:
-        lock.release()
+        run_dir.release()
     netlink = Netlink(owner=programs.owner(options.pin_dir))
     try:
         return leftovers.others(netlink)
@@ -190,16 +192,19 @@ def _is_offloaded(db: Database, uuid: UUID) -> bool:
 
 def _release_some_alone(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> None:
     """We are the sidecar for a moment: the others stay offloaded. If none is, OVS is enough."""
-    lock = control.RunDir(options.run_dir)
+    run_dir = control.RunDir(options.run_dir)
     try:
         if not programs.builds(options.pin_dir):
             _give_back(options, ovsdb, chosen)
             return
         check_kernel(options)
-        with Parts(options, fetch_schema(options.ovsdb, ANSWER)) as parts:
+        deadline = time.monotonic() + PATIENCE
+        schema = fetch_schema(options.ovsdb, ANSWER)
+        alone = lock(options.ovsdb, schema, lambda ovsdb: turn(ovsdb, deadline))
+        with contextlib.closing(alone), Parts(options, alone) as parts:
             parts.drive(
                 lambda: parts.sidecar.idle and not parts.datapath.mirrors & chosen,
                 "giving mirrors back",
             )
     finally:
-        lock.release()
+        run_dir.release()

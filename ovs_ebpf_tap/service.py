@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+import time
 from types import FrameType
 
 import ovs.poller
@@ -13,8 +14,8 @@ import structlog
 import tenacity
 
 from ovs_ebpf_tap import control, programs, rcu, status, unexpected
-from ovs_ebpf_tap.ovsdb import fetch_schema
-from ovs_ebpf_tap.session import ANSWER, Options, Parts, check_kernel, require_root
+from ovs_ebpf_tap.ovsdb import Ovsdb, fetch_schema
+from ovs_ebpf_tap.session import ANSWER, Options, Parts, check_kernel, lock, require_root
 from ovs_ebpf_tap.sidecar import Sidecar
 from ovs_ebpf_tap.supervisor import Supervisor
 from ovs_ebpf_tap.wanted import CLSACT, TCX
@@ -55,14 +56,14 @@ def run(options: Options) -> None:
     require_root()
     signals = _Signals()
     supervisor = Supervisor()
-    lock = control.RunDir(options.run_dir)
+    run_dir = control.RunDir(options.run_dir)
     released = False
     try:
         released = _serve(options, signals, supervisor)
     except _Stop:
         log.info("stopped")
     finally:
-        lock.release()
+        run_dir.release()
     if released:
         log.info("released")
 
@@ -72,11 +73,14 @@ def _serve(options: Options, signals: _Signals, supervisor: Supervisor) -> bool:
     gc.disable()
     check_kernel(options)
     schema = _await_schema(options.ovsdb, signals, supervisor)
-    # Before there are pins, which would be left if it failed.
-    with contextlib.closing(control.Server(options.run_dir)) as server:
+    ovsdb = _await_lock(options.ovsdb, schema, signals, supervisor)
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(contextlib.closing(ovsdb))
+        # Before there are pins, which would be left if it failed.
+        server = stack.enter_context(contextlib.closing(control.Server(options.run_dir)))
         programs.ensure_bpffs(options.pin_dir)
         supervisor.starting(_START + programs.COMPILE_TIMEOUT)
-        with Parts(options, schema) as parts:
+        with Parts(options, opened) as parts:
             return _serve_on(parts, server, options, signals, supervisor)
 
 
@@ -168,6 +172,31 @@ def _step(sidecar: Sidecar) -> None:
     except Exception as error:
         why = str(error) if isinstance(error, OSError) else unexpected.reason("pass", error)
         log.error("pass failed", error=why, again_in_seconds=sidecar.pause(error))
+
+
+def _await_lock(
+    remote: str, schema: dict[str, object], signals: _Signals, supervisor: Supervisor
+) -> Ovsdb:
+    """A client that has the database's lock. Raises TapError if another sidecar keeps it."""
+    overdue = time.monotonic() + ANSWER
+
+    def turn(ovsdb: Ovsdb) -> None:
+        nonlocal overdue
+        if signals.stop:
+            raise _Stop
+        if time.monotonic() > overdue:
+            overdue = float("inf")
+            log.warning("the database does not answer: waiting for its lock")
+        supervisor.status("waiting for the database's lock")
+        supervisor.starting(_START)
+        poller = ovs.poller.Poller()
+        ovsdb.wait(poller)
+        signals.wait(poller)
+        poller.timer_wait(100)
+        poller.block()
+        ovsdb.run()
+
+    return lock(remote, schema, turn)
 
 
 def _await_schema(remote: str, signals: _Signals, supervisor: Supervisor) -> dict[str, object]:

@@ -31,6 +31,9 @@ ANSWER = 5.0
 PATIENCE = 10.0
 """Seconds for what OVS takes milliseconds to do."""
 
+_LOCK = 3.0
+"""Seconds for the database to notice that the sidecar which had its lock has ended."""
+
 _FINISH = 1.0
 """Seconds for moves to end when the sidecar is told to."""
 
@@ -66,9 +69,9 @@ def check_kernel(options: Options) -> None:
 
 
 class Parts:
-    """The parts of a sidecar, open."""
+    """The parts of a sidecar, open; the database is the caller's."""
 
-    def __init__(self, options: Options, schema: dict[str, object]) -> None:
+    def __init__(self, options: Options, ovsdb: Ovsdb) -> None:
         self.options = options
         namespace.check(options.pin_dir)
         self.attach = choose_attach(options.attach)
@@ -84,7 +87,7 @@ class Parts:
             fast_attach=options.fast_attach,
         )
         self._adopt()
-        self.ovsdb = Ovsdb(options.ovsdb, schema)
+        self.ovsdb = ovsdb
         self.statistics = StatisticsWriter(options.ovsdb)
         self.sidecar = Sidecar(
             self.ovsdb,
@@ -110,7 +113,6 @@ class Parts:
     def __exit__(self, *_: object) -> None:
         self.sidecar.close()
         self.statistics.close()
-        self.ovsdb.close()
         self.netlink.close()
         self.programs.close()
 
@@ -162,6 +164,30 @@ class Parts:
             self.sidecar.wait(poller)
             poller.timer_wait(int(seconds * 100))
             poller.block()
+
+
+def lock(remote: str, schema: dict[str, object], take_turn: Callable[[Ovsdb], None]) -> Ovsdb:
+    """A connected client that has the lock of the one sidecar beside the database.
+
+    `take_turn` waits a moment for the database. Raises TapError if another sidecar has the lock and
+    does not end soon.
+    """
+    ovsdb = Ovsdb(remote, schema, exclusive=True)
+    deadline = float("inf")
+    try:
+        while not ovsdb.connected:
+            take_turn(ovsdb)
+            now = time.monotonic()
+            deadline = min(deadline, now + _LOCK) if ovsdb.locked_out else float("inf")
+            if now > deadline:
+                raise TapError(
+                    f"another ovs-ebpf-tap runs beside the database {remote}, and two would copy "
+                    "packets twice: release --all with its --run-dir and --pin-dir ends it"
+                )
+    except BaseException:
+        ovsdb.close()
+        raise
+    return ovsdb
 
 
 def connect(remote: str) -> Ovsdb:

@@ -256,6 +256,8 @@ class Sidecar:
     @property
     def summary(self) -> str:
         """What it does, in a few words for people."""
+        if self._ovsdb.locked_out:
+            return "another ovs-ebpf-tap has the database's lock: waiting for it"
         if not self._ovsdb.connected:
             return "waiting for the database"
         if self._failed:
@@ -332,6 +334,9 @@ class Sidecar:
     def _take_statistics(self, now: float) -> None:
         """Takes in what ovs-vswitchd has written over ours, and counts on at once."""
         overwritten = self._statistics.run()
+        if not self._ovsdb.connected and self._statistics.held:
+            self._statistics.rest()  # Another sidecar may write them by now.
+            self._counted = None
         for uuid, statistics in overwritten.items():
             self._totals.observe(uuid, statistics)
             self._counted = None

@@ -104,11 +104,7 @@ class StatisticsWriter:
         if not self._session.is_connected() or self._session.get_backlog():
             return
         self._fresh = False
-        if self._waiting is not None:
-            # Else it would write the older values over the new ones.
-            cancel = ovs.jsonrpc.Message.create_notify("cancel", [self._waiting])
-            self._session.send(cancel)
-            self._waiting = None
+        self._cancel()  # Else it would write the older values over the new ones.
         changed = {u: each for u, each in values.items() if u in stale or self.held.get(u) != each}
         self.held = dict(values)
         if changed:
@@ -124,6 +120,17 @@ class StatisticsWriter:
                     *_updates(values),
                 ]
             )
+
+    def rest(self) -> None:
+        """Writes nothing more, nor what waits, until `hold` is called again."""
+        self._cancel()
+        self.held = {}
+
+    def _cancel(self) -> None:
+        if self._waiting is not None:
+            cancel = ovs.jsonrpc.Message.create_notify("cancel", [self._waiting])
+            self._session.send(cancel)
+            self._waiting = None
 
     def _transact(self, operations: list[dict[str, Any]]) -> Any:
         request = ovs.jsonrpc.Message.create_request("transact", [_DATABASE, *operations])

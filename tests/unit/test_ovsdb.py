@@ -117,6 +117,39 @@ def test_a_honest_peer(fake: FakeDatabase, client: Ovsdb, log: list[str]) -> Non
     assert fake.connections == 2
 
 
+def test_a_lock_that_another_has(tmp_path: Path) -> None:
+    """Without it, the database is as good as away; with it, each transaction asserts it."""
+    taken = honest("m1")
+
+    def answer(request: Message) -> bytes | None:
+        if request["method"] == "lock":
+            return reply(request, {"locked": False})
+        return taken(request)
+
+    with FakeDatabase(tmp_path / "db.sock", answer) as made:
+
+        def tell(what: str) -> None:
+            told = {"id": None, "method": what, "params": [ovsdb.LOCK]}
+            made.send(json.dumps(told).encode())
+
+        client = Ovsdb(made.remote, schema(), exclusive=True)
+        until(client, lambda: client.locked_out)
+        assert not client.connected
+        assert client.away
+        tell("locked")
+        until(client, lambda: client.connected)
+        assert not client.locked_out
+        (mirror,) = client.snapshot().mirrors
+        client.commit(Edits((MirrorEdit(mirror, set_ids={"a": "b"}),)))
+        until(client, lambda: not client.busy)
+        (written,) = [each for each in made.requests if each["method"] == "transact"]
+        assert written["params"][1] == {"op": "assert", "lock": ovsdb.LOCK}
+        tell("stolen")
+        until(client, lambda: client.locked_out)
+        assert not client.connected
+        client.close()
+
+
 def broken(change: Callable[[Any], object]) -> Any:
     made = schema()
     change(made)
