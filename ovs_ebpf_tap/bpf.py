@@ -38,6 +38,7 @@ _PROG_LOAD = 5
 _OBJ_PIN = 6
 _OBJ_GET = 7
 _PROG_TEST_RUN = 10
+_PROG_GET_FD_BY_ID = 13
 _OBJ_GET_INFO_BY_FD = 15
 _PROG_QUERY = 16
 _MAP_LOOKUP_BATCH = 24
@@ -113,6 +114,15 @@ def program_id(fd: int) -> int:
     return int(struct.unpack_from("=I", _info(fd, 16), 4)[0])
 
 
+def program_name(identifier: int) -> str:
+    """The name of the program with that id, of at most 15 letters."""
+    fd = _bpf(_PROG_GET_FD_BY_ID, struct.pack("=III", identifier, 0, 0))[0]
+    try:
+        return _info(fd, 80)[64:].partition(b"\0")[0].decode(errors="replace")
+    finally:
+        os.close(fd)
+
+
 def possible_cpus() -> int:
     """How many values a per-CPU map holds for each key."""
     text = Path("/sys/devices/system/cpu/possible").read_text()
@@ -160,8 +170,8 @@ def detach_link(link_fd: int) -> None:
 _MAX_PROGRAMS = 64  # BPF_MPROG_MAX: as many as a TCX hook takes
 
 
-def _query_tcx(ifindex: int, attach_type: int) -> tuple[int, ...]:
-    """The ids of the links on a hook, 0 for a program that has none."""
+def attached_tcx(ifindex: int, attach_type: int) -> tuple[tuple[int, int], ...]:
+    """The ids of a hook's programs, and of their links, 0 for a program that has none."""
     programs = ctypes.create_string_buffer(4 * _MAX_PROGRAMS)
     links = ctypes.create_string_buffer(4 * _MAX_PROGRAMS)
     attr = struct.pack(
@@ -170,7 +180,8 @@ def _query_tcx(ifindex: int, attach_type: int) -> tuple[int, ...]:
         *(0, _address(links), 0, 0),
     )
     count = struct.unpack_from("=I", _bpf(_PROG_QUERY, attr)[1], 24)[0]
-    return struct.unpack_from(f"={count}I", links.raw)
+    form = struct.Struct(f"={count}I")
+    return tuple(zip(form.unpack_from(programs.raw), form.unpack_from(links.raw), strict=True))
 
 
 def tcx_revision(ifindex: int, attach_type: int) -> int:
@@ -182,7 +193,7 @@ def tcx_revision(ifindex: int, attach_type: int) -> int:
 def is_on_device(link: TcxLink) -> bool:
     """Whether the link is on the device of that ifindex in our network namespace."""
     try:
-        return link.id in _query_tcx(link.ifindex, link.attach_type)
+        return any(link.id == each for _, each in attached_tcx(link.ifindex, link.attach_type))
     except OSError as error:
         if error.errno == ENODEV:
             return False
@@ -193,13 +204,13 @@ def count_tcx(ifindex: int) -> int:
     """How many programs are on the device's TCX hooks, anybody's; 0 where there are none."""
     if not has_tcx(ifindex):
         return 0
-    return len(_query_tcx(ifindex, TCX_INGRESS)) + len(_query_tcx(ifindex, TCX_EGRESS))
+    return len(attached_tcx(ifindex, TCX_INGRESS)) + len(attached_tcx(ifindex, TCX_EGRESS))
 
 
 def has_tcx(ifindex: int) -> bool:
     """Whether the kernel has TCX hooks (Linux 6.6 and later)."""
     try:
-        _query_tcx(ifindex, TCX_INGRESS)
+        attached_tcx(ifindex, TCX_INGRESS)
     except OSError as error:
         if error.errno == EINVAL:
             return False

@@ -9,14 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from ovs_ebpf_tap import bpf, cutter, programs, rcu
+from ovs_ebpf_tap import bpf, cutter, foreign, programs, rcu
 from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
-
-_SHOWN = 8
-"""Devices that are named of those of one owner."""
 
 
 def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> None:
@@ -40,32 +37,41 @@ def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> None:
         shutil.rmtree(pin_dir)
 
 
-def others(netlink: Netlink) -> list[str]:
-    """Tells of the filters and cutters of other sidecars, in lines. Raises OSError.
+def on_devices(pin_dir: Path, netlink: Netlink, names: Collection[str]) -> list[str]:
+    """What hooks other sidecars have on these devices, each with its owner. Raises OSError."""
+    devices = [netlink.devices[name] for name in sorted(names) if name in netlink.devices]
+    filters: dict[int, list[str]] = {}
+    for device in devices:
+        for each in netlink.all_filters(device.ifindex):
+            if each.owner != netlink.owner:
+                filters.setdefault(each.owner, []).append(f"{device.name} ({each.direction})")
+    return [
+        *(
+            f"{foreign.listed(hooks)}, of --pin-dir {other or foreign.UNKNOWN}"
+            for other, hooks in foreign.by_pin_dir(foreign.find(pin_dir, devices)).items()
+        ),
+        *(f"{foreign.listed(hooks)}, of owner {owner:x}" for owner, hooks in filters.items()),
+    ]
 
-    Without a pin a TCX link ends, but these do not.
-    """
+
+def others(pin_dir: Path, netlink: Netlink) -> list[str]:
+    """Tells of the hooks and cutters of other sidecars, in lines. Raises OSError."""
     devices: dict[int, set[str]] = {}
     for ifindex, name in _names(netlink).items():
         for each in netlink.all_filters(ifindex):
             devices.setdefault(each.owner, set()).add(name)
     cutters = sorted(cutter.owners(netlink).items())
-    return [
+    return foreign.told(foreign.find(pin_dir, netlink.devices.values())) + [
         f"{what}; if it is gone for good: restore --owner {owner:x}"
         for owner, what in (
             *(
-                (owner, f"filters of another ovs-ebpf-tap stay on {_listed(sorted(names))}")
+                (owner, f"filters of another ovs-ebpf-tap stay on {foreign.listed(sorted(names))}")
                 for owner, names in sorted(devices.items())
             ),
             *((owner, f"device {name} of another ovs-ebpf-tap stays") for name, owner in cutters),
         )
         if owner != netlink.owner
     ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
 
 
 def _names(netlink: Netlink) -> dict[int, str]:

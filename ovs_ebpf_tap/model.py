@@ -189,6 +189,17 @@ class Database:
         )
 
 
+def mirror_devices(db: Database, bridge: Bridge, mirror: Mirror) -> set[str]:
+    """The names of the interfaces of the ports that a mirror selects, and of those it copies to."""
+    ports = {*mirror.select_src_port, *mirror.select_dst_port}
+    if mirror.select_all or mirror.output_vlan is not None:
+        ports |= set(bridge.ports)
+    if mirror.output_port is not None:
+        ports.add(mirror.output_port)
+    interfaces = (uuid for port in ports & db.ports.keys() for uuid in db.ports[port].interfaces)
+    return {db.interfaces[uuid].name for uuid in interfaces if uuid in db.interfaces}
+
+
 def bridges_of_datapaths(db: Database) -> list[str]:
     """The name of one bridge of each datapath, one with mirrors if there is."""
     order = sorted(db.bridges.values(), key=lambda bridge: (not bridge.mirrors, bridge.name))

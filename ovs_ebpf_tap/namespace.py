@@ -38,15 +38,23 @@ def note(pin_dir: Path) -> None:
 
 def check(pin_dir: Path) -> None:
     """Raises TapError if what is pinned there is of another namespace, one that is still there."""
+    other = elsewhere(pin_dir)
+    if other is not None:
+        raise TapError(other)
+
+
+def elsewhere(pin_dir: Path) -> str | None:
+    """Says that what is pinned there is of another namespace, and how to enter it, if it is so."""
     number, _, cookie = (_noted(pin_dir) or "").partition("@")
     if number in ("", _current()):
-        return
+        return None
     for entrance in _entrances(number):
         if _cookie_of(entrance) in (cookie, ""):
-            raise TapError(
+            return (
                 f"the hooks of pin directory {pin_dir} are in another network namespace: run "
                 f"this there, with nsenter --net={entrance}"
             )
+    return None
 
 
 def _current() -> str:

@@ -23,7 +23,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from errno import EACCES, EINVAL, ENOSYS, EPERM
 from functools import cache
 from pathlib import Path
@@ -149,12 +149,26 @@ def _on_bpffs(path: Path) -> bool:
     """Whether `path` is, or would be made, on a bpffs, by the mount table."""
     real = path.resolve()
     found, kind = Path("/"), ""
-    for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines():
-        _, mount_point, mount_kind, *_ = line.split()
-        place = Path(unescaped(mount_point))
+    for place, mount_kind in _mounts():
         if real.is_relative_to(place) and len(place.parts) >= len(found.parts):
             found, kind = place, mount_kind
     return kind == _BPFFS_MAGIC
+
+
+def _mounts() -> Iterator[tuple[Path, str]]:
+    """Where file systems are mounted, and their kinds."""
+    for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines():
+        _, place, kind, *_ = line.split()
+        yield Path(unescaped(place)), kind
+
+
+def pin_dirs() -> Iterator[Path]:
+    """The directories with links in the bpffs that are mounted: sidecars' pin directories."""
+    for place, kind in _mounts():
+        if kind == _BPFFS_MAGIC:
+            for directory, names, _ in os.walk(place):
+                if LINKS in names:
+                    yield Path(directory)
 
 
 def check_kernel() -> None:

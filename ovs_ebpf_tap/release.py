@@ -106,7 +106,7 @@ def _release_all(options: Options, ovsdb: Ovsdb) -> list[str]:
         run_dir.release()
     netlink = Netlink(owner=programs.owner(options.pin_dir))
     try:
-        return leftovers.others(netlink)
+        return leftovers.others(options.pin_dir, netlink)
     finally:
         netlink.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import signal
 import time
@@ -13,7 +14,8 @@ import ovs.poller
 import structlog
 import tenacity
 
-from ovs_ebpf_tap import control, programs, rcu, status, unexpected
+from ovs_ebpf_tap import control, foreign, programs, rcu, status, unexpected
+from ovs_ebpf_tap.model import mirror_devices
 from ovs_ebpf_tap.ovsdb import Ovsdb, fetch_schema
 from ovs_ebpf_tap.session import ANSWER, Options, Parts, check_kernel, lock, require_root
 from ovs_ebpf_tap.sidecar import Sidecar
@@ -121,10 +123,32 @@ def _serve_on(
 
 def _tell_ready(parts: Parts, supervisor: Supervisor) -> None:
     """Says so; what is there by now stays, and later passes shall not wait for its collection."""
+    _warn_of_foreign_hooks(parts)
     log.info("ready", attach=parts.attach, owner=f"{parts.netlink.owner:x}")
     supervisor.ready()
     gc.freeze()
     gc.enable()
+
+
+def _warn_of_foreign_hooks(parts: Parts) -> None:
+    """They may be those of a sidecar that worked here before, and copy on."""
+    db, devices = parts.ovsdb.snapshot(), parts.netlink.devices
+    names = {
+        name
+        for bridge in db.bridges.values()
+        for uuid in bridge.mirrors & db.mirrors.keys()
+        for name in mirror_devices(db, bridge, db.mirrors[uuid])
+    }
+    ours = [devices[name] for name in sorted(names & devices.keys())]
+    hooks = foreign.find(parts.options.pin_dir, ours)
+    for name, found in itertools.groupby(hooks, lambda each: each.device):
+        each = list(found)
+        log.warning(
+            "hooks of another ovs-ebpf-tap on a device of a mirror may copy its packets again",
+            device=name,
+            hooks=",".join(hook.direction for hook in each),
+            remedy=f"if that one is gone, rm -r {each[0].pin_dir or foreign.UNKNOWN}",
+        )
 
 
 class _Requests:

@@ -14,7 +14,7 @@ from uuid import UUID
 import ovs.poller
 import structlog
 
-from ovs_ebpf_tap import control, namespace, policing, programs, rcu, status, unexpected
+from ovs_ebpf_tap import control, leftovers, namespace, policing, programs, rcu, status, unexpected
 from ovs_ebpf_tap.datapath import Counters, Datapath, choose_attach, older_builds
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.handover import forget_edits
@@ -248,6 +248,8 @@ def show_status(options: Options) -> list[status.MirrorStatus]:
             netlink.devices,
             datapath,
             nothing_pinned=is_root and not programs.builds(options.pin_dir),
+            foreign=lambda names: leftovers.on_devices(options.pin_dir, netlink, names),
+            elsewhere=namespace.elsewhere(options.pin_dir),
         )
     finally:
         ovsdb.close()

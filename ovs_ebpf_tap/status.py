@@ -6,13 +6,13 @@ It reads both itself, so it says the same with and without a running sidecar.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from uuid import UUID
 
 from ovs_ebpf_tap.datapath import Counters, Datapath
 from ovs_ebpf_tap.links import Device
-from ovs_ebpf_tap.model import REASON_KEY, STATE_KEY, Bridge, Database, Mirror
+from ovs_ebpf_tap.model import REASON_KEY, STATE_KEY, Bridge, Database, Mirror, mirror_devices
 from ovs_ebpf_tap.text import printable
 from ovs_ebpf_tap.totals import as_count, total_of
 from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED
@@ -21,6 +21,8 @@ _NOBODY = (
     "nobody copies: it is parked, and nothing is in the kernel; start a sidecar, or release it"
 )
 
+
+_OTHERS = "nothing of this pin directory copies, but hooks of another ovs-ebpf-tap may: on "
 
 _NO_ROW = "its row is gone, and its hooks copy on: start the sidecar, or ovs-ebpf-tap release --all"
 
@@ -51,10 +53,13 @@ def collect(
     datapath: Datapath | None,
     *,
     nothing_pinned: bool = False,
+    foreign: Callable[[Collection[str]], Collection[str]] = lambda _: (),
+    elsewhere: str | None = None,
 ) -> list[MirrorStatus]:
     """The status of all mirrors, in the order of bridges and names.
 
-    With `nothing_pinned`, there are no hooks in the kernel, whatever the rows say.
+    With `nothing_pinned`, there are no hooks in the kernel, whatever the rows say. `foreign` tells
+    what other sidecars have on devices. `elsewhere` says, if so, that the hooks are not to be seen.
     """
     names = {device.ifindex: device.name for device in devices.values()}
     counters = datapath.counters() if datapath is not None else {}
@@ -71,9 +76,24 @@ def collect(
         for uuid in hooks
         if str(uuid) not in known
     ]
-    if nothing_pinned:
-        parked = {str(mirror.uuid) for mirror in db.mirrors.values() if mirror.parked}
-        found = [replace(each, reason=_NOBODY) if each.uuid in parked else each for each in found]
+    unseen = {
+        str(uuid): mirror_devices(db, bridge, db.mirrors[uuid])
+        for bridge in db.bridges.values()
+        for uuid in bridge.mirrors
+        if uuid in db.mirrors and db.mirrors[uuid].parked and uuid not in hooks
+    }
+
+    def reason(each: MirrorStatus) -> str | None:
+        if each.uuid not in unseen:
+            return each.reason
+        if elsewhere is not None:
+            return elsewhere
+        others = foreign(unseen[each.uuid])
+        if others:
+            return _OTHERS + "; ".join(others)
+        return _NOBODY if nothing_pinned else each.reason
+
+    found = [replace(each, reason=reason(each)) for each in found]
     return sorted(found, key=lambda each: (each.bridge, each.name, each.uuid))
 
 

@@ -63,7 +63,7 @@ def link_ids(switch: Switch) -> set[int]:
             link
             for index, _ in socket.if_nameindex()
             for where in (bpf.TCX_INGRESS, bpf.TCX_EGRESS)
-            for link in bpf._query_tcx(index, where)
+            for _, link in bpf.attached_tcx(index, where)
         }
 
     return switch.ns.call(query)

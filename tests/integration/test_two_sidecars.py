@@ -1,19 +1,48 @@
-"""Two sidecars beside one database."""
+"""Two sidecars beside one database, and hooks that another one has left."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from errno import EPERM
+from pathlib import Path
 
 import pytest
 
+import ovs_ebpf_tap
+from ovs_ebpf_tap import bpf, foreign
+from ovs_ebpf_tap.lab.kernel import attachments
+from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
+from ovs_ebpf_tap.links import list_devices
 from ovs_ebpf_tap.ovsdb import LOCK
 from talking import Trio, copies_of
+
+RESTORE = Path(ovs_ebpf_tap.__path__[0]).parent / "scripts" / "restore"
+ATTACH = attachments()
+
+Done = subprocess.CompletedProcess[str]
+Undo = Callable[[Tap], Done]
+
+has_tcx = pytest.mark.skipif("tcx" not in ATTACH, reason="TCX takes Linux 6.6 or later")
+
+
+def release(tap: Tap) -> Done:
+    return tap.release()
+
+
+def restore(tap: Tap) -> Done:
+    places = ("--run-dir", str(tap.run_dir), "--pin-dir", str(tap.pin_dir))
+    return tap.switch.ns.run(str(RESTORE), *places, env=tap.switch.env, check=False)
+
+
+UNDO = pytest.mark.parametrize("undo", [release, restore])
 
 
 @pytest.fixture
@@ -21,6 +50,13 @@ def offloaded(trio: Trio, tap: Tap) -> Tap:
     """A running sidecar that copies m1."""
     tap.wait_state("m1", "offloaded")
     return tap
+
+
+@pytest.fixture
+def left(offloaded: Tap) -> Tap:
+    """One that was killed and copies on."""
+    offloaded.kill()
+    return offloaded
 
 
 @pytest.fixture
@@ -111,3 +147,129 @@ def overwrite_statistics(switch: Switch) -> None:
     row = {"statistics": ["map", [["tx_packets", 0], ["tx_bytes", 0]]]}
     update = {"op": "update", "table": "Mirror", "where": [], "row": row}
     switch.ns.run("ovsdb-client", "transact", switch.db, json.dumps(["Open_vSwitch", update]))
+
+
+# What another one has left.
+
+
+@has_tcx
+@UNDO
+def test_tcx_hooks_of_another_pin_directory_are_named(
+    switch: Switch, trio: Trio, left: Tap, second: Tap, undo: Undo
+) -> None:
+    hooks = hook_count(switch)
+    done = undo(second)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "TCX" in line]
+    assert "TCX hooks of another ovs-ebpf-tap stay on " in line
+    assert "a0 (ingress)" in line
+    assert "a0 (egress)" in line
+    assert line.endswith(f"--pin-dir {left.pin_dir}")
+    assert hook_count(switch) == hooks
+    done = undo(left)
+    assert done.returncode == 0, done.stderr
+    assert "another" not in done.stdout
+    wait_for(lambda: hook_count(switch) == 0, what="no hooks")
+    assert copies_of(*trio) == 1
+
+
+@has_tcx
+def test_one_that_starts_warns_of_them(trio: Trio, left: Tap, second: Tap) -> None:
+    """Once for each device of a mirror, and goes on."""
+    second.start()
+    second.wait_state("m1", "offloaded")
+    (line,) = [line for line in second.log().splitlines() if "hooks of another" in line]
+    assert "level=warning" in line
+    assert "device=a0" in line
+    assert 'hooks="ingress,egress"' in line or "hooks=ingress,egress" in line
+    assert copies_of(*trio) == 2
+    remedy = line.partition("rm -r ")[2].strip('"')
+    assert remedy == str(left.pin_dir)
+    shutil.rmtree(remedy)
+    wait_for(lambda: copies_of(*trio) == 1, what="one copy")
+    second.restart()
+    assert second.log().count("hooks of another") == 1
+
+
+def test_none_are_found_beside_another_switch(switch: Switch, offloaded: Tap) -> None:
+    offloaded.restart()
+    assert "hooks of another" not in offloaded.log()
+
+
+@has_tcx
+def test_hooks_of_unknown_pins_and_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A program's name says whose it is, where we may ask for it; others' programs are not ours."""
+    with Netns("foreign") as ns:
+        ns.run("ip", "link", "add", "d0", "type", "veth", "peer", "name", "d1")
+
+        def exercise() -> None:
+            devices = sorted(list_devices(), key=lambda each: each.name)
+            d0 = next(each for each in devices if each.name == "d0")
+            opened = []
+            try:
+                for name, where in (("tap_one", bpf.TCX_EGRESS), ("theirs", bpf.TCX_INGRESS)):
+                    opened.append(bpf.load_classifier(bpf.EMPTY, name))
+                    opened.append(bpf.create_tcx_link(opened[-1], d0.ifindex, where))
+                (found,) = foreign.find(tmp_path, devices)
+                assert (str(found), found.pin_dir) == ("d0 (egress)", None)
+                (line,) = foreign.told([found])
+                assert line.endswith(
+                    "release --all --pin-dir DIR (its pin directory, which is in no bpffs "
+                    "that is mounted here)"
+                )
+
+                def refuse(_identifier: int) -> str:
+                    raise OSError(EPERM, os.strerror(EPERM))
+
+                monkeypatch.setattr(bpf, "program_name", refuse)
+                assert foreign.find(tmp_path, devices) == []
+            finally:
+                for fd in opened:
+                    os.close(fd)
+
+        ns.call(exercise)
+
+
+@has_tcx
+def test_pins_tell_where_names_may_not_be_asked_for(
+    switch: Switch, left: Tap, second: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the capabilities that the unit gives."""
+
+    def refuse(_identifier: int) -> str:
+        raise OSError(EPERM, os.strerror(EPERM))
+
+    monkeypatch.setattr(bpf, "program_name", refuse)
+    found = switch.ns.call(lambda: foreign.find(second.pin_dir, list_devices()))
+    assert {str(each) for each in found} == {"a0 (ingress)", "a0 (egress)"}
+    assert {each.pin_dir for each in found} == {left.pin_dir}
+    assert switch.ns.call(lambda: foreign.find(left.pin_dir, list_devices())) == []
+
+
+# What `status` says of them.
+
+
+@pytest.mark.parametrize("attach", ATTACH)
+def test_status_with_another_pin_directory(
+    switch: Switch, trio: Trio, second: Tap, attach: str
+) -> None:
+    with Tap(switch, "--attach", attach) as first:
+        first.wait_state("m1", "offloaded")
+        (row,) = second.status()
+        assert row["hooks"] == []
+        assert "nobody copies" not in row["reason"]
+        assert "hooks of another ovs-ebpf-tap may: on a0 (ingress), a0 (egress)" in row["reason"]
+        if attach == "tcx":
+            assert row["reason"].endswith(f"--pin-dir {first.pin_dir}")
+        first.kill()
+    (row,) = second.status()
+    assert row["reason"].startswith("nobody copies") or attach == "clsact"
+
+
+def test_status_in_another_namespace(switch: Switch, trio: Trio, offloaded: Tap) -> None:
+    with Netns("elsewhere") as elsewhere:
+        done = elsewhere.run(*offloaded.command("status", "--json"))
+        (row,) = json.loads(done.stdout)
+        assert "in another network namespace: run this there, with nsenter --net=/" in row["reason"]
+    (row,) = offloaded.status()
+    assert row["reason"] is None

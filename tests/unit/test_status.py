@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -135,6 +136,39 @@ def test_outputs(columns: dict[str, Any], output: str) -> None:
     world.set_mirror("m", **columns)
     (found,) = collect(world.db, world.devices, None)
     assert found.output == output
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("parked", [True, False])
+def test_a_mirror_without_a_hook_of_ours(parked: bool, pinned: bool) -> None:
+    """What is told of a parked one: where its hooks are, whose are on its devices, or nobody's."""
+    world = switch("a b out other").add_mirror(src="a", dst="b", out="out")
+    world.set_mirror("m", select_vlan=(4095,) if parked else ())
+    asked: list[set[str]] = []
+
+    def look(names: Collection[str], found: tuple[str, ...]) -> tuple[str, ...]:
+        asked.append(set(names))
+        return found
+
+    def reason(foreign: tuple[str, ...] = (), elsewhere: str | None = None) -> str | None:
+        (found,) = collect(
+            world.db,
+            world.devices,
+            None,
+            nothing_pinned=not pinned,
+            foreign=lambda names: look(names, foreign),
+            elsewhere=elsewhere,
+        )
+        return found.reason
+
+    plain, other, elsewhere = reason(), reason(("a (ingress)",)), reason(("a",), "elsewhere")
+    assert all(names == {"a", "b", "out"} for names in asked)
+    if not parked:
+        assert plain == other == elsewhere == "no sidecar has looked at it"
+        return
+    assert str(plain).startswith("no sidecar" if pinned else "nobody copies")
+    assert str(other).endswith("may: on a (ingress)")
+    assert elsewhere == "elsewhere"
 
 
 def test_mirrors_are_sorted() -> None:
