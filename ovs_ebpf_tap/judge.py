@@ -195,6 +195,7 @@ class Judge:
         for interface in interfaces:
             self._check_type(interface, where)
             self._check_place(interface, where)
+        self._check_sending(output, where)
         sending = self._topology.sending(output)
         if sending is None:
             raise NotOffloadedError(f"{where} is a bond, whose choice of member only OVS knows")
@@ -233,6 +234,14 @@ class Judge:
         astray = self._topology.astray(interface)
         if astray is not None:
             raise NotOffloadedError(f"{where}: device {interface.name} {astray}")
+
+    def _check_sending(self, port: Port, where: str) -> None:
+        for interface in self._topology.interfaces(port):
+            if self._topology.is_usurped(interface, port):
+                raise NotOffloadedError(
+                    f"{where}: device {interface.name} is not the one that Open vSwitch has open, "
+                    "and Open vSwitch sends to it all the same"
+                )
 
     def _check_lost(self, interface: Interface, where: str) -> None:
         """The userspace datapath lets go of a device neither when it ends nor when it is renamed.
@@ -344,6 +353,7 @@ class Judge:
         if topology.whole and set(topology.source_uuids(mirror)) >= topology.seen.keys():
             return  # It was copied when it arrived.
         for port in topology.destinations(mirror):
+            self._check_sending(port, f"port {port.name}")
             if port.is_bond:
                 continue  # OVS sends through members that are up.
             for device in topology.devices(port):

@@ -35,6 +35,7 @@ _MTU = 4
 _LINKINFO = 18
 _WANTED = (_ADDRESS, _NAME, _MTU, _LINKINFO)
 _INFO_KIND = 1
+_INFO_SLAVE_KIND = 4
 _NEW_NETNSID = 45
 _TARGET_NETNSID = 46
 _NEW_IFINDEX = 49
@@ -61,6 +62,8 @@ class Device:
     address: str = ""
     kind: str = ""
     """Of rtnetlink, e.g. `veth`; empty for hardware."""
+    slave: str = ""
+    """The kind of its master, e.g. `openvswitch` of a port of the kernel's datapath."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def device(body: bytes) -> Device | None:
             found[attribute] = value
             if len(found) == len(_WANTED):
                 break  # The kernel sends some 40 of them.
+    info = dict(attributes(found.get(_LINKINFO, b""), 0))
     return Device(
         ifindex=index,
         name=_text(found.get(_NAME, b"")),
@@ -113,7 +117,8 @@ def device(body: bytes) -> Device | None:
         running=bool(flags & _IFF_UP and flags & _IFF_LOWER_UP),
         ethernet=kind == _ARPHRD_ETHER,
         address=found.get(_ADDRESS, b"").hex(":"),
-        kind=_text(dict(attributes(found.get(_LINKINFO, b""), 0)).get(_INFO_KIND, b"")),
+        kind=_text(info.get(_INFO_KIND, b"")),
+        slave=_text(info.get(_INFO_SLAVE_KIND, b"")),
     )
 
 

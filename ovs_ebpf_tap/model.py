@@ -45,9 +45,12 @@ class Interface:
     """Whether Open vSwitch did not take its device although there was one."""
     ifindex: int | None = None
     """Of the device that has its name, where Open vSwitch looks; 0 if there is none."""
-    # Not on the row, but remembered of it: see `departures`.
+    # Not on the row, but remembered of it: see `departures` and `openings`.
     away: bool = False
     """Whether the device that Open vSwitch has open is in another network namespace."""
+    bound: int | None = None
+    """Ifindex of the device that Open vSwitch has open, 0 if that is gone; None if it is the one
+    with the name, or not known."""
 
 
 @dataclass(frozen=True)

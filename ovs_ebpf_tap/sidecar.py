@@ -27,6 +27,7 @@ from ovs_ebpf_tap.judge import FLOWS_UNKNOWN
 from ovs_ebpf_tap.model import MODE_KEY, SELECT_VLAN_KEY, Database, bridges_of_datapaths
 from ovs_ebpf_tap.netlink import Netlink
 from ovs_ebpf_tap.openflow import FlowTables
+from ovs_ebpf_tap.openings import Openings
 from ovs_ebpf_tap.ovsdb import Edits, Ovsdb
 from ovs_ebpf_tap.plan import Planner, bridges_with_work
 from ovs_ebpf_tap.policing import CoolDown, Surroundings
@@ -112,6 +113,7 @@ class Sidecar:
         self._openflow = OpenFlow()
         self._hw_offload = HwOffload(ovs_run_dir)
         self._departures = Departures(ovs_run_dir)
+        self._openings = Openings(ovs_run_dir)
         self._cooling = CoolDown(clsact_delay if attach == CLSACT else 0.0)
         self._ports: tuple[tuple[object, ...], frozenset[int]] = ((), frozenset())
         """The devices of ports, by ifindex, and what they were found in."""
@@ -184,6 +186,7 @@ class Sidecar:
             self._hw_offload.refresh()
             self._planner.retry()
             self._departures.refresh()
+            self._openings.refresh()
             self._stale = self._dirty = True
             self._next_resync = now + RESYNC
         if (self._dirty or due) and self._may_pass:
@@ -277,7 +280,8 @@ class Sidecar:
         in_force = self._look(db)
         self._netlink.follow(self._followed(in_force))
         reserved = self._cooling.reserved(now)
-        seen = (db, self._netlink.devices, self._openflow, self._netlink.others, reserved)
+        misnamed = self._openings.misnamed
+        seen = (db, self._netlink.devices, misnamed, self._openflow, self._netlink.others, reserved)
         self._count(db, now)
         if list(map(id, seen)) == list(map(id, self._done)):
             return
@@ -314,7 +318,10 @@ class Sidecar:
 
     def _look(self, db: Database) -> Database:
         """The rows, with what they do not say of Open vSwitch."""
-        return self._departures.look(self._hw_offload.look(db), self._netlink.devices)
+        devices = self._netlink.devices
+        db = self._openings.look(self._hw_offload.look(db), devices)
+        self._next_statistics = min(self._next_statistics, self._openings.wake)
+        return self._departures.look(db, devices)
 
     def _followed(self, db: Database) -> frozenset[int]:
         """The devices where others' filters matter: those of ports.
@@ -328,6 +335,7 @@ class Sidecar:
         if list(map(id, seen)) != [id(db.interfaces), id(devices)]:
             rows = db.interfaces.values()
             found = frozenset(devices[row.name].ifindex for row in rows if row.name in devices)
+            found |= {row.bound for row in rows if row.bound}
             self._ports = ((db.interfaces, devices), found)
         return found
 

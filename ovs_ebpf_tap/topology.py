@@ -27,6 +27,7 @@ _KERNELS, _TUN = "openvswitch", "tun"
 _ELSEWHERE = "is not in this network namespace"
 _TAKEN = f"{_ELSEWHERE}: another one has its name"
 _RENAMED = "has another name"
+_NOT_OPEN = "is not the one that Open vSwitch has open"
 
 _ACTIVE_BACKUP = (None, "active-backup")
 
@@ -61,6 +62,9 @@ class SeenPort:
     """One for each interface; None where there is none."""
     astray: tuple[str | None, ...] = ()
     """For each interface: what is with the device that Open vSwitch has, if it is not here."""
+    usurped: frozenset[str] = frozenset()
+    """The interfaces whose name another device has than the one that is theirs: the userspace
+    datapath receives from theirs, and sends to the other (`netdev_linux_send`)."""
 
     @classmethod
     def of(cls, port: Port, bridge: Bridge, db: Database, devices: Mapping[str, Device]) -> Self:
@@ -68,7 +72,12 @@ class SeenPort:
         interfaces = tuple(db.interfaces[i] for i in port.interfaces if i in db.interfaces)
         found = [_find_device(each, bridge.datapath_type, devices) for each in interfaces]
         here, astray = zip(*found, strict=True) if found else ((), ())
-        return cls(port, interfaces, here, astray)
+        usurped = frozenset(
+            row.name
+            for row, device in zip(interfaces, here, strict=True)
+            if device is not None and devices.get(row.name, device).ifindex != device.ifindex
+        )
+        return cls(port, interfaces, here, astray, usurped)
 
     @cached_property
     def vlans(self) -> PortVlans:
@@ -88,6 +97,8 @@ def _find_device(
     vSwitch looks; so one that has left is remembered.
     """
     device = devices.get(interface.name)
+    if interface.bound is not None and not interface.away:
+        return _find_bound(interface.bound, device, devices)
     foreign = device is not None and (
         interface.away or interface.refused or not _may_be_of(interface, datapath_type, device)
     )
@@ -103,6 +114,14 @@ def _find_device(
     if any(each.ifindex == interface.ifindex for each in devices.values()):
         return None, _RENAMED
     return None, None
+
+
+def _find_bound(
+    ifindex: int, named: Device | None, devices: Mapping[str, Device]
+) -> tuple[Device | None, str | None]:
+    """The same where it is known which device Open vSwitch has open."""
+    device = next((each for each in devices.values() if each.ifindex == ifindex), None)
+    return device, (_NOT_OPEN if device is None and named is not None else None)
 
 
 def _may_be_of(interface: Interface, datapath_type: str, device: Device) -> bool:
@@ -341,6 +360,10 @@ class Topology(Layout):
     def astray(self, interface: Interface) -> str | None:
         """What is with an interface's device that Open vSwitch has open, but that is not here."""
         return self._astray.get(interface.name)
+
+    def is_usurped(self, interface: Interface, port: Port) -> bool:
+        """Whether what is sent to the port's interface goes to another device than its own."""
+        return interface.name in self.seen[port.uuid].usurped
 
     def drops_arrivals(self, port: Port) -> bool:
         """Whether OVS drops what arrives on the port, uncopied: `may_receive`."""

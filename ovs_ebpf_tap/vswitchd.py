@@ -241,6 +241,14 @@ def read_pid(run_dir: Path) -> int | None:
         return None
 
 
+def seconds_since_start(run_dir: Path) -> float | None:
+    """How long ago ovs-vswitchd has written its process id down, None if it has not."""
+    try:
+        return time.time() - (run_dir / "ovs-vswitchd.pid").stat().st_mtime
+    except OSError:
+        return None
+
+
 def is_revalidating(pid: int | None) -> bool:
     """Whether a revalidator thread runs, waits for a CPU, or was stopped."""
     with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
+
+KERNELS = os.environ.get("OVS_EBPF_TAP_DATAPATH") == "system"
 
 LATE = 5.0
 """Seconds that what is to take less than one may take on a busy machine; tests say how long."""
@@ -48,6 +51,17 @@ def make_device(switch: Switch, host: Host) -> None:
     switch.ns.run("ip", "link", "add", host.port, "type", "veth", *peer)
     switch.ns.run("ip", "link", "set", host.port, "up")
     host.ns.run("ip", "link", "set", host.device, "up")
+
+
+def reopen(switch: Switch, host: Host) -> None:
+    """Has Open vSwitch open a device that was made anew.
+
+    A port that is to have another number is made anew (`bridge_delete_or_reconfigure_ports` in
+    `vswitchd/bridge.c`). The kernel's datapath has let go of the device, and opens the new one.
+    """
+    if not KERNELS:
+        number = 1000 + index_of(switch, host.port)
+        switch.vsctl("set", "Interface", host.port, f"ofport_request={number}")
 
 
 def await_copies(ground: Ground, sender: Host, output: Host, seconds: float = 2 * LATE) -> float:

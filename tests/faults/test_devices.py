@@ -11,7 +11,15 @@ import pytest
 
 from faults.fault import Fault
 from faults.ground import Ground
-from faults.guests import LATE, await_copies, guest, index_of, make_device, remove_device
+from faults.guests import (
+    LATE,
+    await_copies,
+    guest,
+    index_of,
+    make_device,
+    remove_device,
+    reopen,
+)
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.switch import Host, Switch
@@ -63,6 +71,7 @@ def test_netlink_overrun(ground: Ground, fault: Fault, figure: Figure) -> None:
             make_events(switch.ns, "noise", EVENTS)
             remove_device(switch, x)
             make_device(switch, x)
+            reopen(switch, x)
             switch.ns.run("ip", "link", "del", "noise")
             ground.tap.process.send_signal(signal.SIGCONT)
             took = await_copies(ground, x, ground.monitor)
@@ -93,6 +102,7 @@ def test_a_source_is_made_anew(ground: Ground, fault: Fault, figure: Figure, pau
                 remove_device(switch, x)
                 time.sleep(pause)
                 make_device(switch, x)
+                reopen(switch, x)
                 assert index_of(switch, "x0") != before
                 took = await_copies(ground, x, ground.monitor)
                 figure(f"copied {took * 1e3:.0f} ms after it was made")
@@ -134,10 +144,9 @@ def test_a_device_is_elsewhere_for_a_while(ground: Ground, fault: Fault, device:
         time.sleep(0.2)
         elsewhere.run("ip", "link", "set", device, "netns", switch.ns.path.name)
         switch.ns.run("ip", "link", "set", device, "up")
+        switch.restart_vswitchd()  # The userspace datapath's socket on it is dead.
         during.ended()
         await_copies(ground, ground.a, ground.monitor)
-    # The userspace datapath's socket on it is dead: natively it would copy nothing.
-    switch.restart_vswitchd()
 
 
 @pytest.mark.parametrize("device", PORTS)

@@ -18,7 +18,7 @@ import pytest
 import ovs_ebpf_tap
 from faults.fault import Fault
 from faults.ground import Ground
-from faults.guests import LATE, await_copies, guest, make_device, remove_device
+from faults.guests import LATE, await_copies, guest, make_device, remove_device, reopen
 from faults.test_devices import EVENTS, make_events
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
@@ -176,6 +176,7 @@ def test_no_descriptors_for_a_device(ground: Ground, fault: Fault) -> None:
         with fault(name), no_descriptors(ground.tap):
             remove_device(switch, x)
             make_device(switch, x)
+            reopen(switch, x)
             switch.mirror("o", src=[ground.b], output=y)
             ground.wanted["o"] = "offloaded"
             time.sleep(0.5)
@@ -198,6 +199,7 @@ def test_no_descriptors_when_notifications_are_lost(ground: Ground, fault: Fault
                 make_events(switch.ns, "x0", EVENTS)
                 remove_device(switch, x)
                 make_device(switch, x)
+                reopen(switch, x)
                 ground.tap.process.send_signal(signal.SIGCONT)
                 wait_for(lambda: "pass failed" in ground.tap.log(), what="a failure")
             assert await_copies(ground, x, ground.monitor) < patience(LATE)

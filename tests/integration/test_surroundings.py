@@ -565,9 +565,9 @@ def test_device_that_goes_and_comes_back(switch: Switch, tap: Tap, which: str) -
             wait_hooks(tap)
         make_device(switch, moved)
         assert index_of(switch, moved.port) != before
+        reopen(switch)
         wait_hooks(tap, "a0", "b0")
         tap.wait_state("m1", "offloaded")
-        reopen(switch)
         wait_passes(a, b)
         assert times_copied(a, b, m) == 1
         assert times_copied(b, a, m) == 0

@@ -76,6 +76,13 @@ def test_the_kind_of_a_device() -> None:
     assert found.kind == "veth"
 
 
+def test_a_port_of_the_kernels_datapath() -> None:
+    """`rtnl_link_slave_info_fill` in `net/core/rtnetlink.c`; the device may be hardware."""
+    found = links.device(link(more=attribute(1 << 15 | 18, attribute(4, b"openvswitch\0"))))
+    assert found is not None
+    assert (found.kind, found.slave) == ("", "openvswitch")
+
+
 def test_where_a_device_has_gone() -> None:
     number = struct.Struct("=i")
     moved = link(more=attribute(45, number.pack(3)) + attribute(49, number.pack(12)))

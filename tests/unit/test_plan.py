@@ -418,6 +418,19 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
         NATIVE,
         "port b: device b is gone, and Open vSwitch still has it",
     ),
+    # Devices whose name others have.
+    (
+        "another one, of the name",
+        new_port("b", state={"bound": 0}),
+        NATIVE,
+        "port b: device b is not the one that Open vSwitch has open",
+    ),
+    (
+        "none of the name, to the userspace datapath",
+        both(NETDEV, new_port("b", device=None, state={"bound": 0})),
+        NATIVE,
+        "port b: device b is gone, and Open vSwitch still has it",
+    ),
     # Devices that are elsewhere.
     (
         "moved internal port",
