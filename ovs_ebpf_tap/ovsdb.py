@@ -31,7 +31,7 @@ import structlog
 
 from ovs_ebpf_tap import rpc
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
+from ovs_ebpf_tap.model import PARKED_VLANS, Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.text import printable
 from ovs_ebpf_tap.timers import wake_at
 
@@ -145,6 +145,11 @@ class MirrorEdit:
     def moves(self) -> bool:
         """Whether OVS copies what it did not, or no more what it did."""
         return self.select_vlan is not None
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether OVS copies what it did not."""
+        return self.moves and self.select_vlan != PARKED_VLANS
 
 
 @dataclass(frozen=True)

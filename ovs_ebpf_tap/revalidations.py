@@ -9,7 +9,7 @@ revalidates after the last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Iterable, Set
 from typing import Protocol
 from uuid import UUID
 
@@ -61,9 +61,9 @@ class Revalidations:
         """Asks for one, for the sake of what has changed by now."""
         self.asked = True
 
-    def written(self, moved: Collection[UUID]) -> None:
-        """Notes a transaction that was begun, with moves of these mirrors or none."""
-        self._covered |= self._waiting.union(moved)
+    def written(self, given_back: Iterable[UUID]) -> None:
+        """Notes a transaction that was begun, which gives these mirrors back to OVS."""
+        self._covered |= self._waiting.union(given_back)
         self._waiting.clear()
         self.asked, self._due = False, True
         self._first = False

@@ -147,7 +147,7 @@ class Simulation:
         self.writers.note(edits, self._now)
         self._apply(edits)
         if edits.reconfigure:
-            self.revalidations.written([edit.mirror for edit in edits.mirrors if edit.moves])
+            self.revalidations.written(e.mirror for e in edits.mirrors if e.gives_back)
             self.next_cfg += 1
             self.last_reconfigure = self.next_cfg
         return edits

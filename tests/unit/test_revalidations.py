@@ -88,6 +88,16 @@ def test_what_others_gave_back_asks_for_a_transaction() -> None:
     assert clerk.look(M) == set()
 
 
+def test_what_others_gave_back_meanwhile_is_not_covered() -> None:
+    """By a transaction that moved it to hooks: OVS may have taken that one in alone."""
+    clerk = started()
+    clerk.all.written([])
+    assert clerk.look(M) == {M}
+    clerk.end()
+    assert clerk.look(M) == {M}
+    assert clerk.all.asked
+
+
 def test_later_ones_do_not_hold_a_mirror_back() -> None:
     clerk = started()
     clerk.all.written([M])
