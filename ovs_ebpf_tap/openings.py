@@ -17,13 +17,11 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from operator import is_
-from pathlib import Path
 from uuid import UUID
 
 from ovs_ebpf_tap.links import Device
 from ovs_ebpf_tap.model import Database, Interface
 from ovs_ebpf_tap.queues import open_sockets
-from ovs_ebpf_tap.vswitchd import seconds_since_start
 
 _TYPES = ("", "system")
 _KERNELS = "openvswitch"
@@ -45,12 +43,12 @@ class Openings:
 
     def __init__(
         self,
-        run_dir: Path,
+        age: Callable[[], float | None],
         sockets: Callable[[], Mapping[int, int] | None] = open_sockets,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`run_dir` is where ovs-vswitchd has its pid file; `sockets` is as `open_sockets`."""
-        self._run_dir = run_dir
+        """`age` tells for how many seconds ovs-vswitchd runs; `sockets` is as `open_sockets`."""
+        self._age = age
         self._read_sockets = sockets
         self._clock = clock
         self._bound: dict[UUID, frozenset[int]] = {}
@@ -94,7 +92,7 @@ class Openings:
         if sockets is None:
             return  # By name, or what was known.
         self._bind(userspace, devices, sockets, now)
-        since = seconds_since_start(self._run_dir)
+        since = self._age()
         # Rows may still tell of what an earlier ovs-vswitchd had open.
         starting = since is None or since < _STARTING
         found = {}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from errno import EMFILE, ENFILE, ENOMEM
+from functools import partial
 from operator import is_
 from pathlib import Path
 from typing import Self
@@ -38,7 +39,7 @@ from ovs_ebpf_tap.statistics_writer import StatisticsWriter
 from ovs_ebpf_tap.timers import next_tick, wake_at
 from ovs_ebpf_tap.topology import OpenFlow
 from ovs_ebpf_tap.totals import Totals
-from ovs_ebpf_tap.vswitchd import Revalidation
+from ovs_ebpf_tap.vswitchd import Revalidation, seconds_since_start
 from ovs_ebpf_tap.wanted import CLSACT, OFFLOAD, OFFLOADED, Plan, Verdict
 from ovs_ebpf_tap.writers import Writers
 
@@ -113,7 +114,7 @@ class Sidecar:
         self._openflow = OpenFlow()
         self._hw_offload = HwOffload(ovs_run_dir)
         self._departures = Departures(ovs_run_dir)
-        self._openings = Openings(ovs_run_dir)
+        self._openings = Openings(partial(seconds_since_start, ovs_run_dir))
         self._cooling = CoolDown(clsact_delay if attach == CLSACT else 0.0)
         self._ports: tuple[tuple[object, ...], frozenset[int]] = ((), frozenset())
         """The devices of ports, by ifindex, and what they were found in."""
@@ -386,7 +387,7 @@ class Sidecar:
     def _write(self, edits: Edits, now: float) -> None:
         self._writers.note(edits, now)
         if edits.reconfigure:
-            self._revalidations.written([edit.mirror for edit in edits.mirrors if edit.moves])
+            self._revalidations.written(edit.mirror for edit in edits.mirrors if edit.gives_back)
         self._ovsdb.commit(edits)
 
     def _look_for_outputs(self, db: Database) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Collection
@@ -31,6 +32,9 @@ _PURGE = "revalidator/purge"
 
 _AT_WORK = "RDT"
 """States in `/proc/PID/task/TID/stat`: it runs or is to, is in the kernel, or was stopped."""
+
+_STARTED_AT = 19
+"""The place of `starttime` in the same file, counted from the state."""
 
 _CONNECT = 100  # ms
 _MAX_ANSWERS = 1 << 20  # bytes
@@ -242,11 +246,13 @@ def read_pid(run_dir: Path) -> int | None:
 
 
 def seconds_since_start(run_dir: Path) -> float | None:
-    """How long ago ovs-vswitchd has written its process id down, None if it has not."""
+    """How long ago ovs-vswitchd started, None if it does not run."""
     try:
-        return time.time() - (run_dir / "ovs-vswitchd.pid").stat().st_mtime
+        stat = Path(f"/proc/{read_pid(run_dir)}/stat").read_text()
     except OSError:
         return None
+    ticks = int(stat.rpartition(") ")[2].split()[_STARTED_AT])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def is_revalidating(pid: int | None) -> bool:

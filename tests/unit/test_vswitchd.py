@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.vswitchd import is_revalidating
+from ovs_ebpf_tap.vswitchd import is_revalidating, seconds_since_start
 
 THREAD = """
 import sys, threading, time
@@ -52,3 +55,12 @@ def test_none_has(other: int) -> None:
 def test_it_is_gone() -> None:
     assert not is_revalidating(None)
     assert not is_revalidating(2**22 + 1)
+
+
+def test_how_long_one_has_run(tmp_path: Path) -> None:
+    (tmp_path / "ovs-vswitchd.pid").write_text(f"{os.getpid()}\n")
+    seconds = seconds_since_start(tmp_path)
+    assert seconds is not None
+    time.sleep(0.1)
+    assert 0 <= seconds < (seconds_since_start(tmp_path) or 0)
+    assert seconds_since_start(tmp_path / "none") is None
