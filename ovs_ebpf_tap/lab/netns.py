@@ -210,12 +210,19 @@ def _remove(path: Path) -> None:
     for _ in range(2):
         for pid in list(_inhabitants(path)):
             kill_and_wait(pid)
-    _ip("netns", "delete", path.name)
+    try:
+        _ip("netns", "delete", path.name)
+    except CommandError:
+        if path.exists():  # Else another test run has removed it.
+            raise
 
 
 def _inhabitants(path: Path) -> Iterator[int]:
-    """The processes in the namespace at `path`, other than this one."""
-    inode = path.stat().st_ino
+    """The processes in the namespace at `path`, other than this one; none if it is gone."""
+    try:
+        inode = path.stat().st_ino
+    except FileNotFoundError:
+        return
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
