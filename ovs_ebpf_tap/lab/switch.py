@@ -97,7 +97,7 @@ class Switch(Resource):
         self._database = database
         self._prefix = prefix
         self._resources = contextlib.ExitStack()
-        self._numbers = 0
+        self._numbers = 1  # Of hosts, the last that is taken; 1 is a gateway's.
 
     @property
     def db(self) -> str:
