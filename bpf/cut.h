@@ -5,7 +5,7 @@
  * bpf_skb_change_tail() does it where a copy is, but refuses packets with
  * skb->encapsulation, and to cut within a packet's headers (__bpf_skb_min_len() in
  * net/core/filter.c). The others go to a device of the sidecar's, the cutter
- * (ovs_ebpf_tap/cutter.py): they arrive there, its XDP program tap_shorten cuts
+ * (ovs_ebpf_tap/apply/cutter.py): they arrive there, its XDP program tap_shorten cuts
  * them, and tap_deliver, on its ingress hook, sends them to their output.
  *
  * An XDP program in generic mode sees nothing of the control block. So the length

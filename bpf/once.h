@@ -438,7 +438,7 @@ static __always_inline void tap_digest(struct __sk_buff *skb, struct tap_packet 
 
 /*
  * The compiler has no exchange. What it takes for an addition is made one before the programs are
- * loaded (with_exchanges() in ovs_ebpf_tap/template.py).
+ * loaded (with_exchanges() in ovs_ebpf_tap/ebpf/template.py).
  */
 static __always_inline u32 tap_exchange(u32 *where, u64 value)
 {

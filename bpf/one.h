@@ -2,7 +2,7 @@
 /*
  * The programs of hooks that have one thing to do: one rule, or one edit of the
  * copies that arrive. Each is loaded for its hook alone, with that in the place
- * of its constants: the sidecar puts it there (ovs_ebpf_tap/template.py), and the
+ * of its constants: the sidecar puts it there (ovs_ebpf_tap/ebpf/template.py), and the
  * verifier removes what it leaves no way to. So a plain mirror's hook looks
  * nothing up but its counters.
  */

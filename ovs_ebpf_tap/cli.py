@@ -9,10 +9,13 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TypeVar
 
-from ovs_ebpf_tap import control, logs, policing, release, service, session, status
+from ovs_ebpf_tap.commands import release, run
+from ovs_ebpf_tap.daemon import control, session, status
+from ovs_ebpf_tap.decide import policing
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.ovsdb import default_remote
-from ovs_ebpf_tap.text import printable
+from ovs_ebpf_tap.observe.ovsdb import default_remote
+from ovs_ebpf_tap.util import logs
+from ovs_ebpf_tap.util.text import printable
 
 FAILED = 1
 
@@ -131,7 +134,7 @@ def _options(arguments: argparse.Namespace) -> session.Options:
 def _command(arguments: argparse.Namespace) -> None:
     options = _options(arguments)
     if arguments.command == "run":
-        service.run(options)
+        run.run(options)
     elif arguments.command == "status":
         mirrors = session.show_status(options)
         print(status.as_json(mirrors) if arguments.json else status.as_table(mirrors))

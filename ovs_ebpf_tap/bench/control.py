@@ -23,9 +23,10 @@ from pathlib import Path
 from types import FrameType
 from uuid import UUID
 
-from ovs_ebpf_tap import control
 from ovs_ebpf_tap.bench.figures import MEDIAN, P99, WORST, Figure, as_json, as_table
 from ovs_ebpf_tap.bench.mirror_log import MirrorLog, Row
+from ovs_ebpf_tap.daemon import control
+from ovs_ebpf_tap.daemon.session import Options, pinned_counters
 from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError
 from ovs_ebpf_tap.lab.frames import parse_seq
 from ovs_ebpf_tap.lab.netns import CommandError, Netns, reap
@@ -33,8 +34,7 @@ from ovs_ebpf_tap.lab.sidecar import Tap, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.model import MODE_KEY
-from ovs_ebpf_tap.session import Options, pinned_counters
+from ovs_ebpf_tap.model.rows import MODE_KEY
 
 FIRST_COPY = {MEDIAN: 10.0, P99: 40.0}
 """Milliseconds from the commit to the first copy."""

@@ -28,15 +28,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from ovs_ebpf_tap import bpf, programs
-from ovs_ebpf_tap.datapath import Datapath
-from ovs_ebpf_tap.filter import parse as parse_filter
+from ovs_ebpf_tap.apply.datapath import Datapath
+from ovs_ebpf_tap.decide.mirror_filter import parse as parse_filter
+from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.frames import IP_UDP, ethernet, ipv4, udp
 from ovs_ebpf_tap.lab.kernel import has_tcx
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
-from ovs_ebpf_tap.vlan import ACCESS, KEEP, Edit, vlan_set
-from ovs_ebpf_tap.wanted import CLSACT, TCX, Gate, Hook, Rule
+from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, TCX, Gate, Hook, Rule
+from ovs_ebpf_tap.model.frame_rewrite import ACCESS, KEEP, Edit, vlan_set
+from ovs_ebpf_tap.observe.netlink import Netlink
 
 SIZES = (64, 1400)
 """Bytes a frame."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ovs_ebpf_tap.compare import live, report
 from ovs_ebpf_tap.compare.figures import Result
+from ovs_ebpf_tap.daemon.session import Options
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.session import Options
 
 # Unless asked for, of a mirror and of the lab.
 _SECONDS, _ROUNDS = 5.0, 4

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from ovs_ebpf_tap import ethtool, programs
+from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.observe import ethtool
 
 _MODEL = ("model name", "Model", "cpu model", "cpu")
 

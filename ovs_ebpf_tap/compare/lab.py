@@ -33,6 +33,7 @@ from ovs_ebpf_tap.compare.interrupts import raised
 from ovs_ebpf_tap.compare.metrics import COPIES, CPU, cpu_figures
 from ovs_ebpf_tap.compare.readers import Cpu, counted_between, read_cpu
 from ovs_ebpf_tap.compare.rounds import orders
+from ovs_ebpf_tap.daemon.session import require_root
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.frames import SEQUENCE_PORT
 from ovs_ebpf_tap.lab.netns import CommandError, reap
@@ -40,8 +41,7 @@ from ovs_ebpf_tap.lab.sidecar import Tap, hook_count, reap_pins
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Flood, Stream, round_trips, tcp_load
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.netlink import Netlink, Statistics
-from ovs_ebpf_tap.session import require_root
+from ovs_ebpf_tap.observe.netlink import Netlink, Statistics
 
 _VARIANTS = (NONE, NATIVE, OFFLOADED)
 _MODES = {NATIVE: "native", OFFLOADED: "offload"}

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovs_ebpf_tap import control
 from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED, Load, Metric, Reading, Result
 from ovs_ebpf_tap.compare.host import datapath_name, describe_devices, describe_host
 from ovs_ebpf_tap.compare.interrupts import Interrupts
@@ -18,11 +17,12 @@ from ovs_ebpf_tap.compare.mover import Mover, bridge_of
 from ovs_ebpf_tap.compare.places import Meter, Places, find_places
 from ovs_ebpf_tap.compare.readers import Kernel, Span, between, is_vswitchd, may_count_otherwise
 from ovs_ebpf_tap.compare.rounds import orders
+from ovs_ebpf_tap.daemon import control
+from ovs_ebpf_tap.daemon.session import Options, require_root
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.ovsdb import ovs_run_dir
-from ovs_ebpf_tap.session import Options, require_root
-from ovs_ebpf_tap.text import printable
-from ovs_ebpf_tap.vswitchd import read_pid
+from ovs_ebpf_tap.observe.ovsdb import ovs_run_dir
+from ovs_ebpf_tap.observe.vswitchd import read_pid
+from ovs_ebpf_tap.util.text import printable
 
 LOAD = Load(
     "live",

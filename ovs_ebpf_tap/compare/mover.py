@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-from ovs_ebpf_tap import control
 from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED
 from ovs_ebpf_tap.compare.interrupts import Interrupts
+from ovs_ebpf_tap.daemon import control
+from ovs_ebpf_tap.daemon.session import PATIENCE, Options, connect, transact, turn
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.model import (
+from ovs_ebpf_tap.model.rows import (
     MODE_KEY,
     REASON_KEY,
     SELECT_VLAN_KEY,
@@ -19,9 +20,9 @@ from ovs_ebpf_tap.model import (
     Database,
     Mirror,
 )
-from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb
-from ovs_ebpf_tap.session import PATIENCE, Options, connect, transact, turn
-from ovs_ebpf_tap.text import printable
+from ovs_ebpf_tap.model.transaction import Edits, MirrorEdit
+from ovs_ebpf_tap.observe.ovsdb import Ovsdb
+from ovs_ebpf_tap.util.text import printable
 
 MODES = {OFFLOADED: "offload", NATIVE: "native"}
 

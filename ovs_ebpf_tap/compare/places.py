@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from ovs_ebpf_tap.links import Device
-from ovs_ebpf_tap.model import Bridge, Database, Mirror, Port
-from ovs_ebpf_tap.topology import Layout, SeenPort, to_ingress
+from ovs_ebpf_tap.decide.topology import Layout, SeenPort, to_ingress
+from ovs_ebpf_tap.model.device import Device
+from ovs_ebpf_tap.model.rows import Bridge, Database, Mirror, Port
 
 RX = "rx"
 TX = "tx"

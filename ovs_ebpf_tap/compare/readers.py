@@ -12,13 +12,15 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from ovs_ebpf_tap import ethtool, programs
+from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.compare.counting import Account, Edge, account
 from ovs_ebpf_tap.compare.places import RX, Meter, Places
-from ovs_ebpf_tap.datapath import Counters, Datapath
+from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.links import Device
-from ovs_ebpf_tap.netlink import Netlink, Statistics
+from ovs_ebpf_tap.model.counters import Counters
+from ovs_ebpf_tap.model.device import Device
+from ovs_ebpf_tap.observe import ethtool
+from ovs_ebpf_tap.observe.netlink import Netlink, Statistics
 
 _UNDER_WAY = 0.05
 """Seconds in which a packet that has arrived is copied, in either way."""

@@ -26,7 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from ovs_ebpf_tap import control
+from ovs_ebpf_tap.daemon import control
+from ovs_ebpf_tap.daemon.session import Options, pinned_counters
+from ovs_ebpf_tap.daemon.status import MirrorStatus
 from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError, Direction
 from ovs_ebpf_tap.lab.compare import difference
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
@@ -34,8 +36,6 @@ from ovs_ebpf_tap.lab.netns import CommandError, reap
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import iperf, ping
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.session import Options, pinned_counters
-from ovs_ebpf_tap.status import MirrorStatus
 
 _PREFIX = "tap-demo"
 _BPFFS = Path("/sys/fs/bpf")

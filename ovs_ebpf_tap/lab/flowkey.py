@@ -9,8 +9,8 @@ import struct
 from dataclasses import dataclass, field
 
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.filter import Match
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, ETH_8021Q, ETH_ARP, ETH_IPV4, ETH_IPV6
+from ovs_ebpf_tap.model.match import Match
 
 ETH_RARP = 0x8035
 

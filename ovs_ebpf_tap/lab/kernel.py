@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from ovs_ebpf_tap import bpf
-from ovs_ebpf_tap.wanted import CLSACT, TCX
+from ovs_ebpf_tap.ebpf import bpf
+from ovs_ebpf_tap.model.desired import CLSACT, TCX
 
 _LOOPBACK = 1
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ovs_ebpf_tap import bpf, control, programs, rcu
-from ovs_ebpf_tap.cutter import PREFIX
+from ovs_ebpf_tap.apply import rcu
+from ovs_ebpf_tap.apply.cutter import PREFIX
+from ovs_ebpf_tap.daemon import control
+from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.switch import Switch

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from ovs_ebpf_tap import programs
+from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.switch import Switch

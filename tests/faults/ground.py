@@ -12,8 +12,8 @@ from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.sidecar import hook_count
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.model import MODE_KEY
-from ovs_ebpf_tap.wanted import OFFLOADED
+from ovs_ebpf_tap.model.desired import OFFLOADED
+from ovs_ebpf_tap.model.rows import MODE_KEY
 
 
 class Ground(Resource):

@@ -16,22 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovs_ebpf_tap import (
-    bpf,
-    cli,
-    control,
-    datapath,
-    leftovers,
-    netlink,
-    ofp,
-    ovsdb,
-    programs,
-    release,
-    session,
-    sidecar,
-    vswitchd,
-)
-from ovs_ebpf_tap.model import SELECT_VLAN_KEY
+from ovs_ebpf_tap import cli
+from ovs_ebpf_tap.apply import datapath, leftovers
+from ovs_ebpf_tap.commands import release
+from ovs_ebpf_tap.daemon import control, session, sidecar
+from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.model import transaction
+from ovs_ebpf_tap.model.rows import SELECT_VLAN_KEY
+from ovs_ebpf_tap.observe import netlink, ofp, ovsdb, vswitchd
 
 POINT = "FAULTS_POINT"
 SIGNAL = "FAULTS_SIGNAL"
@@ -91,11 +83,11 @@ def _after(owner: Any, name: str, is_meant: _Call = _always, nth: int = 1) -> Po
     return Point(owner, name, True, is_meant, nth)
 
 
-def _parks(_: Any, edits: ovsdb.Edits) -> bool:
+def _parks(_: Any, edits: transaction.Edits) -> bool:
     return any(SELECT_VLAN_KEY in edit.set_ids for edit in edits.mirrors)
 
 
-def _gives_back(_: Any, edits: ovsdb.Edits) -> bool:
+def _gives_back(_: Any, edits: transaction.Edits) -> bool:
     return any(SELECT_VLAN_KEY in edit.delete_ids for edit in edits.mirrors)
 
 

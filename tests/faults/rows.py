@@ -7,8 +7,8 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from ovs_ebpf_tap.model import PARKED_VLANS, PROTECTED_KEY, SELECT_VLAN_KEY, STATE_KEY
-from ovs_ebpf_tap.wanted import OFFLOADED
+from ovs_ebpf_tap.model.desired import OFFLOADED
+from ovs_ebpf_tap.model.rows import PARKED_VLANS, PROTECTED_KEY, SELECT_VLAN_KEY, STATE_KEY
 
 _LONGEST = 1 << 20
 _ANSWER = 2.0  # seconds

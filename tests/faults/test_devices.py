@@ -24,7 +24,7 @@ from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import patience
-from ovs_ebpf_tap.netlink import Netlink
+from ovs_ebpf_tap.observe.netlink import Netlink
 
 EVENTS = 8_000
 """Notifications that a receive buffer of 4 MiB does not hold."""

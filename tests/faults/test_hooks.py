@@ -19,13 +19,13 @@ import ovs_ebpf_tap
 from faults.fault import RATE, During, Fault
 from faults.ground import Ground
 from faults.guests import index_of
-from ovs_ebpf_tap import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.names import unique_name
 from ovs_ebpf_tap.lab.sidecar import BPFFS
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.wanted import CLSACT, TCX
+from ovs_ebpf_tap.model.desired import CLSACT, TCX
 from parity.case import datapath_type
 
 only_tcx = pytest.mark.skipif(TCX not in attachments(), reason="this kernel has no TCX hooks")

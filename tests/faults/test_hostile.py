@@ -24,7 +24,7 @@ from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.text import LONGEST
+from ovs_ebpf_tap.util.text import LONGEST
 
 MEBIBYTE = 1 << 20
 

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+import ovs_ebpf_tap
 from faults.fault import During, Fault
 from faults.ground import Ground
-from ovs_ebpf_tap import abi, namespace, programs
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import hook_count
-from ovs_ebpf_tap.wanted import CLSACT, NATIVE, OFFLOADED, TCX
+from ovs_ebpf_tap.model.desired import CLSACT, NATIVE, OFFLOADED, TCX
+from ovs_ebpf_tap.util import namespace
 
 _AWAY = 0.15
 """Seconds without a sidecar."""
@@ -252,7 +255,7 @@ def test_starting_over_offloaded_mirrors(bare_ground: Ground, fault: Fault, poin
 def older(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a sidecar of another build."""
     home = tmp_path_factory.mktemp("older")
-    package = Path(programs.__file__).parent
+    package = Path(ovs_ebpf_tap.__path__[0])
     shutil.copytree(package, home / "ovs_ebpf_tap", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(abi.source_dir(), home / "bpf")
     with (home / "bpf" / "tap.c").open("a") as source:

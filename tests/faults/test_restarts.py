@@ -11,7 +11,7 @@ from faults.ground import Ground
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED
+from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
 
 TIMES = 20
 

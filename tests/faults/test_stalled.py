@@ -16,7 +16,7 @@ from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.switch import Host
-from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED
+from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
 
 STALL = float(os.environ.get("OVS_EBPF_TAP_STALL", "10"))
 """Seconds that it stands still."""

@@ -7,8 +7,8 @@ import struct
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.filter import Match
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, ETH_8021Q, ETH_ARP, ETH_IPV4, ETH_IPV6
+from ovs_ebpf_tap.model.match import Match
 
 KEY = abi.layout("key")
 LONGEST_REFUSED = 14

@@ -15,10 +15,10 @@ from uuid import UUID
 
 import pytest
 
-from ovs_ebpf_tap import session
 from ovs_ebpf_tap.compare.mover import bridge_of, choose
 from ovs_ebpf_tap.compare.places import find_places
 from ovs_ebpf_tap.compare.readers import Kernel, Span, between
+from ovs_ebpf_tap.daemon import session
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.names import unique_name
 from ovs_ebpf_tap.lab.sidecar import BPFFS, Tap

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from ovs_ebpf_tap.cutter import PREFIX
+from ovs_ebpf_tap.apply.cutter import PREFIX
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.sidecar import Tap, cutters
 from ovs_ebpf_tap.lab.switch import Host, Switch

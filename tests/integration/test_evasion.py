@@ -20,7 +20,7 @@ from typing import ClassVar
 import pytest
 from played import Sent, play
 
-from ovs_ebpf_tap import bpf
+from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.compare import difference
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, ETH_8021Q, ETH_IPV4, Tag, ethernet
 from ovs_ebpf_tap.lab.kernel import attachments

@@ -15,9 +15,10 @@ from any_frames import KEY, frames, matches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap import abi, bpf
-from ovs_ebpf_tap.compile import expand
-from ovs_ebpf_tap.filter import Match, parse
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.decide.mirror_filter import parse
+from ovs_ebpf_tap.ebpf import bpf
+from ovs_ebpf_tap.ebpf.compile import expand
 from ovs_ebpf_tap.lab.flowkey import key_of, selects
 from ovs_ebpf_tap.lab.frames import (
     ETH_8021AD,
@@ -31,6 +32,7 @@ from ovs_ebpf_tap.lab.frames import (
     tcp_frame,
     udp_frame,
 )
+from ovs_ebpf_tap.model.match import Match
 
 # The kernel's test run takes no cut IP packets, so the frame's type is put in by the program, and
 # a tag to where devices leave it, in the packet's metadata.

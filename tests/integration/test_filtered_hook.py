@@ -20,10 +20,11 @@ from any_frames import frames, matches
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap import abi, bpf, programs
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.apply.encoding import Encoding
 from ovs_ebpf_tap.bench.copy import TRUNK
-from ovs_ebpf_tap.encoding import Encoding
-from ovs_ebpf_tap.filter import Match, parse
+from ovs_ebpf_tap.decide.mirror_filter import parse
+from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.flowkey import key_of, selects
 from ovs_ebpf_tap.lab.frames import (
     ETH_8021AD,
@@ -35,8 +36,8 @@ from ovs_ebpf_tap.lab.frames import (
     udp_frame,
 )
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.netlink import INGRESS
-from ovs_ebpf_tap.wanted import Hook, Rule
+from ovs_ebpf_tap.model.desired import INGRESS, Hook, Rule
+from ovs_ebpf_tap.model.match import Match
 
 COUNTERS = abi.layout("counters")
 SLOT = 0

@@ -10,11 +10,12 @@ from typing import Any
 import ovs.poller
 import pytest
 
-from ovs_ebpf_tap import ofp, openflow
 from ovs_ebpf_tap.lab.frames import arp_request
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.openflow import FlowTables, FlowTraits, PortFlags
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.observe import ofp, openflow
+from ovs_ebpf_tap.observe.openflow import FlowTables
 
 NOTHING = FlowTraits()
 MODIFIES = FlowTraits(modifies=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import ovs_ebpf_tap
-from ovs_ebpf_tap import control
+from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.lab.kernel import has_tcx
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Switch
@@ -18,7 +18,8 @@ PACKAGE = Path(ovs_ebpf_tap.__path__[0]).parent
 
 _FAULTS = """
 import pathlib
-from ovs_ebpf_tap import judge, sidecar
+from ovs_ebpf_tap.daemon import sidecar
+from ovs_ebpf_tap.decide import offload_checker
 
 def failing(owner, name, fails):
     original = getattr(owner, name)
@@ -28,7 +29,7 @@ def failing(owner, name, fails):
         return original(self, *given)
     setattr(owner, name, wrapper)
 
-failing(judge.Judge, "verdict", lambda mirror: mirror.name == "bad")
+failing(offload_checker.Judge, "verdict", lambda mirror: mirror.name == "bad")
 failing(sidecar.Sidecar, "_pass", lambda now: pathlib.Path({path!r}).exists())
 """
 

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ovs_ebpf_tap import abi, bpf, programs
+import ovs_ebpf_tap
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf.object import LATER, MAPS, PROGRAMS
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import account
 from ovs_ebpf_tap.lab.frames import sequenced, udp_frame
@@ -22,7 +25,6 @@ from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.object import LATER, MAPS, PROGRAMS
 from talking import Trio, copies_of
 
 ATTACH = attachments()
@@ -251,7 +253,7 @@ def test_an_upgrade_takes_over_without_a_gap(
 ) -> None:
     a, b, m = trio
     newer = tmp_path / "newer"
-    package = Path(programs.__file__).parent
+    package = Path(ovs_ebpf_tap.__path__[0])
     shutil.copytree(package, newer / "ovs_ebpf_tap", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(abi.source_dir(), newer / "bpf")
     with (newer / "bpf" / "tap.c").open("a") as source:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from ovs_ebpf_tap import bpf
+from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.netns import Netns

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import pytest
 
 from faults.guests import index_of, make_device, remove_device
-from ovs_ebpf_tap import bpf
+from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.queues import open_sockets
+from ovs_ebpf_tap.observe.packet_sockets import open_sockets
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("OVS_EBPF_TAP_DATAPATH") == "system",

@@ -10,9 +10,9 @@ from pyroute2.netlink import NLM_F_ACK, NLM_F_ECHO, NLM_F_REQUEST
 from pyroute2.netlink.rtnl import RTM_GETQDISC
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
-from ovs_ebpf_tap import netlink as nl
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.netlink import Netlink
+from ovs_ebpf_tap.observe import netlink as nl
+from ovs_ebpf_tap.observe.netlink import Netlink
 
 pytestmark = pytest.mark.openvswitch
 

@@ -1,7 +1,7 @@
 """Beside a newer Open vSwitch than the machine's (`scripts/newer-ovs`), one with `Mirror.filter`.
 
 It is also the oracle for filters: which frames it copies natively is held against what the parser
-(`ovs_ebpf_tap/filter.py`) and the model of its flow key (`ovs_ebpf_tap/lab/flowkey.py`) say.
+(`decide/mirror_filter.py`) and the model of its flow key (`lab/flowkey.py`) say.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ovs_ebpf_tap.filter import InvalidFilterError, UnsupportedFilterError, parse
+from ovs_ebpf_tap.decide.mirror_filter import InvalidFilterError, UnsupportedFilterError, parse
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import Difference, account, difference
 from ovs_ebpf_tap.lab.flowkey import key_of, selects

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ovs_ebpf_tap import abi, bpf, programs
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf.object import NEXT, PROGRAMS, TEMPLATES, XDP
+from ovs_ebpf_tap.ebpf.template import fill
 from ovs_ebpf_tap.lab.frames import (
     ETH_IPV4,
     ETH_IPV6,
@@ -20,8 +23,6 @@ from ovs_ebpf_tap.lab.frames import (
     ipv4,
     udp_frame,
 )
-from ovs_ebpf_tap.object import NEXT, PROGRAMS, TEMPLATES, XDP
-from ovs_ebpf_tap.template import fill
 
 RULE = abi.layout("rule")
 COUNTERS = abi.layout("counters")

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 import ovs_ebpf_tap
-from ovs_ebpf_tap import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar import Tap, cutters, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Netlink
+from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
+from ovs_ebpf_tap.observe.netlink import Netlink
 from talking import Trio, copies_of
 
 RESTORE = Path(ovs_ebpf_tap.__path__[0]).parent / "scripts" / "restore"

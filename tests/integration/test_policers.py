@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from ovs_ebpf_tap import tc
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import SEQUENCE_PORT, sequenced
 from ovs_ebpf_tap.lab.kernel import has_tcx
@@ -19,8 +18,9 @@ from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.netlink import Netlink
-from ovs_ebpf_tap.wanted import CLSACT, TCX
+from ovs_ebpf_tap.model.desired import CLSACT, TCX
+from ovs_ebpf_tap.observe import tc
+from ovs_ebpf_tap.observe.netlink import Netlink
 
 PASSING, TAKEN = 1, 2
 COUNT = 20

@@ -8,7 +8,7 @@ from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.queues import queued
+from ovs_ebpf_tap.observe.packet_sockets import queued
 
 ETH_P_ALL = 3
 

@@ -17,7 +17,8 @@ import pytest
 
 import ovs_ebpf_tap
 from faults.guests import index_of, make_device, remove_device
-from ovs_ebpf_tap import bpf, control, programs
+from ovs_ebpf_tap.daemon import control
+from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import arp_request, sequenced

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 import ovs_ebpf_tap
-from ovs_ebpf_tap import bpf, foreign
+from ovs_ebpf_tap.apply import foreign
+from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.links import list_devices
-from ovs_ebpf_tap.ovsdb import LOCK
+from ovs_ebpf_tap.observe.links import list_devices
+from ovs_ebpf_tap.observe.ovsdb import LOCK
 from talking import Trio, copies_of
 
 RESTORE = Path(ovs_ebpf_tap.__path__[0]).parent / "scripts" / "restore"

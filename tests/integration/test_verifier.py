@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ovs_ebpf_tap
-from ovs_ebpf_tap import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Switch
 
@@ -18,7 +18,7 @@ PACKAGE = Path(ovs_ebpf_tap.__path__[0]).parent
 _REFUSED = struct.pack("=BBhi", 0x95, 0, 0, 0)
 
 _FAULT = f"""
-from ovs_ebpf_tap import programs
+from ovs_ebpf_tap.ebpf import programs
 original = programs.fill
 programs.fill = lambda *given: {_REFUSED!r}
 """

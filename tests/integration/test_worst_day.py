@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 
 import ovs_ebpf_tap
-from ovs_ebpf_tap import bpf
+from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import account
 from ovs_ebpf_tap.lab.kernel import attachments

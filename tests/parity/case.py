@@ -17,7 +17,7 @@ from ovs_ebpf_tap.lab.frames import (
     tcp_frame,
     udp_frame,
 )
-from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED
+from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
 
 Sent = tuple[str, Sequence[bytes]]
 """A port (of a bond: "port.member") and the frames that are sent into the switch there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovs_ebpf_tap.wanted import NATIVE
+from ovs_ebpf_tap.model.desired import NATIVE
 from parity.case import Case, Mirror, Port, announce, broadcast, flood, left, ports, talk
 
 A_AND_B = [("a", flood("a")), ("a", flood("a", [10])), ("b", flood("b", [20]))]

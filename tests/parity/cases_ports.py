@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ovs_ebpf_tap.lab.frames import Tags
-from ovs_ebpf_tap.wanted import INVALID, NATIVE
+from ovs_ebpf_tap.model.desired import INVALID, NATIVE
 from parity.case import (
     Case,
     Mirror,

@@ -14,7 +14,7 @@ from ovs_ebpf_tap.lab.frames import (
     ethernet,
     tcp_frame,
 )
-from ovs_ebpf_tap.wanted import NATIVE
+from ovs_ebpf_tap.model.desired import NATIVE
 from parity.case import (
     NOBODY,
     Case,

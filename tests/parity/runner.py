@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ovs_ebpf_tap.lab.compare import difference
-from ovs_ebpf_tap.wanted import Verdict
+from ovs_ebpf_tap.model.desired import Verdict
 from parity.case import Case
 from parity.surroundings import changes, surroundings
 from parity.world import Bench, Frames, Run, World, as_expected

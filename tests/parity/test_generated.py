@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.wanted import NOTHING_SELECTED, OFFLOADED
+from ovs_ebpf_tap.model.desired import NOTHING_SELECTED, OFFLOADED
 from parity.case import Case
 from parity.runner import difference_problems
 from parity.strategies import PORTS, Example, examples

@@ -10,8 +10,8 @@ import pytest
 from ovs_ebpf_tap.lab.compare import difference
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.model import MODE_KEY, REASON_KEY, STATE_KEY
-from ovs_ebpf_tap.wanted import INVALID, NATIVE, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.desired import INVALID, NATIVE, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, STATE_KEY
 from parity.case import Case, Mirror, announce, ports, talk
 from parity.world import Bench, Frames, World
 

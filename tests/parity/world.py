@@ -21,8 +21,8 @@ from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.tap import Tap
 from ovs_ebpf_tap.lab.traffic import send
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.model import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
-from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from parity.case import Case, Mirror, Port, Sent, datapath_type
 
 LOCAL = "local"

@@ -11,7 +11,7 @@ from random import Random
 from uuid import UUID
 
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.model import MODE_KEY
+from ovs_ebpf_tap.model.rows import MODE_KEY
 from parity.case import Port
 from soak.pair import Pair, Twin
 from soak.scene import BRIDGE, DOWN, KINDS, NUMBERS, RENAMED, UP, set_port

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from ovs_ebpf_tap import bpf
+from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.names import unique_name
 from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.sidecar import BPFFS

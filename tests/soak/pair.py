@@ -10,16 +10,17 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from ovs_ebpf_tap import abi, bpf, programs
-from ovs_ebpf_tap.judge import FLOWS_UNKNOWN
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.decide.offload_checker import FLOWS_UNKNOWN
+from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.sidecar import Tap as Sidecar
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.tap import Tap
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.model import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
-from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED
+from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
+from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from parity.case import Port, datapath_type
 from parity.world import Machine
 from soak.foreign import Foreign

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from ovs_ebpf_tap import bpf, control, cutter, namespace, programs
-from ovs_ebpf_tap.model import COUNTED_KEY, OWN_KEYS, SELECT_VLAN_KEY, parse_vlans
-from ovs_ebpf_tap.netlink import EGRESS, INGRESS
-from ovs_ebpf_tap.object import MAPS, PROGRAMS
-from ovs_ebpf_tap.wanted import CLSACT, TCX
+from ovs_ebpf_tap.apply import cutter
+from ovs_ebpf_tap.daemon import control
+from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf.object import MAPS, PROGRAMS
+from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, TCX
+from ovs_ebpf_tap.model.rows import COUNTED_KEY, OWN_KEYS, SELECT_VLAN_KEY, parse_vlans
+from ovs_ebpf_tap.util import namespace
 from soak.pair import CANARY, Pair, Row, is_offloaded
 
 MOST_GROWTH = {"memory": 4096, "descriptors": 4, "threads": 0}

@@ -20,7 +20,7 @@ from ovs_ebpf_tap.lab.capture import CaptureLossError
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import CommandError, reap
 from ovs_ebpf_tap.lab.sidecar import reap_pins
-from ovs_ebpf_tap.model import REASON_KEY
+from ovs_ebpf_tap.model.rows import REASON_KEY
 from parity.case import Case, Port
 from soak import changes, steps
 from soak.pair import CANARY, Pair, Rest, Row

@@ -9,14 +9,13 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
 
-from ovs_ebpf_tap import tc
-from ovs_ebpf_tap.links import Device
-from ovs_ebpf_tap.model import Bridge, Database, Interface, Mirror, Port
-from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
-from ovs_ebpf_tap.plan import make_plan
-from ovs_ebpf_tap.policing import Surroundings
-from ovs_ebpf_tap.topology import OpenFlow
-from ovs_ebpf_tap.wanted import NO_CUTTER, TCX, Hook, Plan, Rule, Verdict
+from ovs_ebpf_tap.decide.planner import make_plan
+from ovs_ebpf_tap.decide.topology import OpenFlow
+from ovs_ebpf_tap.model.desired import NO_CUTTER, TCX, Hook, Plan, Rule, Verdict
+from ovs_ebpf_tap.model.device import Device
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.rows import Bridge, Database, Interface, Mirror, Port
+from ovs_ebpf_tap.model.surroundings import Filter, State, Surroundings
 
 _T = TypeVar("_T")
 
@@ -40,7 +39,7 @@ class World:
     port_flags: dict[str, PortFlags] = field(default_factory=dict)
     attach: str = TCX
     refused: dict[str, str] = field(default_factory=dict)
-    filters: dict[str, tuple[tc.Filter, ...]] = field(default_factory=dict)
+    filters: dict[str, tuple[Filter, ...]] = field(default_factory=dict)
     ingress_qdiscs: set[str] = field(default_factory=set)
     reserved: dict[str, str] = field(default_factory=dict)
     _last: int = 0
@@ -173,7 +172,7 @@ class World:
         if "" in self.refused:
             refused[NO_CUTTER] = self.refused[""]
         ingress = frozenset(self.devices[name].ifindex for name in self.ingress_qdiscs)
-        others = tc.State(ingress, self._by_ifindex(self.filters))
+        others = State(ingress, self._by_ifindex(self.filters))
         surroundings = Surroundings(others, self._by_ifindex(self.reserved))
         return make_plan(self.db, self.devices, self.attach, refused, self.openflow, surroundings)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, ETH_8021Q, Tag
-from ovs_ebpf_tap.model import Port
+from ovs_ebpf_tap.model.rows import Port
 
 _CFI = 0x1000
 _PCP = 0xE000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_ebpf_tap import programs
+from ovs_ebpf_tap.ebpf import programs
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from ovs_ebpf_tap import ethtool
 from ovs_ebpf_tap.compare.counting import Account
 from ovs_ebpf_tap.compare.places import RX, TX, Meter, Places
 from ovs_ebpf_tap.compare.readers import (
@@ -19,10 +18,11 @@ from ovs_ebpf_tap.compare.readers import (
     may_count_otherwise,
     read_cpu,
 )
-from ovs_ebpf_tap.datapath import Counters
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.links import Device
-from ovs_ebpf_tap.netlink import Statistics
+from ovs_ebpf_tap.model.counters import Counters
+from ovs_ebpf_tap.model.device import Device
+from ovs_ebpf_tap.observe import ethtool
+from ovs_ebpf_tap.observe.netlink import Statistics
 
 A = Meter("a", 1, RX)
 B = Meter("b", 2, TX)

@@ -11,10 +11,10 @@ from builders import World, switch
 
 from ovs_ebpf_tap.compare import live, mover
 from ovs_ebpf_tap.compare.interrupts import ENDING, Interrupts, raised
+from ovs_ebpf_tap.daemon.session import Options
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.model import MODE_KEY, Database
-from ovs_ebpf_tap.ovsdb import Edits
-from ovs_ebpf_tap.session import Options
+from ovs_ebpf_tap.model.rows import MODE_KEY, Database
+from ovs_ebpf_tap.model.transaction import Edits
 
 PLAN = live.Plan("m", 1, 1)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.bpf import MapLayout
-from ovs_ebpf_tap.compile import expand, main
+from ovs_ebpf_tap.ebpf.bpf import MapLayout
+from ovs_ebpf_tap.ebpf.compile import expand, main
+from ovs_ebpf_tap.ebpf.object import MAPS, PROGRAMS, TEMPLATES, XDP, Object
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.object import MAPS, PROGRAMS, TEMPLATES, XDP, Object
 
 
 def write(directory: Path, files: dict[str, str]) -> Path:
@@ -80,7 +80,7 @@ def test_what_goes_wrong_is_one_line_on_stderr(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("ovs_ebpf_tap.compile.build", fail)
+    monkeypatch.setattr("ovs_ebpf_tap.ebpf.compile.build", fail)
     assert main() == 1
     assert capsys.readouterr().err == f"{error}\n"
 

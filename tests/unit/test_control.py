@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_ebpf_tap.control import LOCK, RunDir, Server, call
+from ovs_ebpf_tap.daemon.control import LOCK, RunDir, Server, call
 from ovs_ebpf_tap.errors import TapError
 
 

@@ -16,11 +16,13 @@ from uuid import UUID
 import pytest
 from builders import Clock, FakeMap, switch
 
-from ovs_ebpf_tap import abi, bpf, datapath, pool
-from ovs_ebpf_tap.datapath import Datapath
-from ovs_ebpf_tap.netlink import EGRESS, INGRESS, Filter, Netlink
-from ovs_ebpf_tap.programs import Programs
-from ovs_ebpf_tap.wanted import CLSACT, Hook, Rule
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.apply import datapath, interned_array
+from ovs_ebpf_tap.apply.datapath import Datapath
+from ovs_ebpf_tap.ebpf import bpf
+from ovs_ebpf_tap.ebpf.programs import Programs
+from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, Hook, Rule
+from ovs_ebpf_tap.observe.netlink import Filter, Netlink
 
 MAX_MIRRORS = abi.constant("MAX_MIRRORS")
 QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
@@ -322,7 +324,7 @@ def test_every_rule_that_changes_frames_has_an_edit(
     bench: Bench, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after hooks were read that finish copies by the shared program, and refer to none."""
-    monkeypatch.setattr(pool, "time", clock)
+    monkeypatch.setattr(interned_array, "time", clock)
     for vlan in range(10, 20, 2):
         edits = (replace(_RULE.edit, set_vid=vid) for vid in (vlan, vlan + 1))
         changing = (replace(_RULE, output=7, group=7, edit=edit) for edit in edits)

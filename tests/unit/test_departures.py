@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from builders import World
 
-from ovs_ebpf_tap.departures import Departures
-from ovs_ebpf_tap.links import Departure
-from ovs_ebpf_tap.model import Interface
+from ovs_ebpf_tap.model.device import Departure
+from ovs_ebpf_tap.model.rows import Interface
+from ovs_ebpf_tap.observe.departures import Departures
 
 GONE = Departure(nsid=2, ifindex=9)
 

@@ -12,12 +12,21 @@ from builders import Clock, FakeMap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap import abi, bpf, pool
-from ovs_ebpf_tap.encoding import Encoding
-from ovs_ebpf_tap.filter import parse
-from ovs_ebpf_tap.netlink import EGRESS
-from ovs_ebpf_tap.vlan import ACCESS, ALL, KEEP, NATIVE, PRIORITY_NEVER, Edit, vlan_set
-from ovs_ebpf_tap.wanted import Gate, Hook, Rule
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.apply import interned_array
+from ovs_ebpf_tap.apply.encoding import Encoding
+from ovs_ebpf_tap.decide.mirror_filter import parse
+from ovs_ebpf_tap.ebpf import bpf
+from ovs_ebpf_tap.model.desired import EGRESS, Gate, Hook, Rule
+from ovs_ebpf_tap.model.frame_rewrite import (
+    ACCESS,
+    ALL,
+    KEEP,
+    NATIVE,
+    PRIORITY_NEVER,
+    Edit,
+    vlan_set,
+)
 
 SIZES = {
     "vlans": (abi.constant("VLAN_SET_LEN"), 64),
@@ -84,7 +93,7 @@ def hooks(draw: st.DrawFn) -> tuple[Rule, ...]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(pool, "time", made)
+    monkeypatch.setattr(interned_array, "time", made)
     return made
 
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from ovs_ebpf_tap import ethtool
 from ovs_ebpf_tap.lab.netns import Netns
+from ovs_ebpf_tap.observe import ethtool
 
 _OTHER_NAMES = {
     "rx-checksumming": "rx-checksum",

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.filter import InvalidFilterError, Match, UnsupportedFilterError, parse
+from ovs_ebpf_tap.decide.mirror_filter import InvalidFilterError, UnsupportedFilterError, parse
+from ovs_ebpf_tap.model.match import Match
 
 KEY = abi.layout("key")
 

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ovs_ebpf_tap.handover import forget_edits, next_edits
-from ovs_ebpf_tap.model import (
+from ovs_ebpf_tap.daemon.revalidations import Revalidations
+from ovs_ebpf_tap.decide.conflicts import Writers
+from ovs_ebpf_tap.decide.handover import forget_edits, next_edits
+from ovs_ebpf_tap.model.desired import INVALID, NATIVE, OFFLOAD, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.rows import (
     COUNTED_KEY,
     MODE_KEY,
     OWN_KEYS,
@@ -23,10 +26,7 @@ from ovs_ebpf_tap.model import (
     Database,
     Mirror,
 )
-from ovs_ebpf_tap.ovsdb import Edits
-from ovs_ebpf_tap.revalidations import Revalidations
-from ovs_ebpf_tap.wanted import INVALID, NATIVE, OFFLOAD, OFFLOADED, Verdict
-from ovs_ebpf_tap.writers import Writers
+from ovs_ebpf_tap.model.transaction import Edits
 
 BACK = Verdict(NATIVE, "ebpf-tap-mode is native")
 REFUSED = Verdict(INVALID, "its output_port is not on this bridge")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ovs_ebpf_tap import ethtool
-from ovs_ebpf_tap.hw_offload import HwOffload
-from ovs_ebpf_tap.links import Device
-from ovs_ebpf_tap.model import Database
+from ovs_ebpf_tap.model.device import Device
+from ovs_ebpf_tap.model.rows import Database
+from ovs_ebpf_tap.observe import ethtool
+from ovs_ebpf_tap.observe.hw_offload import HwOffload
 
 UNSET = Database()
 SET = replace(UNSET, hw_offload=True)

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from ovs_ebpf_tap import links
-from ovs_ebpf_tap.links import Departure, Device
+from ovs_ebpf_tap.model.device import Departure, Device
+from ovs_ebpf_tap.observe import links
 
 UP, LOWER_UP = 0x1, 0x10000
 ETHER, LOOPBACK = 1, 772

@@ -10,7 +10,7 @@ import pytest
 
 SCRIPT = """
 import structlog
-from ovs_ebpf_tap import logs
+from ovs_ebpf_tap.util import logs
 logs.configure()
 structlog.get_logger().info("an event", key="value")
 print("still there")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap.model import (
+from ovs_ebpf_tap.model.rows import (
     PARKED_VLANS,
     PROTECTED_KEY,
     SELECT_VLAN_KEY,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ovs_ebpf_tap.netlink import INGRESS, PRIORITY
-from ovs_ebpf_tap.policing import CoolDown, exceeds, is_looked_at_first, misses, obstacle
-from ovs_ebpf_tap.tc import Filter
+from ovs_ebpf_tap.decide.policing import CoolDown, exceeds, is_looked_at_first, misses, obstacle
+from ovs_ebpf_tap.model.desired import INGRESS, PRIORITY
+from ovs_ebpf_tap.model.surroundings import Filter
 
 BEFORE, BEHIND = PRIORITY - 1, PRIORITY + 2
 TAKES, ENDS, BOTH = (True, False), (False, True), (True, True)

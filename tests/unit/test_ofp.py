@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap import ofp
+from ovs_ebpf_tap.observe import ofp
 
 NOTHING, M, S, O = 0, ofp.MODIFIES, ofp.SETS_METADATA, ofp.OUTPUTS  # noqa: E741
 R = ofp.REPEATS

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap import ofp, openflow
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.openflow import FlowTables, FlowTraits, PortFlags
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.observe import ofp, openflow
+from ovs_ebpf_tap.observe.openflow import FlowTables
 
 ALL_VERSIONS = ofp.message(ofp.OF15, ofp.HELLO, 1)
 PUSH_VLAN = bytes.fromhex("00040010000000000011000881000000")

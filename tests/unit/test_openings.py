@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from builders import World
 
-from ovs_ebpf_tap.openings import Openings
-from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED
+from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
+from ovs_ebpf_tap.observe.openings import Openings
 
 GONE = 0
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap.ovs_version import (
+from ovs_ebpf_tap.decide.ovs_version import (
     mirrors_after_metadata,
     mirrors_modified_packets,
     parse_version,

@@ -12,10 +12,11 @@ import ovs.poller
 import pytest
 from fake_database import Answer, FakeDatabase, Message, honest, reply, schema
 
-from ovs_ebpf_tap import ovsdb
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.waiting import patience
-from ovs_ebpf_tap.ovsdb import Edits, MirrorEdit, Ovsdb, fetch_schema
+from ovs_ebpf_tap.model.transaction import Edits, MirrorEdit
+from ovs_ebpf_tap.observe import ovsdb
+from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,13 @@ from uuid import UUID
 import pytest
 from builders import World, switch
 
-from ovs_ebpf_tap import tc
-from ovs_ebpf_tap.judge import MAX_NATIVE_MIRRORS
-from ovs_ebpf_tap.links import Device
-from ovs_ebpf_tap.model import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database
-from ovs_ebpf_tap.netlink import EGRESS, INGRESS
-from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
-from ovs_ebpf_tap.plan import MAX_MIRRORS, MAX_RULES_PER_HOOK, make_plan
-from ovs_ebpf_tap.wanted import (
+from ovs_ebpf_tap.decide.offload_checker import MAX_NATIVE_MIRRORS
+from ovs_ebpf_tap.decide.planner import MAX_MIRRORS, MAX_RULES_PER_HOOK, make_plan
+from ovs_ebpf_tap.model import surroundings
+from ovs_ebpf_tap.model.desired import (
     CLSACT,
+    EGRESS,
+    INGRESS,
     INVALID,
     NATIVE,
     NOTHING_SELECTED,
@@ -26,6 +24,9 @@ from ovs_ebpf_tap.wanted import (
     TCX,
     Plan,
 )
+from ovs_ebpf_tap.model.device import Device
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.rows import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database
 
 ANY_LENGTH = 0xFFFFFFFF
 NOWHERE = UUID(int=0xDEAD)
@@ -92,7 +93,7 @@ def refuse(device: str) -> Callable[[World], None]:
 
 def filtered(device: str, direction: str = INGRESS, **settings: Any) -> Callable[[World], None]:
     """Another program's filter on the device."""
-    each = tc.Filter(direction, 50, "u32", **settings)
+    each = surroundings.Filter(direction, 50, "u32", **settings)
     return lambda world: world.filters.update({device: (each,)})
 
 
@@ -1298,7 +1299,7 @@ def test_a_hook_has_room_for_so_many_outputs() -> None:
 
 
 def test_a_host_has_room_for_so_many_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ovs_ebpf_tap.plan.MAX_MIRRORS", 3)
+    monkeypatch.setattr("ovs_ebpf_tap.decide.planner.MAX_MIRRORS", 3)
     world = switch("a b o1 o2 o3").add_bridge("br1").add_ports("x y z", bridge="br1")
     world.add_mirror("m1", src="a", out="o1").add_mirror("m2", src="a", out="o2")
     world.add_mirror("n1", src="x", out="y", bridge="br1")

@@ -10,12 +10,12 @@ from uuid import UUID
 import pytest
 from builders import World, switch
 
-from ovs_ebpf_tap import plan as planning
-from ovs_ebpf_tap import unexpected
-from ovs_ebpf_tap.judge import Judge
-from ovs_ebpf_tap.plan import Planner
-from ovs_ebpf_tap.topology import SeenPort
-from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED, TCX
+from ovs_ebpf_tap.decide import planner as planning
+from ovs_ebpf_tap.decide.offload_checker import Judge
+from ovs_ebpf_tap.decide.planner import Planner
+from ovs_ebpf_tap.decide.topology import SeenPort
+from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, TCX
+from ovs_ebpf_tap.util import unexpected
 
 REASON = "internal error: KeyError: 'a fault'; see the log"
 

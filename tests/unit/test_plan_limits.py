@@ -10,10 +10,10 @@ from uuid import UUID
 import pytest
 from builders import World, switch
 
-from ovs_ebpf_tap.judge import CONTENDED
+from ovs_ebpf_tap.decide.offload_checker import CONTENDED
 from ovs_ebpf_tap.lab.waiting import patience
-from ovs_ebpf_tap.model import Mirror
-from ovs_ebpf_tap.wanted import NATIVE, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.rows import Mirror
 
 
 def many(world: World, count: int, **columns: Any) -> World:

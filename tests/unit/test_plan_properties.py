@@ -14,26 +14,14 @@ from builders import World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap.filter import InvalidFilterError, UnsupportedFilterError, parse
-from ovs_ebpf_tap.links import Device
-from ovs_ebpf_tap.model import (
-    MODE_KEY,
-    PROTECTED_KEY,
-    SELECT_VLAN_KEY,
-    Bridge,
-    Database,
-    Interface,
-    Mirror,
-    Port,
-)
-from ovs_ebpf_tap.netlink import EGRESS, INGRESS
-from ovs_ebpf_tap.openflow import FlowTraits, PortFlags
-from ovs_ebpf_tap.plan import MAX_RULES_PER_HOOK, Planner, make_plan
-from ovs_ebpf_tap.text import LONGEST
-from ovs_ebpf_tap.topology import OpenFlow
-from ovs_ebpf_tap.vlan import ALL, PortVlans, vlan_set
-from ovs_ebpf_tap.wanted import (
+from ovs_ebpf_tap.decide.mirror_filter import InvalidFilterError, UnsupportedFilterError, parse
+from ovs_ebpf_tap.decide.planner import MAX_RULES_PER_HOOK, Planner, make_plan
+from ovs_ebpf_tap.decide.topology import OpenFlow
+from ovs_ebpf_tap.decide.vlan import PortVlans
+from ovs_ebpf_tap.model.desired import (
     CLSACT,
+    EGRESS,
+    INGRESS,
     INVALID,
     NATIVE,
     NOTHING_SELECTED,
@@ -43,6 +31,20 @@ from ovs_ebpf_tap.wanted import (
     Plan,
     Rule,
 )
+from ovs_ebpf_tap.model.device import Device
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.frame_rewrite import ALL, vlan_set
+from ovs_ebpf_tap.model.rows import (
+    MODE_KEY,
+    PROTECTED_KEY,
+    SELECT_VLAN_KEY,
+    Bridge,
+    Database,
+    Interface,
+    Mirror,
+    Port,
+)
+from ovs_ebpf_tap.util.text import LONGEST
 
 T = TypeVar("T")
 

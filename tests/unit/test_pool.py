@@ -11,8 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ovs_ebpf_tap import abi, bpf, pool
-from ovs_ebpf_tap.pool import Pool
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.apply import interned_array
+from ovs_ebpf_tap.apply.interned_array import Pool
+from ovs_ebpf_tap.ebpf import bpf
 
 QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
 
@@ -20,7 +22,7 @@ QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(pool, "time", made)
+    monkeypatch.setattr(interned_array, "time", made)
     return made
 
 
@@ -144,7 +146,7 @@ class Places(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self._patch = patch.object(pool, "time", self.clock)
+        self._patch = patch.object(interned_array, "time", self.clock)
         self._patch.start()
         self.fake, self.places = make(6)
         self.used: dict[int, bytes] = {}

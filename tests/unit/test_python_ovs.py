@@ -14,7 +14,7 @@ import ovs.unixctl.server
 import pytest
 from fake_database import FakeDatabase, honest, schema
 
-from ovs_ebpf_tap.ovsdb import Ovsdb
+from ovs_ebpf_tap.observe.ovsdb import Ovsdb
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ovs_ebpf_tap import bpf, rcu
+from ovs_ebpf_tap.apply import rcu
+from ovs_ebpf_tap.ebpf import bpf
 
 FD = 5
 

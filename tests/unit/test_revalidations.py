@@ -6,8 +6,8 @@ from uuid import UUID
 
 import ovs.poller
 
-from ovs_ebpf_tap import ofp
-from ovs_ebpf_tap.revalidations import Revalidations
+from ovs_ebpf_tap.daemon.revalidations import Revalidations
+from ovs_ebpf_tap.observe import ofp
 
 M, N = UUID(int=1), UUID(int=2)
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap import rpc
+from ovs_ebpf_tap.observe import rpc
 
 LIMIT = 10_000
 # OVS takes no NUL.

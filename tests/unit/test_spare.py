@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ovs_ebpf_tap.spare import Spare
+from ovs_ebpf_tap.util.reserve_fd import Spare
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ from builders import World, switch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap.datapath import Counters
-from ovs_ebpf_tap.model import COUNTED_KEY, REASON_KEY, STATE_KEY, Database
-from ovs_ebpf_tap.netlink import EGRESS
-from ovs_ebpf_tap.status import MirrorStatus, as_json, as_table, collect
-from ovs_ebpf_tap.wanted import INVALID, NATIVE, OFFLOADED, Hook
+from ovs_ebpf_tap.daemon.status import MirrorStatus, as_json, as_table, collect
+from ovs_ebpf_tap.model.counters import Counters
+from ovs_ebpf_tap.model.desired import EGRESS, INVALID, NATIVE, OFFLOADED, Hook
+from ovs_ebpf_tap.model.rows import COUNTED_KEY, REASON_KEY, STATE_KEY, Database
 
 HEAD = "BRIDGE  NAME  STATE  OUTPUT  PACKETS  BYTES  DROPS  HOOKS  REASON"
 

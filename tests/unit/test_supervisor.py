@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_ebpf_tap.supervisor import Supervisor
+from ovs_ebpf_tap.daemon.supervisor import Supervisor
 
 
 class Listener:

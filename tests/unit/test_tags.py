@@ -19,11 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ovs_vlans import Bundle, Packet, Vlans, enter, includes, leave
 
-from ovs_ebpf_tap import abi, bpf
-from ovs_ebpf_tap.compile import FLAGS, expand
-from ovs_ebpf_tap.encoding import Encoding
+from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.apply.encoding import Encoding
+from ovs_ebpf_tap.ebpf import bpf
+from ovs_ebpf_tap.ebpf.compile import FLAGS, expand
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, ETH_8021Q, Tag, ethernet
-from ovs_ebpf_tap.wanted import OFFLOADED, Hook, Rule
+from ovs_ebpf_tap.model.desired import OFFLOADED, Hook, Rule
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="programs take root to load")
 

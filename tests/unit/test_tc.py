@@ -6,9 +6,10 @@ import struct
 
 import pytest
 
-from ovs_ebpf_tap import tc
-from ovs_ebpf_tap.netlink import INGRESS
-from ovs_ebpf_tap.tc import Filter, parse_filter
+from ovs_ebpf_tap.model.desired import INGRESS
+from ovs_ebpf_tap.model.surroundings import Filter
+from ovs_ebpf_tap.observe import tc
+from ovs_ebpf_tap.observe.tc import parse_filter
 
 OURS = (0xA7A0, 0xA7A1)
 UNSPEC, OK, SHOT, PIPE, GOTO = -1, 0, 2, 3, 2 << 28 | 5

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.template import fill, name_maps, settle, with_exchanges
+from ovs_ebpf_tap.ebpf.template import fill, name_maps, settle, with_exchanges
 
 MARK = abi.constant("CONSTANT_MARK")
 EXIT = struct.pack("=BBhi", 0x95, 0, 0, 0)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ovs_ebpf_tap.datapath import Counters
-from ovs_ebpf_tap.model import COUNTED_KEY, PARKED_VLANS, Mirror
-from ovs_ebpf_tap.totals import Count, Total, Totals, parse_record, total_of
+from ovs_ebpf_tap.decide.totals import Count, Total, Totals, parse_record, total_of
+from ovs_ebpf_tap.model.counters import Counters
+from ovs_ebpf_tap.model.rows import COUNTED_KEY, PARKED_VLANS, Mirror
 
 M = UUID(int=1)
 COUNTS = st.builds(Count, st.integers(0, 1 << 62), st.integers(0, 1 << 62))

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ovs_vlans import Bundle, Packet, Vlan, enter, includes, leave
 
-from ovs_ebpf_tap.filter import parse
+from ovs_ebpf_tap.decide.mirror_filter import parse
+from ovs_ebpf_tap.decide.vlan import Path, PortVlans
 from ovs_ebpf_tap.lab.frames import Tag
-from ovs_ebpf_tap.model import Port
-from ovs_ebpf_tap.vlan import (
+from ovs_ebpf_tap.model.frame_rewrite import (
     ACCESS,
     ALL,
     FORCED,
@@ -24,10 +24,9 @@ from ovs_ebpf_tap.vlan import (
     PRIORITY_IF_NONZERO,
     TUNNEL,
     Edit,
-    Path,
-    PortVlans,
     vlan_set,
 )
+from ovs_ebpf_tap.model.rows import Port
 
 VLANS = st.sampled_from([0, 1, 5, 7, 4094, 4095]) | st.integers(0, 4095)
 MODES = ["trunk", "access", "native-tagged", "native-untagged", "dot1q-tunnel"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.vswitchd import is_revalidating, seconds_since_start
+from ovs_ebpf_tap.observe.vswitchd import is_revalidating, seconds_since_start
 
 THREAD = """
 import sys, threading, time

@@ -8,7 +8,7 @@ from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Switch
-from ovs_ebpf_tap.wanted import CLSACT
+from ovs_ebpf_tap.model.desired import CLSACT
 
 KINDS = {
     "basic": "",

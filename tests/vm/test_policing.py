@@ -18,7 +18,7 @@ from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.tap import Tap as TapDevice
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.wanted import CLSACT
+from ovs_ebpf_tap.model.desired import CLSACT
 
 LIMIT = 1_000_000  # bit/s
 SIZE = 1400  # bytes

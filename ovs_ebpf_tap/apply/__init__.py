@@ -1,0 +1,1 @@
+"""Makes the kernel be as desired: hooks, maps, qdiscs."""

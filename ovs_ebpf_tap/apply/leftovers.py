@@ -1,0 +1,108 @@
+"""Removes what sidecars have left in the kernel, by pins, filters' names and cutters' aliases.
+
+It takes no programs, and does without bpf(2) what that refuses: links go with their pins, too, only
+later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from ovs_ebpf_tap.apply import cutter, foreign, rcu
+from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
+from ovs_ebpf_tap.observe.netlink import Netlink
+
+
+def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> None:
+    """Removes links, filters and pins of all builds, and the qdiscs that were made for them.
+
+    With `hw_offload`, Open vSwitch wants the ingress of devices that lose their qdiscs.
+    Raises OSError if the kernel lets it not.
+    """
+    with contextlib.ExitStack() as stack:
+        qdiscs: dict[bytes, bytes] = {}
+        for directory in programs.builds(pin_dir):
+            rcu.restore(directory)
+            with contextlib.suppress(OSError):  # Half a build, or no right to look.
+                noted = bpf.Map(bpf.get(directory / "qdiscs"))
+                stack.callback(noted.close)
+                qdiscs |= noted.items()
+        _remove_links(pin_dir / programs.LINKS)
+        cutter.remove_all(netlink)
+        _remove_filters(netlink, qdiscs, hw_offload=hw_offload)
+    if pin_dir.is_dir():
+        shutil.rmtree(pin_dir)
+
+
+def on_devices(pin_dir: Path, netlink: Netlink, names: Collection[str]) -> list[str]:
+    """What hooks other sidecars have on these devices, each with its owner. Raises OSError."""
+    devices = [netlink.devices[name] for name in sorted(names) if name in netlink.devices]
+    filters: dict[int, list[str]] = {}
+    for device in devices:
+        for each in netlink.all_filters(device.ifindex):
+            if each.owner != netlink.owner:
+                filters.setdefault(each.owner, []).append(f"{device.name} ({each.direction})")
+    return [
+        *(
+            f"{foreign.listed(hooks)}, of --pin-dir {other or foreign.UNKNOWN}"
+            for other, hooks in foreign.by_pin_dir(foreign.find(pin_dir, devices)).items()
+        ),
+        *(f"{foreign.listed(hooks)}, of owner {owner:x}" for owner, hooks in filters.items()),
+    ]
+
+
+def others(pin_dir: Path, netlink: Netlink) -> list[str]:
+    """Tells of the hooks and cutters of other sidecars, in lines. Raises OSError."""
+    devices: dict[int, set[str]] = {}
+    for ifindex, name in _names(netlink).items():
+        for each in netlink.all_filters(ifindex):
+            devices.setdefault(each.owner, set()).add(name)
+    cutters = sorted(cutter.owners(netlink).items())
+    return foreign.told(foreign.find(pin_dir, netlink.devices.values())) + [
+        f"{what}; if it is gone for good: restore --owner {owner:x}"
+        for owner, what in (
+            *(
+                (owner, f"filters of another ovs-ebpf-tap stay on {foreign.listed(sorted(names))}")
+                for owner, names in sorted(devices.items())
+            ),
+            *((owner, f"device {name} of another ovs-ebpf-tap stays") for name, owner in cutters),
+        )
+        if owner != netlink.owner
+    ]
+
+
+def _names(netlink: Netlink) -> dict[int, str]:
+    """The devices' names by ifindex."""
+    return {device.ifindex: device.name for device in netlink.devices.values()}
+
+
+def _remove_links(directory: Path) -> None:
+    for pin in list(directory.iterdir()) if directory.is_dir() else []:
+        with contextlib.suppress(OSError):
+            fd = bpf.get(pin)
+            try:
+                bpf.detach_link(fd)
+            finally:
+                os.close(fd)
+        pin.unlink(missing_ok=True)
+
+
+def _remove_filters(netlink: Netlink, qdiscs: Mapping[bytes, bytes], *, hw_offload: bool) -> None:
+    """`qdiscs` has the devices with filters of ours, and whether the qdisc is ours, too."""
+    for ifindex in _names(netlink):
+        noted = qdiscs.get(bpf.u32(ifindex))
+        found = [each for each in netlink.all_filters(ifindex) if each.owner == netlink.owner]
+        if noted is None and not found:
+            continue
+        for direction in (INGRESS, EGRESS):
+            netlink.remove_filter(ifindex, direction)
+        if noted is not None:
+            netlink.remove_former(ifindex)
+        if any(noted or ()) or any(each.made for each in found):
+            netlink.remove_clsact(ifindex, hw_offload=hw_offload)
+            netlink.announce(ifindex)

@@ -1,0 +1,253 @@
+"""`run`: the sidecar, for as long as it is wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import os
+import signal
+import time
+from types import FrameType
+
+import ovs.poller
+import structlog
+import tenacity
+
+from ovs_ebpf_tap.apply import foreign, rcu
+from ovs_ebpf_tap.daemon import control, status
+from ovs_ebpf_tap.daemon.session import ANSWER, Options, Parts, check_kernel, lock, require_root
+from ovs_ebpf_tap.daemon.sidecar import Sidecar
+from ovs_ebpf_tap.daemon.supervisor import Supervisor
+from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.model.desired import CLSACT, TCX
+from ovs_ebpf_tap.model.rows import mirror_devices
+from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema
+from ovs_ebpf_tap.util import unexpected
+
+_MAX_BACKOFF = 5.0  # seconds
+_START = 2 * (ANSWER + _MAX_BACKOFF)
+"""Seconds for a step of the start, such as an attempt to reach the database."""
+
+log = structlog.get_logger()
+
+
+class _Stop(Exception):  # noqa: N818 - it is no error
+    """SIGTERM or SIGINT came while nothing else was under way."""
+
+
+class _Signals:
+    """SIGTERM and SIGINT, as a flag and as something a poll loop wakes up for."""
+
+    def __init__(self) -> None:
+        self.stop = False
+        self.waiting = False
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._take)
+
+    def _take(self, _number: int, _frame: FrameType | None) -> None:
+        self.stop = True
+        if self.waiting:
+            raise _Stop
+
+    def wait(self, poller: ovs.poller.Poller) -> None:
+        poller.fd_wait(self._read, ovs.poller.POLLIN)
+
+
+def run(options: Options) -> None:
+    """Runs the sidecar until it is told to stop. Raises TapError."""
+    require_root()
+    signals = _Signals()
+    supervisor = Supervisor()
+    run_dir = control.RunDir(options.run_dir)
+    released = False
+    try:
+        released = _serve(options, signals, supervisor)
+    except _Stop:
+        log.info("stopped")
+    finally:
+        run_dir.release()
+    if released:
+        log.info("released")
+
+
+def _serve(options: Options, signals: _Signals, supervisor: Supervisor) -> bool:
+    """Runs the loop; returns whether it ended because all was released."""
+    gc.disable()
+    check_kernel(options)
+    schema = _await_schema(options.ovsdb, signals, supervisor)
+    ovsdb = _await_lock(options.ovsdb, schema, signals, supervisor)
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(contextlib.closing(ovsdb))
+        # Before there are pins, which would be left if it failed.
+        server = stack.enter_context(contextlib.closing(control.Server(options.run_dir)))
+        programs.ensure_bpffs(options.pin_dir)
+        supervisor.starting(_START + programs.COMPILE_TIMEOUT)
+        with Parts(options, opened) as parts:
+            return _serve_on(parts, server, options, signals, supervisor)
+
+
+def _serve_on(
+    parts: Parts,
+    server: control.Server,
+    options: Options,
+    signals: _Signals,
+    supervisor: Supervisor,
+) -> bool:
+    if options.fast_attach and parts.attach == TCX and not rcu.may_expedite():
+        log.warning("--fast-attach has no effect", reason=f"cannot write {rcu.EXPEDITED}")
+    if parts.attach == CLSACT:
+        log.info(
+            "on devices that are mirrored, other programs' `tc qdisc add dev DEVICE ingress` fails",
+            reason="an ingress qdisc and clsact, which hooks are attached to, exclude each other",
+            remedy="ebpf-tap-mode=native for that time, or TCX (Linux 6.6 or later)",
+        )
+    requests = _Requests()
+    server.register("status", lambda: status.as_table(parts.status()))
+    server.register("settled", lambda: "yes" if parts.sidecar.idle else "no")
+    server.register("exit", requests.ask_stop)
+    server.register("release", requests.ask_release)
+    parts.sidecar.on_first_pass = lambda: _tell_ready(parts, supervisor)
+    _loop(parts, server, requests, signals, supervisor)
+    supervisor.stopping()
+    if requests.release or options.restore_on_exit:
+        parts.give_back()
+    else:
+        parts.finish()
+    if requests.release:
+        parts.forget()
+        parts.remove_all()
+    else:
+        log.info("stopped")
+    return requests.release
+
+
+def _tell_ready(parts: Parts, supervisor: Supervisor) -> None:
+    """Says so; what is there by now stays, and later passes shall not wait for its collection."""
+    _warn_of_foreign_hooks(parts)
+    log.info("ready", attach=parts.attach, owner=f"{parts.netlink.owner:x}")
+    supervisor.ready()
+    gc.freeze()
+    gc.enable()
+
+
+def _warn_of_foreign_hooks(parts: Parts) -> None:
+    """They may be those of a sidecar that worked here before, and copy on."""
+    db, devices = parts.ovsdb.snapshot(), parts.netlink.devices
+    names = {
+        name
+        for bridge in db.bridges.values()
+        for uuid in bridge.mirrors & db.mirrors.keys()
+        for name in mirror_devices(db, bridge, db.mirrors[uuid])
+    }
+    ours = [devices[name] for name in sorted(names & devices.keys())]
+    hooks = foreign.find(parts.options.pin_dir, ours)
+    for name, found in itertools.groupby(hooks, lambda each: each.device):
+        each = list(found)
+        log.warning(
+            "hooks of another ovs-ebpf-tap on a device of a mirror may copy its packets again",
+            device=name,
+            hooks=",".join(hook.direction for hook in each),
+            remedy=f"if that one is gone, rm -r {each[0].pin_dir or foreign.UNKNOWN}",
+        )
+
+
+class _Requests:
+    """What was asked for on the control socket."""
+
+    def __init__(self) -> None:
+        self.stop = False
+        self.release = False
+
+    def ask_stop(self) -> str:
+        self.stop = True
+        return ""
+
+    def ask_release(self) -> str:
+        self.stop = self.release = True
+        return ""
+
+
+def _loop(
+    parts: Parts,
+    server: control.Server,
+    requests: _Requests,
+    signals: _Signals,
+    supervisor: Supervisor,
+) -> None:
+    while not signals.stop and not requests.stop:
+        _step(parts.sidecar)
+        supervisor.status(parts.sidecar.summary)
+        if parts.sidecar.healthy:
+            supervisor.alive()
+        server.run()
+        poller = ovs.poller.Poller()
+        parts.sidecar.wait(poller)
+        supervisor.wait(poller)
+        server.wait(poller)
+        signals.wait(poller)
+        poller.block()
+    server.run()
+
+
+def _step(sidecar: Sidecar) -> None:
+    """Survives whatever a step comes upon."""
+    try:
+        sidecar.step()
+    except Exception as error:
+        why = str(error) if isinstance(error, OSError) else unexpected.reason("pass", error)
+        log.error("pass failed", error=why, again_in_seconds=sidecar.pause(error))
+
+
+def _await_lock(
+    remote: str, schema: dict[str, object], signals: _Signals, supervisor: Supervisor
+) -> Ovsdb:
+    """A client that has the database's lock. Raises TapError if another sidecar keeps it."""
+    overdue = time.monotonic() + ANSWER
+
+    def turn(ovsdb: Ovsdb) -> None:
+        nonlocal overdue
+        if signals.stop:
+            raise _Stop
+        if time.monotonic() > overdue:
+            overdue = float("inf")
+            log.warning("the database does not answer: waiting for its lock")
+        supervisor.status("waiting for the database's lock")
+        supervisor.starting(_START)
+        poller = ovs.poller.Poller()
+        ovsdb.wait(poller)
+        signals.wait(poller)
+        poller.timer_wait(100)
+        poller.block()
+        ovsdb.run()
+
+    return lock(remote, schema, turn)
+
+
+def _await_schema(remote: str, signals: _Signals, supervisor: Supervisor) -> dict[str, object]:
+    """Waits for the database, for as long as it takes."""
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        wait = state.next_action.sleep if state.next_action else 0
+        log.warning("database not there", error=str(error), again_in_seconds=round(wait, 1))
+        supervisor.status(f"waiting for the database: {error}")
+        supervisor.starting(_START)
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(ConnectionError),
+        wait=tenacity.wait_exponential(multiplier=0.1, max=_MAX_BACKOFF),
+        before_sleep=tell,
+    )
+    def fetch() -> dict[str, object]:
+        return fetch_schema(remote, ANSWER)
+
+    signals.waiting = True
+    try:
+        if signals.stop:
+            raise _Stop
+        return fetch()
+    finally:
+        signals.waiting = False

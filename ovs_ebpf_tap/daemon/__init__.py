@@ -1,0 +1,1 @@
+"""The sidecar: observes, decides and applies, again and again."""

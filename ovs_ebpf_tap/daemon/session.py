@@ -1,0 +1,261 @@
+"""What the commands share: where things are, and the parts of a sidecar, open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import ovs.poller
+import structlog
+
+from ovs_ebpf_tap.apply import leftovers, rcu
+from ovs_ebpf_tap.apply.datapath import Datapath, choose_attach, older_builds
+from ovs_ebpf_tap.daemon import control, status
+from ovs_ebpf_tap.daemon.sidecar import Sidecar
+from ovs_ebpf_tap.daemon.statistics_writer import StatisticsWriter
+from ovs_ebpf_tap.decide import policing
+from ovs_ebpf_tap.decide.handover import forget_edits
+from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.model.counters import Counters
+from ovs_ebpf_tap.model.transaction import Edits
+from ovs_ebpf_tap.observe.netlink import Netlink
+from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema, ovs_run_dir
+from ovs_ebpf_tap.util import namespace, unexpected
+
+DEFAULT_PIN_DIR = programs.BPFFS / "ovs-ebpf-tap"
+
+ANSWER = 5.0
+"""Seconds for the database's first answer."""
+
+PATIENCE = 10.0
+"""Seconds for what OVS takes milliseconds to do."""
+
+_LOCK = 3.0
+"""Seconds for the database to notice that the sidecar which had its lock has ended."""
+
+_FINISH = 1.0
+"""Seconds for moves to end when the sidecar is told to."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where things are, and how to attach."""
+
+    ovsdb: str
+    run_dir: Path = control.DEFAULT_RUN_DIR
+    pin_dir: Path = DEFAULT_PIN_DIR
+    attach: str = "auto"
+    clsact_delay: float = policing.COOL_DOWN
+    restore_on_exit: bool = False
+    fast_attach: bool = False
+
+
+def require_root() -> None:
+    """Raises TapError unless we are root."""
+    if os.geteuid() != 0:
+        raise TapError("not root: programs on the ports' devices need it")
+
+
+def check_kernel(options: Options) -> None:
+    """Raises TapError if the kernel lacks what the options need; makes nothing."""
+    programs.check_kernel()
+    try:
+        choose_attach(options.attach)
+    except ValueError as error:
+        raise TapError(str(error)) from None
+
+
+class Parts:
+    """The parts of a sidecar, open; the database is the caller's."""
+
+    def __init__(self, options: Options, ovsdb: Ovsdb) -> None:
+        self.options = options
+        namespace.check(options.pin_dir)
+        self.attach = choose_attach(options.attach)
+        self.netlink = Netlink(owner=programs.owner(options.pin_dir))
+        self.programs = programs.ensure_programs(options.pin_dir)
+        namespace.note(options.pin_dir)
+        rcu.restore(self.programs.directory)
+        self.datapath = Datapath(
+            options.pin_dir,
+            self.netlink,
+            self.programs,
+            self.attach,
+            fast_attach=options.fast_attach,
+        )
+        self._adopt()
+        self.ovsdb = ovsdb
+        self.statistics = StatisticsWriter(options.ovsdb)
+        self.sidecar = Sidecar(
+            self.ovsdb,
+            self.netlink,
+            self.datapath,
+            self.attach,
+            ovs_run_dir(options.ovsdb),
+            self.statistics,
+            options.clsact_delay,
+        )
+
+    def _adopt(self) -> None:
+        for older in older_builds(self.options.pin_dir):
+            log.info("replacing an older build", build=older.build)
+            rcu.restore(older.directory)
+            self.datapath.adopt(Datapath(self.options.pin_dir, self.netlink, older))
+            older.close()
+            programs.remove_build(self.options.pin_dir / older.build)
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sidecar.close()
+        self.statistics.close()
+        self.netlink.close()
+        self.programs.close()
+
+    def status(self) -> list[status.MirrorStatus]:
+        """The status of all mirrors."""
+        return status.collect(self.ovsdb.snapshot(), self.netlink.devices, self.datapath)
+
+    def remove_all(self) -> None:
+        """Leaves nothing of ours in the kernel."""
+        self.datapath.sync({}, set())
+        shutil.rmtree(self.options.pin_dir, ignore_errors=True)
+
+    def give_back(self) -> None:
+        """Has OVS copy everything again. Raises TapError if it does not take the mirrors."""
+        self.sidecar.restoring = True
+        self.sidecar.wake()
+        self.drive(lambda: self.sidecar.idle and not self.datapath.mirrors, "giving mirrors back")
+
+    def finish(self) -> None:
+        """Ends moves that are under way, as nobody else may for long; or says that it did not."""
+        self.sidecar.ending = True
+        self.sidecar.wake()
+        try:
+            self.drive(lambda: not self.sidecar.moving, "ending moves", _FINISH)
+        except (TapError, OSError) as error:
+            log.warning("moves not ended", error=str(error))
+
+    def forget(self) -> None:
+        """Removes our keys from the rows."""
+        edits = forget_edits(self.ovsdb.snapshot())
+        if edits:
+            transact(self.ovsdb, edits)
+
+    def drive(self, done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+        """Steps the sidecar until `done`. Raises TapError if that takes too long, and OSError."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.sidecar.step()
+            except OSError:
+                raise
+            except Exception as error:
+                raise TapError(unexpected.reason(what, error)) from None
+            if done():
+                return
+            if time.monotonic() > deadline:
+                raise TapError(f"{what} took over {seconds:.0f} s: is ovs-vswitchd running?")
+            poller = ovs.poller.Poller()
+            self.sidecar.wait(poller)
+            poller.timer_wait(int(seconds * 100))
+            poller.block()
+
+
+def lock(remote: str, schema: dict[str, object], take_turn: Callable[[Ovsdb], None]) -> Ovsdb:
+    """A connected client that has the lock of the one sidecar beside the database.
+
+    `take_turn` waits a moment for the database. Raises TapError if another sidecar has the lock and
+    does not end soon.
+    """
+    ovsdb = Ovsdb(remote, schema, exclusive=True)
+    deadline = float("inf")
+    try:
+        while not ovsdb.connected:
+            take_turn(ovsdb)
+            now = time.monotonic()
+            deadline = min(deadline, now + _LOCK) if ovsdb.locked_out else float("inf")
+            if now > deadline:
+                raise TapError(
+                    f"another ovs-ebpf-tap runs beside the database {remote}, and two would copy "
+                    "packets twice: release --all with its --run-dir and --pin-dir ends it"
+                )
+    except BaseException:
+        ovsdb.close()
+        raise
+    return ovsdb
+
+
+def connect(remote: str) -> Ovsdb:
+    """A connected client. Raises TapError if the database does not answer."""
+    try:
+        schema = fetch_schema(remote, ANSWER)
+    except ConnectionError as error:
+        raise TapError(str(error)) from None
+    ovsdb = Ovsdb(remote, schema)
+    deadline = time.monotonic() + PATIENCE
+    while not ovsdb.connected:
+        turn(ovsdb, deadline)
+    return ovsdb
+
+
+def transact(ovsdb: Ovsdb, edits: Edits) -> None:
+    """Writes the edits. Raises TapError if the database does not take them in time."""
+    deadline = time.monotonic() + PATIENCE
+    while ovsdb.busy or not ovsdb.connected:
+        turn(ovsdb, deadline)
+    ovsdb.commit(edits)
+    while ovsdb.busy:
+        turn(ovsdb, deadline)
+
+
+def turn(ovsdb: Ovsdb, deadline: float) -> None:
+    """Waits a moment for the database. Raises TapError after the (monotonic) deadline."""
+    if time.monotonic() > deadline:
+        raise TapError(f"the database did not answer within {PATIENCE:.0f} s")
+    poller = ovs.poller.Poller()
+    ovsdb.wait(poller)
+    poller.timer_wait(100)
+    poller.block()
+    ovsdb.run()
+
+
+def pinned_counters(options: Options) -> Mapping[UUID, Counters]:
+    """What the maps that are pinned have counted; nothing where they can't be opened."""
+    found: dict[UUID, Counters] = {}
+    for directory in programs.builds(options.pin_dir):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            netlink = stack.enter_context(contextlib.closing(Netlink()))
+            opened = stack.enter_context(contextlib.closing(programs.Programs(directory)))
+            found |= Datapath(options.pin_dir, netlink, opened).counters()
+    return found
+
+
+def show_status(options: Options) -> list[status.MirrorStatus]:
+    """The status of all mirrors, read from the database and the kernel. Raises TapError."""
+    ovsdb = connect(options.ovsdb)
+    try:
+        netlink = Netlink(owner=programs.owner(options.pin_dir))
+        is_root = os.geteuid() == 0
+        opened = programs.open_programs(options.pin_dir) if is_root else None
+        datapath = Datapath(options.pin_dir, netlink, opened) if opened is not None else None
+        return status.collect(
+            ovsdb.snapshot(),
+            netlink.devices,
+            datapath,
+            nothing_pinned=is_root and not programs.builds(options.pin_dir),
+            foreign=lambda names: leftovers.on_devices(options.pin_dir, netlink, names),
+            elsewhere=namespace.elsewhere(options.pin_dir),
+        )
+    finally:
+        ovsdb.close()

@@ -1,0 +1,156 @@
+"""Other writers of Mirror rows: what they undo of what the sidecar has written there.
+
+`external_ids` may be replaced as a whole, and `select_vlan` set, at any time. The rows say what is
+wanted, but for one thing, which a running sidecar remembers: the user's `select_vlan` where only
+`ebpf-tap-select-vlan` is gone. Where what is written is undone again and again, the mirror is left
+to OVS for a while, so that there is no end of transactions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+import structlog
+
+from ovs_ebpf_tap.model.rows import OWN_KEYS, SELECT_VLAN_KEY, Database, Mirror
+from ovs_ebpf_tap.model.transaction import Edits, MirrorEdit
+
+_PATIENCE = 30.0
+"""How often a mirror's row is written anew at once."""
+
+_REGAINED = 2.0
+"""Seconds after which it may be once more."""
+
+_RETRIED = 5.0
+"""How often, after a mirror was left alone."""
+
+_PAUSE = 60.0
+"""Seconds that a mirror is left alone at first: twice as many each time, up to `_LONGEST_PAUSE`."""
+_LONGEST_PAUSE = 3600.0
+
+_MOVE_GAP = 1.0
+_WRITE_GAP = 10.0
+"""Least seconds between two moves, and two writes, of a mirror that is left alone."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What is the sidecar's on a row."""
+
+    parked: bool = False
+    ids: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, mirror: Mirror) -> _Own:
+        ids = mirror.external_ids
+        return cls(mirror.parked, tuple((key, ids[key]) for key in OWN_KEYS if key in ids))
+
+
+@dataclass
+class _Row:
+    """A row as it was last, and how much of its writers there is to be borne."""
+
+    mirror: Mirror
+    own: _Own
+    expected: _Own | None = None
+    """As it will be if the transaction that is under way is made."""
+    vlans: str | None = None
+    """`ebpf-tap-select-vlan` of a parked mirror."""
+    patience: float = _PATIENCE
+    counted: float = 0.0
+    pause: float = _PAUSE
+    left_until: float = 0.0
+    write_from: float = 0.0
+
+
+@dataclass
+class Writers:
+    """Compares the rows with what the sidecar has left there."""
+
+    _rows: dict[UUID, _Row] = field(default_factory=dict)
+
+    def look(self, db: Database, now: float) -> Database:
+        """The rows with what is remembered of them."""
+        known, self._rows = self._rows, {}
+        amended = {}
+        for uuid, mirror in db.mirrors.items():
+            row = known.get(uuid) or _Row(mirror, _Own.of(mirror), counted=now)
+            self._rows[uuid] = row
+            if row.mirror is not mirror or row.expected is not None:
+                self._compare(row, mirror, now)
+            self._remember(row)
+            contended = now < row.left_until
+            if contended or (mirror.parked and SELECT_VLAN_KEY not in mirror.external_ids):
+                amended[uuid] = replace(mirror, kept_vlans=row.vlans or "", contended=contended)
+        return replace(db, mirrors={**db.mirrors, **amended}) if amended else db
+
+    def _compare(self, row: _Row, mirror: Mirror, now: float) -> None:
+        own = _Own.of(mirror)
+        if own not in (row.own, row.expected):
+            self._bear(row, now)
+        row.mirror, row.own, row.expected = mirror, own, None
+
+    def _remember(self, row: _Row) -> None:
+        kept = row.mirror.external_ids.get(SELECT_VLAN_KEY)
+        if not row.mirror.parked:
+            row.vlans = None
+        elif kept is not None:
+            row.vlans = kept
+        elif row.vlans is None:
+            row.vlans = ""
+            log.warning(
+                "select_vlan of a parked mirror is lost: it is taken to be empty",
+                mirror=row.mirror.name,
+            )
+
+    def _bear(self, row: _Row, now: float) -> None:
+        """Counts what another writer has undone."""
+        if now < row.left_until:
+            return
+        regained = row.patience + (now - row.counted) / _REGAINED
+        row.patience, row.counted = min(regained, _PATIENCE), now
+        if row.patience >= _PATIENCE:
+            row.pause = _PAUSE
+        row.patience -= 1
+        if row.patience < 1:
+            if row.pause == _PAUSE:
+                log.warning(
+                    "another writer undoes what is written on a mirror's row: it is left alone",
+                    mirror=row.mirror.name,
+                    again_in_seconds=row.pause,
+                )
+            row.left_until = now + row.pause
+            row.patience, row.counted = _RETRIED, row.left_until
+            row.pause = min(2 * row.pause, _LONGEST_PAUSE)
+
+    def is_contended(self, now: float) -> bool:
+        """Whether a mirror is left alone."""
+        return any(now < row.left_until for row in self._rows.values())
+
+    def resting(self, now: float) -> set[UUID]:
+        """The mirrors that are not to be written now."""
+        return {
+            uuid
+            for uuid, row in self._rows.items()
+            if now < row.left_until and now < row.write_from
+        }
+
+    def note(self, edits: Edits, now: float) -> None:
+        """Notes a transaction that was started."""
+        for edit in edits.mirrors:
+            row = self._rows.get(edit.mirror)
+            if row is None:
+                continue
+            row.expected = _Own.of(_edited(row.mirror, edit))
+            row.vlans = edit.set_ids.get(SELECT_VLAN_KEY, row.vlans)
+            if edit.moves or edit.set_ids or edit.delete_ids:
+                row.write_from = now + (_MOVE_GAP if edit.moves else _WRITE_GAP)
+
+
+def _edited(mirror: Mirror, edit: MirrorEdit) -> Mirror:
+    ids = {key: v for key, v in mirror.external_ids.items() if key not in edit.delete_ids}
+    vlans = mirror.select_vlan if edit.select_vlan is None else edit.select_vlan
+    return replace(mirror, external_ids={**ids, **edit.set_ids}, select_vlan=vlans)

@@ -1,0 +1,1 @@
+"""bpf(2), and the programs: compiled, kept, patched and loaded."""

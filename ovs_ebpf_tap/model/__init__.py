@@ -1,0 +1,1 @@
+"""Plain data that observing, deciding and applying share. Nothing here does I/O."""

@@ -1,0 +1,143 @@
+"""What is wanted of the kernel, as plain data: hooks with their rules, and a verdict a mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+from uuid import UUID
+
+from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, KEEP, Edit
+from ovs_ebpf_tap.model.match import Match
+from ovs_ebpf_tap.model.rows import PARKED_VLANS
+from ovs_ebpf_tap.util.text import printable
+
+INGRESS = "ingress"
+
+EGRESS = "egress"
+
+PRIORITY = 0xA7A0
+
+OFFLOADED = "offloaded"
+NATIVE = "native"
+INVALID = "invalid"
+
+VLAN_GROUP = 1 << 31
+"""In the number of a group: it is an output VLAN, not the ifindex of an output port's device."""
+
+NO_CUTTER = 0
+"""Among devices that take no hook, by ifindex, of which none is 0: there can be no cutter."""
+
+TCX = "tcx"
+CLSACT = "clsact"
+
+
+class Hook(NamedTuple):
+    """The ingress or egress TC hook of a device."""
+
+    ifindex: int
+    direction: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Which frames a hook's port admits, and which VLAN they are in there."""
+
+    mode: int
+    tag: int
+    admitted: int = ALL
+    max_len: int = 0
+    """The longest frame, in bytes, that OVS takes in; 0: any."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A copy that a hook makes."""
+
+    mirror: UUID
+    output: int
+    group: int
+    """What a packet is copied to once: an output port or VLAN."""
+    run: int
+    """Tells rules of a group that copy the same packets from its others."""
+    arrival: bool
+    edit: Edit
+    to_ingress: bool = False
+    once: bool = False
+    to_hook: bool = False
+    """The output device has a hook too, which passes this copy over."""
+    counted: bool = True
+    """Whether it counts the packet for its mirror; of several outputs, one does."""
+    unreserved: bool = False
+    """What is sent to the addresses of link protocols is left out."""
+    vlans: int | None = None
+    """The VLANs that are copied; None for all."""
+    match: Match | None = None
+    """The frames that are copied; None for all."""
+    gate: Gate | None = None
+    """The hook's, the same for all its rules; None if it admits all."""
+
+    @property
+    def to_vlan(self) -> bool:
+        """Whether it is one of the ports of an output VLAN that is copied to."""
+        return bool(self.group & VLAN_GROUP)
+
+    @property
+    def copies_untagged(self) -> bool | None:
+        """Whether it copies any frame without a tag, and changes none here; None: it depends."""
+        gate = self.gate or Gate(KEEP, 0)
+        if gate.mode not in (KEEP, ACCESS):
+            return None
+        vlan = 0 if gate.mode == KEEP else gate.tag
+        selected = ALL if self.vlans is None else self.vlans
+        if not gate.admitted & 1 or not selected >> vlan & 1 or vlan in PARKED_VLANS:
+            return False
+        changed = self.edit_here and not self.edit.only_tagged
+        if changed or self.match is not None or self.once or self.unreserved:
+            return None
+        return True
+
+    @property
+    def edit_here(self) -> bool:
+        """Whether the edit is made before the copy is: its output's hook can't."""
+        return self.to_ingress or self.edit.plain
+
+    @cached_property
+    def finishing_hook(self) -> Hook | None:
+        """The hook of the output device that makes the edit."""
+        return None if self.edit_here else Hook(self.output, EGRESS)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Who copies a mirror's packets; `reason` says why not eBPF, or why nobody has to."""
+
+    state: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is wanted: a verdict for each mirror that a bridge refers to, and the rules."""
+
+    verdicts: Mapping[UUID, Verdict] = field(default_factory=dict)
+    hooks: Mapping[Hook, tuple[Rule, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def offloaded(self) -> int:
+        """How many mirrors are offloaded."""
+        return sum(verdict.state == OFFLOADED for verdict in self.verdicts.values())
+
+
+OFFLOAD = Verdict(OFFLOADED)
+
+NOTHING_SELECTED = Verdict(OFFLOADED, "selects no port")
+
+
+class NotOffloadedError(Exception):
+    """Why a mirror stays with OVS, or is refused by it."""
+
+    def __init__(self, reason: str, state: str = NATIVE) -> None:
+        super().__init__(reason)
+        self.verdict = Verdict(state, printable(reason))

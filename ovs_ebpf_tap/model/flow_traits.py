@@ -1,0 +1,31 @@
+"""What a bridge's flows and ports do to packets, as far as mirrors are concerned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FlowTraits:
+    """What some flow of a bridge does to packets, whether or not packets reach it."""
+
+    modifies: bool = False
+    """Changes the packet, or has an action after which OVS may count it as another one."""
+    sets_metadata: bool = False
+    """Loads a register or other metadata: some versions of OVS count that as a modification."""
+    outputs: bool = False
+    """Sends to ports otherwise than with NORMAL: no VLAN is translated on the way."""
+    repeats: bool = False
+    """May send the packet out of one port more than once."""
+
+
+@dataclass(frozen=True)
+class PortFlags:
+    """Names of ports with the flags that `ovs-ofctl mod-port` sets."""
+
+    no_receive: frozenset[str] = frozenset()
+    """Ports where OVS drops what arrives, uncopied, except STP frames (`may_receive`)."""
+    no_receive_stp: frozenset[str] = frozenset()
+    """Ports where OVS drops STP frames that arrive, uncopied."""
+    no_forward: frozenset[str] = frozenset()
+    """Ports that OVS sends nothing to, mirrors' copies neither (`compose_output_action__`)."""
