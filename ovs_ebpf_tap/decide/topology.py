@@ -18,6 +18,7 @@ from ovs_ebpf_tap.model.rows import INTERNAL_TYPES, Bridge, Database, Interface,
 from ovs_ebpf_tap.model.surroundings import Surroundings
 
 DEVICE_TYPES = ("", "system", *INTERNAL_TYPES)
+"""Interface types with a network device."""
 
 _KERNELS, _TUN = "openvswitch", "tun"
 """What kind internal devices are of: the kernel's datapath's own, or taps."""

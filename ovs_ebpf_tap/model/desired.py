@@ -14,10 +14,10 @@ from ovs_ebpf_tap.model.rows import PARKED_VLANS
 from ovs_ebpf_tap.util.text import printable
 
 INGRESS = "ingress"
-
 EGRESS = "egress"
 
 PRIORITY = 0xA7A0
+"""The preference of the sidecar's filters."""
 
 OFFLOADED = "offloaded"
 NATIVE = "native"

@@ -31,8 +31,8 @@ def _mode(external_ids: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in external_ids.items() if key == MODE_KEY}
 
 
-# Interface types with a network device, and those of them that the host, not a VM, is behind.
 INTERNAL_TYPES = ("internal", "tap")
+"""Interface types with a network device that the host, not a VM, is behind."""
 
 
 @dataclass(frozen=True)
