@@ -8,7 +8,7 @@ from functools import lru_cache
 from uuid import UUID
 
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.apply.interned_array import Pool
+from ovs_ebpf_tap.apply.interned_array import InternedArray
 from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.model.desired import Gate, Hook, Rule
 from ovs_ebpf_tap.model.frame_rewrite import ALL, Edit
@@ -57,10 +57,10 @@ class Encoding:
     """Packs and unpacks rules, and keeps the places that they refer to."""
 
     def __init__(self, maps: Mapping[str, bpf.Map]) -> None:
-        self._vlans = Pool(maps["vlans"], "sets of VLANs")
-        self._edits = Pool(maps["edits"], "kinds of edits")
-        self._matches = Pool(maps["matches"], "filters")
-        self._ports = Pool(maps["ports"], "kinds of ports")
+        self._vlans = InternedArray(maps["vlans"], "sets of VLANs")
+        self._edits = InternedArray(maps["edits"], "kinds of edits")
+        self._matches = InternedArray(maps["matches"], "filters")
+        self._ports = InternedArray(maps["ports"], "kinds of ports")
 
     # Hooks.
 

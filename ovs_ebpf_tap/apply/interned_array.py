@@ -11,7 +11,7 @@ from ovs_ebpf_tap.ebpf import bpf
 _QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
 
 
-class Pool:
+class InternedArray:
     """Values by place; place 0 stays empty, it stands for none."""
 
     def __init__(self, places: bpf.Map, what: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.apply import interned_array
-from ovs_ebpf_tap.apply.interned_array import Pool
+from ovs_ebpf_tap.apply.interned_array import InternedArray
 from ovs_ebpf_tap.ebpf import bpf
 
 QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
@@ -34,9 +34,9 @@ def value(number: int) -> bytes:
     return number.to_bytes(4, "little")
 
 
-def make(places: int = 4) -> tuple[FakeMap, Pool]:
+def make(places: int = 4) -> tuple[FakeMap, InternedArray]:
     fake = FakeMap(value_size=4, max_entries=places)
-    return fake, Pool(cast(bpf.Map, fake), "kinds of things")
+    return fake, InternedArray(cast(bpf.Map, fake), "kinds of things")
 
 
 def test_a_value_has_one_place() -> None:
@@ -120,7 +120,7 @@ def test_a_restart_finds_what_rules_refer_to() -> None:
     fake, places = make(8)
     for number in range(4):
         places.place(value(number))
-    restarted = Pool(cast(bpf.Map, fake), "kinds of things")
+    restarted = InternedArray(cast(bpf.Map, fake), "kinds of things")
     assert [restarted.read(place) for place in (2, 4)] == [value(1), value(3)]
     assert restarted.place(value(3)) == 4
     # What nothing refers to may be written over, what was read may not.
@@ -133,7 +133,7 @@ def test_a_value_may_be_at_two_places_after_a_restart(clock: Clock) -> None:
     old = places.place(value(1))
     places.keep(())
     new = places.place(value(1))
-    restarted = Pool(cast(bpf.Map, fake), "kinds of things")
+    restarted = InternedArray(cast(bpf.Map, fake), "kinds of things")
     assert restarted.read(old) == restarted.read(new) == value(1)
     kept = restarted.place(value(1))
     restarted.keep({kept})
