@@ -7,6 +7,7 @@ from collections import Counter
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.switch import Host, Switch
+from ovs_ebpf_tap.lab.waiting import wait_for
 
 Trio = tuple[Host, Host, Host]
 
@@ -21,11 +22,26 @@ def add_trio(switch: Switch) -> Trio:
 
 def copies_of(a: Host, b: Host, m: Host, count: int = 20) -> int:
     """How often a frame sent was copied, which has to be the same for all."""
+    counts = _copies_of_each(a, b, m, count)
+    assert len(set(counts)) == 1, counts
+    return counts[0]
+
+
+def wait_for_copies(a: Host, b: Host, m: Host, times: int) -> None:
+    """Wait until all frames of a burst are copied `times` times.
+
+    Until then what changes may do so in the middle of a burst.
+    """
+    wait_for(
+        lambda: set(_copies_of_each(a, b, m, 20)) == {times},
+        what=f"{times} copies of each frame",
+    )
+
+
+def _copies_of_each(a: Host, b: Host, m: Host, count: int) -> list[int]:
     frames = [udp_frame(a, b, b"%d" % number) for number in range(count)]
     with Capture.of(m) as capture:
         a.send(frames)
         capture.wait_quiet(0.2)
         counts = Counter(capture.frames())
-    times = {counts[frame] for frame in frames}
-    assert len(times) == 1, counts
-    return times.pop()
+    return [counts[frame] for frame in frames]

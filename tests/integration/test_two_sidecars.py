@@ -23,7 +23,7 @@ from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.observe.links import list_devices
 from ovs_ebpf_tap.observe.ovsdb import LOCK
-from talking import Trio, copies_of
+from talking import Trio, copies_of, wait_for_copies
 
 RESTORE = Path(ovs_ebpf_tap.__path__[0]).parent / "scripts" / "restore"
 ATTACH = attachments()
@@ -187,7 +187,7 @@ def test_one_that_starts_warns_of_them(trio: Trio, left: Tap, second: Tap) -> No
     remedy = line.partition("rm -r ")[2].strip('"')
     assert remedy == str(left.pin_dir)
     shutil.rmtree(remedy)
-    wait_for(lambda: copies_of(*trio) == 1, what="one copy")
+    wait_for_copies(*trio, times=1)
     second.restart()
     assert second.log().count("hooks of another") == 1
 

@@ -25,7 +25,7 @@ from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import wait_for
-from talking import Trio, add_trio, copies_of
+from talking import Trio, add_trio, copies_of, wait_for_copies
 
 PACKAGE = Path(ovs_ebpf_tap.__path__[0]).parent
 RESTORE = PACKAGE / "scripts" / "restore"
@@ -158,11 +158,11 @@ def test_a_backup_that_is_restored_beside_a_sidecar(
         assert switch.ns.popen(*command, stdin=file, env=switch.env).wait() == 0
     tap.wait_state("m1", "offloaded", 30)
     tap.wait_state("m2", "offloaded", 30)
-    wait_for(lambda: copies_of(a, b, m) == 1, what="copies")
+    wait_for_copies(a, b, m, times=1)
     tap.kill()
     assert tap.release().returncode == 0
     assert switch.get("Mirror", "m2", "select_vlan") == "[10, 20]"
-    wait_for(lambda: copies_of(a, b, m) == 1, what="copies")
+    wait_for_copies(a, b, m, times=1)
 
 
 @UNDO
@@ -173,7 +173,7 @@ def test_while_ovs_vswitchd_is_down(rebooted: Tap, undo: Undo) -> None:
     rebooted.switch.start_vswitchd()
     a, b, m = trio(rebooted)
     rebooted.switch.learn(a, b)
-    wait_for(lambda: copies_of(a, b, m), what="copies")
+    wait_for_copies(a, b, m, times=1)
     assert_given_back(rebooted, done)
 
 
