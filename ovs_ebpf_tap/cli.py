@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ovs_ebpf_tap.commands import release, run
-from ovs_ebpf_tap.daemon import control, session, status
+from ovs_ebpf_tap.daemon import control, runtime, status
 from ovs_ebpf_tap.decide import policing
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.observe.ovsdb import default_remote
@@ -116,11 +116,11 @@ def _positive(kind: type[_Number]) -> Callable[[str], _Number]:
 def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ovsdb", default=default_remote(), metavar="unix:PATH")
     parser.add_argument("--run-dir", type=Path, default=control.DEFAULT_RUN_DIR, metavar="DIR")
-    parser.add_argument("--pin-dir", type=Path, default=session.DEFAULT_PIN_DIR, metavar="DIR")
+    parser.add_argument("--pin-dir", type=Path, default=runtime.DEFAULT_PIN_DIR, metavar="DIR")
 
 
-def _options(arguments: argparse.Namespace) -> session.Options:
-    return session.Options(
+def _options(arguments: argparse.Namespace) -> runtime.Options:
+    return runtime.Options(
         ovsdb=arguments.ovsdb,
         run_dir=arguments.run_dir,
         pin_dir=arguments.pin_dir,
@@ -136,7 +136,7 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.command == "run":
         run.run(options)
     elif arguments.command == "status":
-        mirrors = session.show_status(options)
+        mirrors = runtime.show_status(options)
         print(status.as_json(mirrors) if arguments.json else status.as_table(mirrors))
     elif arguments.command == "release":
         for line in release.release(options, tuple(arguments.mirrors)):

@@ -28,7 +28,7 @@ from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, NO_CUTTER, TCX, Hook, Rule
-from ovs_ebpf_tap.model.frame_rewrite import Edit
+from ovs_ebpf_tap.model.frame_rewrite import FrameRewrite
 from ovs_ebpf_tap.observe.netlink import Filter, Netlink
 from ovs_ebpf_tap.util import unexpected
 
@@ -66,7 +66,7 @@ class _Form:
 
     kind: str
     own: bool = False
-    edit: Edit | None = None
+    edit: FrameRewrite | None = None
     action: int = 0
     marks: bool = False
 
@@ -76,7 +76,7 @@ class _Own:
     """What a hook's entry says of its own program: the id, and the edit if it makes one."""
 
     program: int
-    edit: Edit | None
+    edit: FrameRewrite | None
 
 
 def _total(older: Counters, values: bytes) -> Counters:
@@ -576,7 +576,7 @@ class Datapath:
 
     # Which program, and how it is attached.
 
-    def _form(self, rules: tuple[Rule, ...], edits: set[Edit] | None) -> _Form:
+    def _form(self, rules: tuple[Rule, ...], edits: set[FrameRewrite] | None) -> _Form:
         """The fastest that there is for a hook.
 
         A clsact filter's action clones without touching the original's head, which
@@ -837,9 +837,9 @@ def _receiving_hook(rule: Rule) -> Hook | None:
     return rule.finishing_hook
 
 
-def _receiving(rules: Mapping[Hook, Iterable[Rule]]) -> dict[Hook, set[Edit]]:
+def _receiving(rules: Mapping[Hook, Iterable[Rule]]) -> dict[Hook, set[FrameRewrite]]:
     """The hooks where copies arrive with a mark, and the edits that are to be made there."""
-    found: dict[Hook, set[Edit]] = {}
+    found: dict[Hook, set[FrameRewrite]] = {}
     for rule in (rule for each in rules.values() for rule in each):
         hook = _receiving_hook(rule)
         if hook is not None:

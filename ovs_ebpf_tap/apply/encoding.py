@@ -10,8 +10,8 @@ from uuid import UUID
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.apply.interned_array import InternedArray
 from ovs_ebpf_tap.ebpf import bpf
-from ovs_ebpf_tap.model.desired import Gate, Hook, Rule
-from ovs_ebpf_tap.model.frame_rewrite import ALL, Edit
+from ovs_ebpf_tap.model.desired import Hook, Rule, VlanIngressPolicy
+from ovs_ebpf_tap.model.frame_rewrite import ALL, FrameRewrite
 from ovs_ebpf_tap.model.match import Match
 
 _TO_INGRESS = abi.constant("RULE_TO_INGRESS")
@@ -130,7 +130,9 @@ class Encoding:
             match=0 if rule.match is None else self._matches.place(rule.match.pack()),
         )
 
-    def _rule(self, fields: Mapping[str, int], mirror: UUID, gate: Gate | None) -> Rule:
+    def _rule(
+        self, fields: Mapping[str, int], mirror: UUID, gate: VlanIngressPolicy | None
+    ) -> Rule:
         flags = fields["flags"]
         vlans, match = fields["vlans"], fields["match"]
         return Rule(
@@ -183,37 +185,37 @@ class Encoding:
             words.update(enumerate(_words(rule.match.glance()), start=_CONSTANT_GLANCE))
         return words
 
-    def edit_constants(self, edit: Edit) -> dict[int, int]:
+    def edit_constants(self, edit: FrameRewrite) -> dict[int, int]:
         """Those of `tap_out`, for a hook where copies arrive that need this edit."""
         words = {_CONSTANT_FIRST: self.edit_place(edit), _CONSTANT_PUSH: edit.pushed}
         words.update(enumerate(_words(_pack_edit(edit)), start=_CONSTANT_EDIT))
         return words
 
-    def edit_place(self, edit: Edit) -> int:
+    def edit_place(self, edit: FrameRewrite) -> int:
         """The place of an edit. Raises OSError if there is no place left."""
         return self._edits.place(_pack_edit(edit))
 
-    def edit_at(self, place: int) -> Edit:
+    def edit_at(self, place: int) -> FrameRewrite:
         """The edit at a place that an entry in the kernel refers to."""
         return _unpack_edit(self._edits.read(place))
 
     # Gates.
 
-    def _gate_place(self, gate: Gate | None) -> int:
+    def _gate_place(self, gate: VlanIngressPolicy | None) -> int:
         return 0 if gate is None else self._ports.place(self._pack_gate(gate))
 
-    def _pack_gate(self, gate: Gate) -> bytes:
+    def _pack_gate(self, gate: VlanIngressPolicy) -> bytes:
         all_admitted = gate.admitted == ALL
         admitted = 0 if all_admitted else self._vlans.place(_pack_vlans(gate.admitted))
         return _PORT.pack(mode=gate.mode, tag=gate.tag, admitted=admitted, max_len=gate.max_len)
 
-    def _gate(self, place: int) -> Gate | None:
+    def _gate(self, place: int) -> VlanIngressPolicy | None:
         if not place:
             return None
         fields = _PORT.unpack(self._ports.read(place))
         admitted = fields["admitted"]
         vlans = _unpack_vlans(self._vlans.read(admitted)) if admitted else ALL
-        return Gate(fields["mode"], fields["tag"], vlans, fields["max_len"])
+        return VlanIngressPolicy(fields["mode"], fields["tag"], vlans, fields["max_len"])
 
 
 def _plain(rule: Rule) -> int:
@@ -235,7 +237,7 @@ def _unpack_vlans(data: bytes) -> int:
 
 
 @lru_cache
-def _pack_edit(edit: Edit) -> bytes:
+def _pack_edit(edit: FrameRewrite) -> bytes:
     return _EDIT.pack(
         in_mode=edit.in_mode,
         in_tag=edit.in_tag,
@@ -251,9 +253,9 @@ def _pack_edit(edit: Edit) -> bytes:
     )
 
 
-def _unpack_edit(data: bytes) -> Edit:
+def _unpack_edit(data: bytes) -> FrameRewrite:
     fields = _EDIT.unpack(data)
-    return Edit(
+    return FrameRewrite(
         in_mode=fields["in_mode"],
         in_tag=fields["in_tag"],
         in_tpid=fields["in_tpid"],

@@ -26,7 +26,7 @@ from uuid import UUID
 from ovs_ebpf_tap.bench.figures import MEDIAN, P99, WORST, Figure, as_json, as_table
 from ovs_ebpf_tap.bench.mirror_log import MirrorLog, Row
 from ovs_ebpf_tap.daemon import control
-from ovs_ebpf_tap.daemon.session import Options, pinned_counters
+from ovs_ebpf_tap.daemon.runtime import Options, pinned_counters
 from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError
 from ovs_ebpf_tap.lab.frames import parse_seq
 from ovs_ebpf_tap.lab.netns import CommandError, Netns, reap

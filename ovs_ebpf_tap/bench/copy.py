@@ -34,8 +34,8 @@ from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.frames import IP_UDP, ethernet, ipv4, udp
 from ovs_ebpf_tap.lab.kernel import has_tcx
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, TCX, Gate, Hook, Rule
-from ovs_ebpf_tap.model.frame_rewrite import ACCESS, KEEP, Edit, vlan_set
+from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, TCX, Hook, Rule, VlanIngressPolicy
+from ovs_ebpf_tap.model.frame_rewrite import ACCESS, KEEP, FrameRewrite, vlan_set
 from ovs_ebpf_tap.observe.netlink import Netlink
 
 SIZES = (64, 1400)
@@ -162,7 +162,7 @@ _TOLD_PUSH = _code(
 )
 """That to what has the mark, which it takes off."""
 
-TRUNK = Edit(
+TRUNK = FrameRewrite(
     in_mode=KEEP,
     in_tag=0,
     in_tpid=0x8100,
@@ -315,7 +315,7 @@ _RULES = {
     "": _RULE,
     ", once: arriving": replace(_RULE, once=True),
     ", once: leaving": replace(_RULE, once=True, arrival=False),
-    ", VLAN": replace(_RULE, edit=_ACCESS, gate=Gate(ACCESS, 10, 1)),
+    ", VLAN": replace(_RULE, edit=_ACCESS, gate=VlanIngressPolicy(ACCESS, 10, 1)),
     ", cut in place": replace(_RULE, edit=replace(TRUNK, snaplen=_SNAPLEN)),
     ", cut on the cutter": replace(_RULE, edit=replace(TRUNK, snaplen=_SHORT_SNAPLEN)),
     ", other VLAN": replace(_RULE, vlans=vlan_set([7])),

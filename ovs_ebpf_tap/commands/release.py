@@ -11,11 +11,11 @@ import ovs.poller
 
 from ovs_ebpf_tap.apply import leftovers
 from ovs_ebpf_tap.daemon import control
-from ovs_ebpf_tap.daemon.session import (
+from ovs_ebpf_tap.daemon.runtime import (
     ANSWER,
     PATIENCE,
     Options,
-    Parts,
+    Runtime,
     check_kernel,
     connect,
     lock,
@@ -28,9 +28,9 @@ from ovs_ebpf_tap.decide.handover import forget_edits, next_edits
 from ovs_ebpf_tap.decide.totals import Totals
 from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.rows import MODE_KEY, STATE_KEY, Database, Mirror, bridges_of_datapaths
-from ovs_ebpf_tap.model.transaction import Edits, MirrorEdit
+from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 from ovs_ebpf_tap.observe import vswitchd
 from ovs_ebpf_tap.observe.netlink import Netlink
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema, ovs_run_dir
@@ -57,7 +57,7 @@ def release(options: Options, names: tuple[str, ...]) -> list[str]:
             if mirror.external_ids.get(MODE_KEY) != "native"
         ]
         if edits:
-            transact(ovsdb, Edits(tuple(edits)))
+            transact(ovsdb, Transaction(tuple(edits)))
         if names:
             _release_some(options, ovsdb, {mirror.uuid for mirror in chosen})
         else:
@@ -143,18 +143,18 @@ def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
     runs = vswitchd.is_running(run_dir)
     counters = pinned_counters(options)
     deadline = time.monotonic() + PATIENCE
-    native = Verdict(NATIVE, f"{MODE_KEY} is native")
+    native = OffloadDecision(NATIVE, f"{MODE_KEY} is native")
     while True:
         db = ovsdb.snapshot()
         # One that does not run takes all in when it starts.
-        taken_in = not runs or ovsdb.taken_in(db)
+        applied = not runs or ovsdb.applied(db)
         totals = Totals()
         totals.look(db.mirrors, counters)
-        verdicts = dict.fromkeys(mirrors & db.mirrors.keys(), native)
-        edits = next_edits(db, verdicts, totals.records())
+        decisions = dict.fromkeys(mirrors & db.mirrors.keys(), native)
+        edits = next_edits(db, decisions, totals.records())
         if edits:
             transact(ovsdb, edits)
-        elif taken_in:
+        elif applied:
             break
         elif time.monotonic() > deadline:
             raise TapError(f"ovs-vswitchd did not take the mirrors back within {PATIENCE:.0f} s")
@@ -206,7 +206,7 @@ def _release_some_alone(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> No
         deadline = time.monotonic() + PATIENCE
         schema = fetch_schema(options.ovsdb, ANSWER)
         alone = lock(options.ovsdb, schema, lambda ovsdb: turn(ovsdb, deadline))
-        with contextlib.closing(alone), Parts(options, alone) as parts:
+        with contextlib.closing(alone), Runtime(options, alone) as parts:
             parts.drive(
                 lambda: parts.sidecar.idle and not parts.datapath.mirrors & chosen,
                 "giving mirrors back",

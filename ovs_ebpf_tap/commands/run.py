@@ -16,7 +16,7 @@ import tenacity
 
 from ovs_ebpf_tap.apply import foreign, rcu
 from ovs_ebpf_tap.daemon import control, status
-from ovs_ebpf_tap.daemon.session import ANSWER, Options, Parts, check_kernel, lock, require_root
+from ovs_ebpf_tap.daemon.runtime import ANSWER, Options, Runtime, check_kernel, lock, require_root
 from ovs_ebpf_tap.daemon.sidecar import Sidecar
 from ovs_ebpf_tap.daemon.supervisor import Supervisor
 from ovs_ebpf_tap.ebpf import programs
@@ -85,12 +85,12 @@ def _serve(options: Options, signals: _Signals, supervisor: Supervisor) -> bool:
         server = stack.enter_context(contextlib.closing(control.Server(options.run_dir)))
         programs.ensure_bpffs(options.pin_dir)
         supervisor.starting(_START + programs.COMPILE_TIMEOUT)
-        with Parts(options, opened) as parts:
+        with Runtime(options, opened) as parts:
             return _serve_on(parts, server, options, signals, supervisor)
 
 
 def _serve_on(
-    parts: Parts,
+    parts: Runtime,
     server: control.Server,
     options: Options,
     signals: _Signals,
@@ -124,7 +124,7 @@ def _serve_on(
     return requests.release
 
 
-def _tell_ready(parts: Parts, supervisor: Supervisor) -> None:
+def _tell_ready(parts: Runtime, supervisor: Supervisor) -> None:
     """Says so; what is there by now stays, and later passes shall not wait for its collection."""
     _warn_of_foreign_hooks(parts)
     log.info("ready", attach=parts.attach, owner=f"{parts.netlink.owner:x}")
@@ -133,7 +133,7 @@ def _tell_ready(parts: Parts, supervisor: Supervisor) -> None:
     gc.enable()
 
 
-def _warn_of_foreign_hooks(parts: Parts) -> None:
+def _warn_of_foreign_hooks(parts: Runtime) -> None:
     """They may be those of a sidecar that worked here before, and copy on."""
     db, devices = parts.ovsdb.snapshot(), parts.netlink.devices
     names = {
@@ -171,7 +171,7 @@ class _Requests:
 
 
 def _loop(
-    parts: Parts,
+    parts: Runtime,
     server: control.Server,
     requests: _Requests,
     signals: _Signals,

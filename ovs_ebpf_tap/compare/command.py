@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ovs_ebpf_tap.compare import live, report
 from ovs_ebpf_tap.compare.figures import Result
-from ovs_ebpf_tap.daemon.session import Options
+from ovs_ebpf_tap.daemon.runtime import Options
 from ovs_ebpf_tap.errors import TapError
 
 # Unless asked for, of a mirror and of the lab.

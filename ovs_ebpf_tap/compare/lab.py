@@ -33,7 +33,7 @@ from ovs_ebpf_tap.compare.interrupts import raised
 from ovs_ebpf_tap.compare.metrics import COPIES, CPU, cpu_figures
 from ovs_ebpf_tap.compare.readers import Cpu, counted_between, read_cpu
 from ovs_ebpf_tap.compare.rounds import orders
-from ovs_ebpf_tap.daemon.session import require_root
+from ovs_ebpf_tap.daemon.runtime import require_root
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.frames import SEQUENCE_PORT
 from ovs_ebpf_tap.lab.netns import CommandError, reap
@@ -163,7 +163,7 @@ def compare(
 
 
 @dataclass(frozen=True)
-class _Sight:
+class _Sample:
     when: float
     devices: Mapping[str, Statistics]
     cpu: Cpu
@@ -293,8 +293,8 @@ class _Lab:
         }
         return Reading(number, traffic.load.name, variant, seconds, values, raw)
 
-    def _look(self) -> _Sight:
-        return _Sight(time.monotonic(), self._statistics(), read_cpu(self._vswitchd))
+    def _look(self) -> _Sample:
+        return _Sample(time.monotonic(), self._statistics(), read_cpu(self._vswitchd))
 
     def _statistics(self) -> dict[str, Statistics]:
         def read() -> dict[str, Statistics]:

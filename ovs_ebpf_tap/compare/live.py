@@ -13,12 +13,12 @@ from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED, Load, Metric, Readin
 from ovs_ebpf_tap.compare.host import datapath_name, describe_devices, describe_host
 from ovs_ebpf_tap.compare.interrupts import Interrupts
 from ovs_ebpf_tap.compare.metrics import COPIES, CPU, cpu_figures
-from ovs_ebpf_tap.compare.mover import Mover, bridge_of
-from ovs_ebpf_tap.compare.places import Meter, Places, find_places
+from ovs_ebpf_tap.compare.mirror_counters import Meter, MirrorCounters, find_places
+from ovs_ebpf_tap.compare.mode_switcher import ModeSwitcher, bridge_of
 from ovs_ebpf_tap.compare.readers import Kernel, Span, between, is_vswitchd, may_count_otherwise
 from ovs_ebpf_tap.compare.rounds import orders
 from ovs_ebpf_tap.daemon import control
-from ovs_ebpf_tap.daemon.session import Options, require_root
+from ovs_ebpf_tap.daemon.runtime import Options, require_root
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.observe.ovsdb import ovs_run_dir
 from ovs_ebpf_tap.observe.vswitchd import read_pid
@@ -74,9 +74,9 @@ def compare(options: Options, plan: Plan, tell: Callable[[str], None]) -> Result
 
 
 @contextlib.contextmanager
-def _moved(options: Options, plan: Plan, interrupts: Interrupts) -> Iterator[Mover]:
+def _moved(options: Options, plan: Plan, interrupts: Interrupts) -> Iterator[ModeSwitcher]:
     """A mover of the mirror, whose mode is given back at the end."""
-    mover = Mover(options, plan.mirror, interrupts)
+    mover = ModeSwitcher(options, plan.mirror, interrupts)
     try:
         yield mover
     except TapError as error:
@@ -90,7 +90,7 @@ def _moved(options: Options, plan: Plan, interrupts: Interrupts) -> Iterator[Mov
         mover.close()
 
 
-def _restore(mover: Mover) -> str:
+def _restore(mover: ModeSwitcher) -> str:
     """Gives the mode back; says, at the end of a line, what came of it."""
     try:
         mover.restore()
@@ -106,7 +106,7 @@ class _Comparison:
         self,
         options: Options,
         plan: Plan,
-        mover: Mover,
+        mover: ModeSwitcher,
         kernel: Kernel,
         interrupts: Interrupts,
     ) -> None:
@@ -120,7 +120,7 @@ class _Comparison:
         self._super_packets = False
         self._hooks: dict[str, str] = {}
 
-    def _find_places(self) -> Places:
+    def _find_places(self) -> MirrorCounters:
         db, mirror = self._mover.db, self._mover.mirror
         return find_places(db, bridge_of(db, mirror), mirror, self._kernel.devices)
 

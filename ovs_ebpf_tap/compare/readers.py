@@ -14,7 +14,7 @@ from uuid import UUID
 
 from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.compare.counting import Account, Edge, account
-from ovs_ebpf_tap.compare.places import RX, Meter, Places
+from ovs_ebpf_tap.compare.mirror_counters import RX, Meter, MirrorCounters
 from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.counters import Counters
@@ -70,7 +70,7 @@ def is_vswitchd(pid: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Sight:
+class Sample:
     """What was read at one end of a run."""
 
     when: float
@@ -85,7 +85,7 @@ class Span:
     """What was counted between two ends of a run, of a mirror."""
 
     seconds: float
-    places: Places
+    places: MirrorCounters
     devices: Mapping[str, Statistics]
     programs: Counters
     cpu: Cpu
@@ -171,7 +171,7 @@ class Kernel:
         except OSError as error:
             raise TapError(f"device {meter.device}: {error.strerror}") from None
 
-    def look(self, places: Places, vswitchd: int) -> Sight:
+    def look(self, places: MirrorCounters, vswitchd: int) -> Sample:
         """Reads all counters, which takes `_UNDER_WAY` and a little. Raises TapError."""
         early = self._copies(places)
         meters = {*places.sources, *places.destinations, *places.outputs, *(places.due or ())}
@@ -185,9 +185,9 @@ class Kernel:
         when, cpu = time.monotonic(), read_cpu(vswitchd)
         time.sleep(_UNDER_WAY)
         edge = Edge(early, due, self._copies(places))
-        return Sight(when, devices, counted, cpu, edge)
+        return Sample(when, devices, counted, cpu, edge)
 
-    def _copies(self, places: Places) -> int:
+    def _copies(self, places: MirrorCounters) -> int:
         copies = sum(getattr(self.statistics(m), f"{m.side}_packets") for m in places.outputs)
         if places.internal_output:
             copies += self._datapath.counters().get(self._mirror, Counters()).packets
@@ -215,7 +215,7 @@ def counted_between(
     return devices
 
 
-def between(places: Places, begin: Sight, end: Sight) -> Span:
+def between(places: MirrorCounters, begin: Sample, end: Sample) -> Span:
     """What was counted in between. Raises TapError if a counter began anew."""
     devices = counted_between(begin.devices, end.devices)
     copied = {key: n - getattr(begin.programs, key) for key, n in asdict(end.programs).items()}

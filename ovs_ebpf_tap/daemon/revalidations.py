@@ -69,11 +69,11 @@ class Revalidations:
         self._first = False
 
     def look(
-        self, returning: Set[UUID], taken_in: bool, known: bool, begin: Callable[[], Round]
+        self, returning: Set[UUID], applied: bool, known: bool, begin: Callable[[], Round]
     ) -> set[UUID]:
         """Begins one with `begin` if it is due; returns the mirrors that flows may not know of.
 
-        `returning` are those that OVS is to copy for by their rows, and hooks still do. `taken_in`
+        `returning` are those that OVS is to copy for by their rows, and hooks still do. `applied`
         says whether ovs-vswitchd has taken in the last transaction, and `known` whether it is known
         that that was made.
         """
@@ -88,7 +88,7 @@ class Revalidations:
             self._waiting |= new
             self.asked = True
         self._waiting &= returning
-        if self._due and taken_in:
+        if self._due and applied:
             self._due = self._first = False
             started = begin()
             self._rounds.append(started)

@@ -30,19 +30,19 @@ from ovs_ebpf_tap.decide.planner import Planner, bridges_with_work
 from ovs_ebpf_tap.decide.policing import CoolDown
 from ovs_ebpf_tap.decide.topology import OpenFlow
 from ovs_ebpf_tap.decide.totals import Totals
-from ovs_ebpf_tap.model.desired import CLSACT, OFFLOAD, OFFLOADED, Plan, Verdict
+from ovs_ebpf_tap.model.desired import CLSACT, OFFLOAD, OFFLOADED, OffloadDecision, Plan
 from ovs_ebpf_tap.model.rows import MODE_KEY, SELECT_VLAN_KEY, Database, bridges_of_datapaths
 from ovs_ebpf_tap.model.surroundings import Surroundings
-from ovs_ebpf_tap.model.transaction import Edits
+from ovs_ebpf_tap.model.transaction import Transaction
 from ovs_ebpf_tap.observe.departures import Departures
 from ovs_ebpf_tap.observe.hw_offload import HwOffload
 from ovs_ebpf_tap.observe.netlink import Netlink
 from ovs_ebpf_tap.observe.openflow import FlowTables
 from ovs_ebpf_tap.observe.openings import Openings
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb
-from ovs_ebpf_tap.observe.packet_sockets import Draining
+from ovs_ebpf_tap.observe.packet_sockets import SocketDrain
 from ovs_ebpf_tap.observe.vswitchd import Revalidation, seconds_since_start
-from ovs_ebpf_tap.util.reserve_fd import Spare
+from ovs_ebpf_tap.util.reserve_fd import ReserveFd
 from ovs_ebpf_tap.util.timers import next_tick, wake_at
 
 RESYNC = 60.0
@@ -123,13 +123,13 @@ class Sidecar:
         self._refused: dict[int, _Refusal] = {}
         self._unplaced: dict[UUID, float] = {}
         """The mirrors that found no place in the maps, and until when none is looked for."""
-        self._states: dict[UUID, Verdict] = {}
+        self._states: dict[UUID, OffloadDecision] = {}
         self._offloaded = 0
         self._unknown: dict[UUID, float] = {}
         self._revalidations = Revalidations()
         self._outputs: Mapping[UUID, UUID | None] = {}
         """The output ports of the mirrors that were parked."""
-        self._spare = Spare()
+        self._spare = ReserveFd()
         self._settling = False
         self._writers = Writers()
         self._stale = False
@@ -142,7 +142,7 @@ class Sidecar:
         """What was counted last, if the rows show it."""
         self._last_hold = 0.0
         """When statistics were written last."""
-        self._draining: dict[UUID, Draining] = {}
+        self._draining: dict[UUID, SocketDrain] = {}
         self._done: tuple[object, ...] = ()
         """What the last pass saw, if it left nothing to be done."""
         self.restoring = False
@@ -300,8 +300,8 @@ class Sidecar:
         self._count(db, now)
         said = self._report(db, plan, now)
         early = self._early(db, plan) | self._writers.resting(now)
-        verdicts = {uuid: each for uuid, each in plan.verdicts.items() if uuid not in early}
-        edits = self._next_edits(db, verdicts)
+        decisions = {uuid: each for uuid, each in plan.decisions.items() if uuid not in early}
+        edits = self._next_edits(db, decisions)
         if edits:
             self._write(edits, now)
         waiting = (
@@ -381,12 +381,12 @@ class Sidecar:
         done = not unrecorded and not stale and values == self._statistics.held
         self._counted = seen if done else None
 
-    def _next_edits(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> Edits:
+    def _next_edits(self, db: Database, decisions: Mapping[UUID, OffloadDecision]) -> Transaction:
         records, unrecorded = self._totals.records(), self._totals.unrecorded(ending=self.ending)
-        edits = handover.next_edits(db, verdicts, records, unrecorded)
+        edits = handover.next_edits(db, decisions, records, unrecorded)
         return replace(edits, reconfigure=True) if self._revalidations.asked else edits
 
-    def _write(self, edits: Edits, now: float) -> None:
+    def _write(self, edits: Transaction, now: float) -> None:
         self._writers.note(edits, now)
         if edits.reconfigure:
             self._revalidations.written(edit.mirror for edit in edits.mirrors if edit.gives_back)
@@ -417,24 +417,24 @@ class Sidecar:
         native = {uuid for uuid, mirror in db.mirrors.items() if not mirror.parked}
         self._apply(_as_native(db, native), now, self._not_offloaded, {})
 
-    def _not_offloaded(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> set[UUID]:
+    def _not_offloaded(self, db: Database, decisions: Mapping[UUID, OffloadDecision]) -> set[UUID]:
         """The mirrors with a place in the maps that are not to be offloaded."""
         return {
             uuid
             for uuid in self._datapath.mirrors
-            if uuid not in verdicts or verdicts[uuid].state != OFFLOADED
+            if uuid not in decisions or decisions[uuid].state != OFFLOADED
         }
 
     def _early(self, db: Database, plan: Plan) -> set[UUID]:
         """The mirrors that are to be parked, but not yet: OVS has yet to copy what waits for it."""
         parking = {
             uuid
-            for uuid, verdict in plan.verdicts.items()
-            if verdict.state == OFFLOADED and not db.mirrors[uuid].parked
+            for uuid, decision in plan.decisions.items()
+            if decision.state == OFFLOADED and not db.mirrors[uuid].parked
         }
         new = parking - self._draining.keys()
         if new:
-            self._draining.update(dict.fromkeys(new, Draining(_arrivals(plan, new))))
+            self._draining.update(dict.fromkeys(new, SocketDrain(_arrivals(plan, new))))
         self._draining = {uuid: self._draining[uuid] for uuid in parking}
         waits = set(self._draining.values())
         for each in waits:
@@ -447,7 +447,7 @@ class Sidecar:
         self,
         db: Database,
         now: float,
-        choose_held: Callable[[Database, Mapping[UUID, Verdict]], set[UUID]],
+        choose_held: Callable[[Database, Mapping[UUID, OffloadDecision]], set[UUID]],
         reserved: Mapping[int, str],
     ) -> Plan:
         """Plans, and makes the kernel so; what it refuses is planned anew without."""
@@ -461,7 +461,7 @@ class Sidecar:
             reasons = {**refusals, **hidden}
             unplaced = frozenset(self._unplaced)
             plan = self._planner.plan(db, devices, reasons, self._openflow, surroundings, unplaced)
-            held = choose_held(db, plan.verdicts)
+            held = choose_held(db, plan.decisions)
             refused = self._datapath.sync(plan.hooks, held, hw_offload=db.hw_offload)
             new = refused.keys() - self._refused.keys()
             for ifindex in new:
@@ -471,19 +471,19 @@ class Sidecar:
             if not new and not no_place:
                 return plan
 
-    def _held(self, db: Database, verdicts: Mapping[UUID, Verdict]) -> set[UUID]:
+    def _held(self, db: Database, decisions: Mapping[UUID, OffloadDecision]) -> set[UUID]:
         """The mirrors that are not offloaded, but that OVS may not copy for yet."""
         rows = {
             uuid: db.mirrors[uuid]
-            for uuid in self._datapath.mirrors & verdicts.keys() & db.mirrors.keys()
-            if verdicts[uuid].state != OFFLOADED
+            for uuid in self._datapath.mirrors & decisions.keys() & db.mirrors.keys()
+            if decisions[uuid].state != OFFLOADED
         }
         parked = {
             uuid for uuid, row in rows.items() if row.parked or SELECT_VLAN_KEY in row.external_ids
         }
         held = parked | self._revalidations.look(
             rows.keys() - parked,
-            self._ovsdb.taken_in(db),
+            self._ovsdb.applied(db),
             self._ovsdb.last_reconfigure != 0,
             lambda: Revalidation(self._ovs_run_dir, bridges_of_datapaths(db), self._spare),
         )
@@ -492,26 +492,26 @@ class Sidecar:
 
     def _report(self, db: Database, plan: Plan, now: float) -> bool:
         """Logs what changed of each mirror's state; returns whether all is said."""
-        unknown = {u for u, verdict in plan.verdicts.items() if verdict.reason == FLOWS_UNKNOWN}
+        unknown = {u for u, decision in plan.decisions.items() if decision.reason == FLOWS_UNKNOWN}
         self._unknown = {uuid: self._unknown.get(uuid, now) for uuid in unknown}
         states = {}
-        for uuid, verdict in plan.verdicts.items():
+        for uuid, decision in plan.decisions.items():
             if self._unknown.get(uuid, 0.0) + _FLOW_TABLES > now:
                 continue  # Hardly seen, and mostly no news in a moment.
-            states[uuid] = verdict
-            if self._states.get(uuid) != verdict:
+            states[uuid] = decision
+            if self._states.get(uuid) != decision:
                 name = db.mirrors[uuid].name
-                if verdict == OFFLOAD:
+                if decision == OFFLOAD:
                     log.info("mirror offloaded", mirror=name)
-                elif verdict.state == OFFLOADED:
+                elif decision.state == OFFLOADED:
                     log.warning(
-                        "mirror offloaded, but copies nothing", mirror=name, reason=verdict.reason
+                        "mirror offloaded, but copies nothing", mirror=name, reason=decision.reason
                     )
                 else:
-                    log.warning("mirror not offloaded", mirror=name, reason=verdict.reason)
+                    log.warning("mirror not offloaded", mirror=name, reason=decision.reason)
         self._states = states
-        self._offloaded = sum(verdict.state == OFFLOADED for verdict in states.values())
-        return len(states) == len(plan.verdicts)
+        self._offloaded = sum(decision.state == OFFLOADED for decision in states.values())
+        return len(states) == len(plan.decisions)
 
 
 def _arrivals(plan: Plan, mirrors: set[UUID]) -> set[int]:

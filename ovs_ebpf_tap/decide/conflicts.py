@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from ovs_ebpf_tap.model.rows import OWN_KEYS, SELECT_VLAN_KEY, Database, Mirror
-from ovs_ebpf_tap.model.transaction import Edits, MirrorEdit
+from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 
 _PATIENCE = 30.0
 """How often a mirror's row is written anew at once."""
@@ -138,7 +138,7 @@ class Writers:
             if now < row.left_until and now < row.write_from
         }
 
-    def note(self, edits: Edits, now: float) -> None:
+    def note(self, edits: Transaction, now: float) -> None:
         """Notes a transaction that was started."""
         for edit in edits.mirrors:
             row = self._rows.get(edit.mirror)

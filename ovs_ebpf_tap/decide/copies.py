@@ -17,7 +17,7 @@ from zlib import crc32
 from ovs_ebpf_tap.decide.mirror_filter import parse
 from ovs_ebpf_tap.decide.topology import Topology, hook_of, to_ingress
 from ovs_ebpf_tap.decide.vlan import Path
-from ovs_ebpf_tap.model.desired import VLAN_GROUP, Gate, Hook, Rule
+from ovs_ebpf_tap.model.desired import VLAN_GROUP, Hook, Rule, VlanIngressPolicy
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, TUNNEL
 from ovs_ebpf_tap.model.match import Match
@@ -48,7 +48,7 @@ _ANOTHER_TAG = (
 
 
 @dataclass(frozen=True)
-class _Served:
+class _CopiedSet:
     """Which packets were copied to an output, and how they came there."""
 
     way: tuple[int | None, bool]
@@ -79,10 +79,10 @@ class _Served:
         return _ANOTHER_TAG if same else _ANOTHER_VLAN
 
 
-_Groups = dict[int, dict[_Served, int]]
+_Groups = dict[int, dict[_CopiedSet, int]]
 
 
-def _no_vlans() -> dict[_Served, int]:
+def _no_vlans() -> dict[_CopiedSet, int]:
     return defaultdict(int)
 
 
@@ -91,7 +91,7 @@ def _no_groups() -> _Groups:
 
 
 @dataclass
-class Following:
+class TraversalState:
     """How often copies were followed to other mirrors."""
 
     tried: int = 0
@@ -117,7 +117,7 @@ class Following:
 
 
 def make_rules(
-    topology: Topology, offloaded: Collection[UUID], following: Following
+    topology: Topology, offloaded: Collection[UUID], following: TraversalState
 ) -> dict[Hook, list[Rule]]:
     """The rules of each hook; those of a group are next to each other.
 
@@ -171,7 +171,7 @@ class _Walk:
         offloaded: Collection[UUID],
         port: Port,
         arrival: bool,
-        following: Following,
+        following: TraversalState,
     ) -> None:
         self._topology = topology
         self._following = following
@@ -186,7 +186,7 @@ class _Walk:
         self._found: dict[int, list[Rule]] = defaultdict(list)
         self._runs = 0
         vlans = topology.vlans(port) if arrival else topology.vlans(port).leaving
-        gate = Gate(vlans.mode, vlans.tag, vlans.admitted, self._max_arriving())
+        gate = VlanIngressPolicy(vlans.mode, vlans.tag, vlans.admitted, self._max_arriving())
         self._gate = gate if gate.max_len or not vlans.plain else None
         self._all = Path.of(vlans)
         # OVS reads the packets of taps with their tags in them.
@@ -295,7 +295,7 @@ class _Walk:
         in `ofproto/ofproto-dpif-mirror.c`), but for those that the copies have come through. Of
         what is flooded, it copies what leaves first.
         """
-        served, this = self.served[group], _Served.of(path)
+        served, this = self.served[group], _CopiedSet.of(path)
         already = selected & ~path.selected
         ways = [(this, ~already)]
         if already:
@@ -328,8 +328,8 @@ class _Walk:
         return found
 
     def _flooded(
-        self, mirror: Mirror, path: Path, ways: Sequence[tuple[_Served, int]]
-    ) -> Iterator[tuple[_Served, int]]:
+        self, mirror: Mirror, path: Path, ways: Sequence[tuple[_CopiedSet, int]]
+    ) -> Iterator[tuple[_CopiedSet, int]]:
         """What becomes of what leaves through other ports, too, and its VLANs."""
         bare = 0 if path.forced else path.source.bare & ~self._untagged(mirror, path)
         for looks, vlans in ways:
@@ -340,7 +340,7 @@ class _Walk:
                 yield looks, vlans
 
     def _decide(
-        self, mirror: Mirror, this: _Served, vlans: int, others: Mapping[_Served, int]
+        self, mirror: Mirror, this: _CopiedSet, vlans: int, others: Mapping[_CopiedSet, int]
     ) -> None:
         """Whether it is of no consequence, in these VLANs, which of them comes first."""
         if not vlans:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from uuid import UUID
 
-from ovs_ebpf_tap.model.desired import OFFLOADED, Verdict
+from ovs_ebpf_tap.model.desired import OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.rows import (
     COUNTED_KEY,
     OWN_KEYS,
@@ -26,38 +26,38 @@ from ovs_ebpf_tap.model.rows import (
     Mirror,
     format_vlans,
 )
-from ovs_ebpf_tap.model.transaction import Edits, MirrorEdit, PortEdit
+from ovs_ebpf_tap.model.transaction import MirrorEdit, PortEdit, Transaction
 
 
 def next_edits(
     db: Database,
-    verdicts: Mapping[UUID, Verdict],
+    decisions: Mapping[UUID, OffloadDecision],
     records: Mapping[UUID, str],
     unrecorded: Collection[UUID] = (),
-) -> Edits:
-    """The next transaction; empty when the rows are as the verdicts want them.
+) -> Transaction:
+    """The next transaction; empty when the rows are as the decisions want them.
 
     `records` are what the rows are to keep of what was copied, written with each move, and for
     `unrecorded`.
     """
     edits = (
-        _edit(mirror, verdicts.get(uuid), records.get(uuid), uuid in unrecorded)
+        _edit(mirror, decisions.get(uuid), records.get(uuid), uuid in unrecorded)
         for uuid, mirror in db.mirrors.items()
     )
     mirrors = tuple(edit for edit in edits if edit != MirrorEdit(edit.mirror))
     ports = tuple(PortEdit(flip.port, flip.protected) for flip in db.flips if flip.port in db.ports)
     moves = any(edit.moves for edit in mirrors)
-    return Edits(mirrors, ports, reconfigure=moves or bool(ports))
+    return Transaction(mirrors, ports, reconfigure=moves or bool(ports))
 
 
-def forget_edits(db: Database) -> Edits:
+def forget_edits(db: Database) -> Transaction:
     """Removes the sidecar's keys from mirrors that are given back."""
     edits = (
         MirrorEdit(mirror.uuid, delete_ids=keys)
         for mirror in db.mirrors.values()
         if not mirror.parked and (keys := _own_keys(mirror))
     )
-    return Edits(tuple(edits))
+    return Transaction(tuple(edits))
 
 
 def _own_keys(mirror: Mirror) -> tuple[str, ...]:
@@ -65,16 +65,16 @@ def _own_keys(mirror: Mirror) -> tuple[str, ...]:
 
 
 def _edit(
-    mirror: Mirror, verdict: Verdict | None, record: str | None, unrecorded: bool
+    mirror: Mirror, decision: OffloadDecision | None, record: str | None, unrecorded: bool
 ) -> MirrorEdit:
     ids = mirror.external_ids
     # Left by a version that flipped a port's `protected` for a moment.
     wanted: dict[str, str | None] = {PROTECTED_KEY: None}
     vlans = None
-    if verdict is not None:
-        offloaded = verdict.state == OFFLOADED
-        wanted[STATE_KEY] = verdict.state
-        wanted[REASON_KEY] = verdict.reason
+    if decision is not None:
+        offloaded = decision.state == OFFLOADED
+        wanted[STATE_KEY] = decision.state
+        wanted[REASON_KEY] = decision.reason
         wanted[SELECT_VLAN_KEY] = format_vlans(mirror.wanted_vlans) if offloaded else None
         vlans = PARKED_VLANS if offloaded else mirror.wanted_vlans
         moving = offloaded != mirror.parked or (not offloaded and SELECT_VLAN_KEY in ids)

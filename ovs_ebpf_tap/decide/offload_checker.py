@@ -11,7 +11,7 @@ from functools import partial
 from ovs_ebpf_tap.decide.mirror_filter import InvalidFilterError, UnsupportedFilterError, parse
 from ovs_ebpf_tap.decide.ovs_version import mirrors_after_metadata, mirrors_modified_packets
 from ovs_ebpf_tap.decide.policing import is_looked_at_first, obstacle
-from ovs_ebpf_tap.decide.topology import DEVICE_TYPES, Layout, Topology, hook_of, to_ingress
+from ovs_ebpf_tap.decide.topology import DEVICE_TYPES, BridgePorts, Topology, hook_of, to_ingress
 from ovs_ebpf_tap.model.desired import (
     CLSACT,
     INVALID,
@@ -19,7 +19,7 @@ from ovs_ebpf_tap.model.desired import (
     NOTHING_SELECTED,
     OFFLOAD,
     NotOffloadedError,
-    Verdict,
+    OffloadDecision,
 )
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, PRIORITY_ALWAYS, PRIORITY_NEVER, TUNNEL
 from ovs_ebpf_tap.model.rows import (
@@ -62,7 +62,7 @@ def mode_of(db: Database, bridge: Bridge, mirror: Mirror) -> str:
     return MODES[0]
 
 
-def is_crowded(layout: Layout) -> bool:
+def is_crowded(layout: BridgePorts) -> bool:
     """Whether OVS is asked for more mirrors on the bridge than it takes.
 
     A row without an output, or with a filter that it does not parse, takes no place of another:
@@ -73,7 +73,7 @@ def is_crowded(layout: Layout) -> bool:
     return sum(map(partial(_takes_place, layout), layout.mirrors)) > MAX_NATIVE_MIRRORS
 
 
-def _takes_place(layout: Layout, mirror: Mirror) -> bool:
+def _takes_place(layout: BridgePorts, mirror: Mirror) -> bool:
     if mirror.output_port is not None:
         if layout.output_port(mirror) is None:
             return False
@@ -91,14 +91,14 @@ def _takes_place(layout: Layout, mirror: Mirror) -> bool:
 _LEAVING_TOO = "the mirror selects leaving packets, too"
 
 
-class Judge:
+class OffloadChecker:
     """Judges the mirrors of a part of a bridge, each by itself."""
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._common = topology.common
 
-    def verdict(self, mirror: Mirror) -> Verdict:
+    def decision(self, mirror: Mirror) -> OffloadDecision:
         """Whether the mirror can be offloaded; the first reason found why not."""
         try:
             self._check_bridges(mirror)
@@ -115,7 +115,7 @@ class Judge:
             self._check_tags_left(mirror)
             self._check_flows(mirror)
         except NotOffloadedError as why:
-            return why.verdict
+            return why.decision
         return OFFLOAD if self._topology.selects_ports(mirror) else NOTHING_SELECTED
 
     def lacks_room(self, mirror: Mirror) -> bool:

@@ -1,7 +1,7 @@
 """Decides which mirrors are offloaded, with which hooks and rules, and why the others are not.
 
 Pure functions from the database and the devices to a `Plan`: a mirror is judged by itself
-(`judge`), then beside the others, and those that are left have their `rules`.
+(`checker`), then beside the others, and those that are left have their `rules`.
 """
 
 from __future__ import annotations
@@ -13,25 +13,32 @@ from types import MappingProxyType
 from uuid import UUID
 
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.decide.copies import Following, make_rules
+from ovs_ebpf_tap.decide.copies import TraversalState, make_rules
 from ovs_ebpf_tap.decide.mirror_filter import parse
 from ovs_ebpf_tap.decide.offload_checker import (
     MAX_NATIVE_MIRRORS,
     MODES,
-    Judge,
+    OffloadChecker,
     is_crowded,
     mode_of,
 )
-from ovs_ebpf_tap.decide.topology import Common, Layout, OpenFlow, Part, SeenPort, Topology
+from ovs_ebpf_tap.decide.topology import (
+    BridgeContext,
+    BridgePorts,
+    MirrorComponent,
+    OpenFlow,
+    SeenPort,
+    Topology,
+)
 from ovs_ebpf_tap.model.desired import (
     INVALID,
     NATIVE,
     OFFLOADED,
     Hook,
     NotOffloadedError,
+    OffloadDecision,
     Plan,
     Rule,
-    Verdict,
 )
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import PortFlags
@@ -110,7 +117,7 @@ class Planner:
             )
             for part in self._plan_bridge(given, room, unplaced):
                 parts.append(part)
-                room -= part.offloaded + len(unplaced & part.verdicts.keys())
+                room -= part.offloaded + len(unplaced & part.decisions.keys())
         if list(map(id, parts)) != list(map(id, self._parts)):
             self._parts, self._plan = parts, _joined(parts)
         return self._plan
@@ -126,18 +133,20 @@ class Planner:
             return self._bridges[bridge.uuid].plan(given, room, unplaced)
         except Exception as error:
             self._bridges[bridge.uuid] = _BridgePlanner()  # Half of one may be left.
-            verdict = Verdict(NATIVE, printable(unexpected.reason(f"bridge {bridge.name}", error)))
-            return [Plan(dict.fromkeys(set(bridge.mirrors) & given.db.mirrors.keys(), verdict))]
+            decision = OffloadDecision(
+                NATIVE, printable(unexpected.reason(f"bridge {bridge.name}", error))
+            )
+            return [Plan(dict.fromkeys(set(bridge.mirrors) & given.db.mirrors.keys(), decision))]
 
 
 def _joined(parts: Iterable[Plan]) -> Plan:
-    verdicts: dict[UUID, Verdict] = {}
+    decisions: dict[UUID, OffloadDecision] = {}
     hooks: dict[Hook, tuple[Rule, ...]] = {}
     for part in parts:
-        verdicts.update(part.verdicts)
+        decisions.update(part.decisions)
         for hook, rules in part.hooks.items():
             hooks[hook] = hooks[hook] + rules if hook in hooks else rules
-    return Plan(verdicts, hooks)
+    return Plan(decisions, hooks)
 
 
 def bridges_with_work(db: Database) -> set[str]:
@@ -174,15 +183,15 @@ class _BridgePlanner:
         """Whether some port is an access port."""
         self._tunnels: list[Port] = []
         self._protected: list[Port] = []
-        self._common: Common | None = None
-        self._parts: dict[UUID, _PartPlanner] = {}
+        self._common: BridgeContext | None = None
+        self._parts: dict[UUID, _ComponentPlanner] = {}
 
     def plan(self, given: _Given, room: int, unplaced: frozenset[UUID]) -> list[Plan]:
         """The plans of its parts, with `room` mirrors offloaded at most."""
         self._look(given)
         rows = given.db.mirrors
         mirrors = [rows[u].uncounted for u in sorted(given.bridge.mirrors) if u in rows]
-        layout = Layout(self._seen, mirrors)
+        layout = BridgePorts(self._seen, mirrors)
         common = self._make_common(given, layout)
         if common != self._common:
             self._common, self._parts = common, {}
@@ -192,7 +201,7 @@ class _BridgePlanner:
             first = part.mirrors[0].uuid
             planner = known.get(first)
             if planner is None or planner.part != part:
-                planner = _PartPlanner(part, self._common)
+                planner = _ComponentPlanner(part, self._common)
             self._parts[first] = planner
         candidates = [uuid for planner in self._parts.values() for uuid in planner.offloadable]
         left_out = dict.fromkeys(unplaced, _NO_PLACE)
@@ -224,10 +233,10 @@ class _BridgePlanner:
         self._tunnels = [each.port for each in seen.values() if each.vlans.mode == TUNNEL]
         self._protected = [each.port for each in seen.values() if each.port.protected]
 
-    def _make_common(self, given: _Given, layout: Layout) -> Common:
+    def _make_common(self, given: _Given, layout: BridgePorts) -> BridgeContext:
         outputs = (output for mirror in layout.mirrors for output in layout.outputs(mirror))
         inner = [port for port in self._protected if port.uuid not in layout.reserved]
-        return Common(
+        return BridgeContext(
             db=given.db.settings,
             bridge=given.bridge.settings,
             attach=given.attach,
@@ -243,33 +252,33 @@ class _BridgePlanner:
         )
 
 
-class _PartPlanner:
+class _ComponentPlanner:
     """Plans a part of a bridge: judges its mirrors beside each other."""
 
-    def __init__(self, part: Part, common: Common) -> None:
+    def __init__(self, part: MirrorComponent, common: BridgeContext) -> None:
         self.part = part
         self.failed = False
         """Whether a mirror was left to Open vSwitch by a fault of ours."""
         self._topology = Topology(part, common)
-        self._judge = Judge(self._topology)
+        self._checker = OffloadChecker(self._topology)
         self._mirrors = part.mirrors
         self._snaplens = {mirror.cut for mirror in part.mirrors}
         self._copying_to: dict[UUID, list[int]] = defaultdict(list)
         """The places, in `_mirrors`, of those that copy to an output."""
-        self.verdicts: dict[UUID, Verdict] = {}
+        self.decisions: dict[UUID, OffloadDecision] = {}
         too_many = self._too_many()
         for place, mirror in enumerate(self._mirrors):
             if too_many is not None:
                 self._leave(mirror, too_many)
                 continue
             try:
-                verdict = self._judge.verdict(mirror)
+                decision = self._checker.decision(mirror)
                 for output in self._topology.outputs(mirror):
                     self._copying_to[output.uuid].append(place)
             except Exception as error:
-                verdict = Verdict(NATIVE, self._fault(mirror, error))
-            self._settle(mirror, verdict)
-        self._judged = dict(self.verdicts)
+                decision = OffloadDecision(NATIVE, self._fault(mirror, error))
+            self._settle(mirror, decision)
+        self._judged = dict(self.decisions)
         self._left_out: Mapping[UUID, str] | None = None
         self._plan = Plan()
 
@@ -285,34 +294,34 @@ class _PartPlanner:
     @property
     def offloadable(self) -> list[UUID]:
         """The mirrors that can be offloaded, each by itself."""
-        return [uuid for uuid, verdict in self._judged.items() if verdict.state == OFFLOADED]
+        return [uuid for uuid, decision in self._judged.items() if decision.state == OFFLOADED]
 
     def plan(self, left_out: Mapping[UUID, str]) -> Plan:
         """The plan; there is no room for the mirrors in `left_out`, as it says."""
         here = {uuid: why for uuid, why in left_out.items() if uuid in self._judged}
         if here != self._left_out:
             self._left_out = here
-            self.verdicts = dict(self._judged)
+            self.decisions = dict(self._judged)
             for mirror in self._mirrors:
-                if mirror.uuid in here and self.verdicts[mirror.uuid].state == OFFLOADED:
+                if mirror.uuid in here and self.decisions[mirror.uuid].state == OFFLOADED:
                     self._leave(mirror, here[mirror.uuid])
             try:
                 rules = self._rules()
             except Exception as error:
                 rules = self._rules_of_sound(error)
             hooks = {hook: tuple(each) for hook, each in rules.items()}
-            self._plan = Plan(self.verdicts, hooks)
+            self._plan = Plan(self.decisions, hooks)
         return self._plan
 
     @property
     def _offloaded(self) -> list[Mirror]:
-        return [m for m in self._mirrors if self.verdicts[m.uuid].state == OFFLOADED]
+        return [m for m in self._mirrors if self.decisions[m.uuid].state == OFFLOADED]
 
     def _rules(self) -> dict[Hook, list[Rule]]:
-        """The rules; settles the verdicts."""
+        """The rules; settles the decisions."""
         for _ in range(_MOST_ROUNDS):
             self._spread()
-            following = Following()
+            following = TraversalState()
             rules = make_rules(self._topology, {m.uuid for m in self._offloaded}, following)
             reasons = (
                 dict.fromkeys(following.lost, _LOST)
@@ -332,7 +341,7 @@ class _PartPlanner:
         offloaded = self._offloaded
         for mirror in offloaded if 1 < len(offloaded) <= _MOST_ROUNDS else ():
             try:
-                make_rules(self._topology, {mirror.uuid}, Following())
+                make_rules(self._topology, {mirror.uuid}, TraversalState())
             except Exception as fault:
                 self._leave(mirror, self._fault(mirror, fault))
         try:
@@ -352,14 +361,14 @@ class _PartPlanner:
         for mirror in self._offloaded:
             self._leave(mirror, "too many mirrors that share ports depend on each other")
 
-    def _settle(self, mirror: Mirror, verdict: Verdict) -> None:
-        if verdict.state == NATIVE and self._judge.lacks_room(mirror):
+    def _settle(self, mirror: Mirror, decision: OffloadDecision) -> None:
+        if decision.state == NATIVE and self._checker.lacks_room(mirror):
             reason = f"Open vSwitch takes {MAX_NATIVE_MIRRORS} mirrors on a bridge, and not this"
-            verdict = Verdict(INVALID, reason)
-        self.verdicts[mirror.uuid] = verdict
+            decision = OffloadDecision(INVALID, reason)
+        self.decisions[mirror.uuid] = decision
 
     def _leave(self, mirror: Mirror, reason: str) -> None:
-        self._settle(mirror, Verdict(NATIVE, printable(reason)))
+        self._settle(mirror, OffloadDecision(NATIVE, printable(reason)))
 
     # Mirrors beside each other.
 
@@ -369,7 +378,7 @@ class _PartPlanner:
             if not self._offloaded:
                 return
             changed = False
-            native = _Natives(self._topology, self._mirrors, self.verdicts)
+            native = _Natives(self._topology, self._mirrors, self.decisions)
             for mirror in self._offloaded:
                 try:
                     reason = self._tie(mirror, native)
@@ -436,7 +445,7 @@ class _PartPlanner:
         for uuid in selected:
             for place in self._copying_to.get(uuid, ()):
                 other = self._mirrors[place]
-                if other is not mirror and self.verdicts[other.uuid].state == OFFLOADED:
+                if other is not mirror and self.decisions[other.uuid].state == OFFLOADED:
                     found.append((place, uuid, ""))
                     break
             if uuid in native.changing:
@@ -485,7 +494,7 @@ class _PartPlanner:
                 if device is None or device.ifindex not in finished:
                     continue
                 try:
-                    self._judge.check_hook(device.ifindex, interface, f"output port {port.name}")
+                    self._checker.check_hook(device.ifindex, interface, f"output port {port.name}")
                 except NotOffloadedError as why:
                     yield from ((mirror, str(why)) for mirror in finished[device.ifindex])
 
@@ -509,7 +518,10 @@ class _Natives:
     """The mirrors that OVS keeps, by what ties others to them: the first of each kind."""
 
     def __init__(
-        self, topology: Topology, mirrors: Sequence[Mirror], verdicts: Mapping[UUID, Verdict]
+        self,
+        topology: Topology,
+        mirrors: Sequence[Mirror],
+        decisions: Mapping[UUID, OffloadDecision],
     ) -> None:
         self._topology = topology
         self._mirrors = mirrors
@@ -519,7 +531,7 @@ class _Natives:
         """By output: the place of one that copies to it."""
         self.changing: dict[UUID, int] = {}
         """By output: the place of one whose copies leave there otherwise than packets did."""
-        here = [n for n, each in enumerate(mirrors) if verdicts[each.uuid].state == NATIVE]
+        here = [n for n, each in enumerate(mirrors) if decisions[each.uuid].state == NATIVE]
         for place in here:
             self._by_output.setdefault(_output_of(mirrors[place]), place)
             for uuid in topology.destination_uuids(mirrors[place]):

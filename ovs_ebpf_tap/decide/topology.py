@@ -136,7 +136,7 @@ def _may_be_of(interface: Interface, datapath_type: str, device: Device) -> bool
 
 
 @dataclass(frozen=True)
-class Part:
+class MirrorComponent:
     """Mirrors of a bridge that share ports, directly or through others, and these ports."""
 
     ports: tuple[SeenPort, ...]
@@ -147,7 +147,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Common:
+class BridgeContext:
     """What the mirrors of all parts of a bridge have in common."""
 
     db: Database
@@ -174,7 +174,7 @@ class Common:
     """The name of a protected port that is no output port."""
 
 
-class Layout:
+class BridgePorts:
     """Mirrors of a bridge, and the ports that they may refer to."""
 
     def __init__(self, seen: Mapping[UUID, SeenPort], mirrors: Sequence[Mirror]) -> None:
@@ -235,10 +235,10 @@ class Layout:
 
     # Parts.
 
-    def split(self) -> list[Part]:
+    def split(self) -> list[MirrorComponent]:
         """The parts: what is copied in one of them is of no consequence in another."""
         if any(map(self._may_see_all, self.mirrors)):
-            return [Part(tuple(self.seen.values()), tuple(self.mirrors), whole=True)]
+            return [MirrorComponent(tuple(self.seen.values()), tuple(self.mirrors), whole=True)]
         groups: dict[UUID, _Group] = {}
         lonely = []
         for place, mirror in enumerate(self.mirrors):
@@ -284,16 +284,16 @@ class _Group:
         groups.update(dict.fromkeys(small.ports, large))
         return large
 
-    def part(self, seen: Mapping[UUID, SeenPort]) -> Part:
+    def part(self, seen: Mapping[UUID, SeenPort]) -> MirrorComponent:
         ports = tuple(seen[uuid] for uuid in self.ports)
         mirrors = tuple(mirror for _, mirror in sorted(self.mirrors, key=lambda each: each[0]))
-        return Part(ports, mirrors, whole=len(ports) == len(seen))
+        return MirrorComponent(ports, mirrors, whole=len(ports) == len(seen))
 
 
-class Topology(Layout):
+class Topology(BridgePorts):
     """A part of a bridge: mirrors of others, and of other bridges, do not see its packets."""
 
-    def __init__(self, part: Part, common: Common) -> None:
+    def __init__(self, part: MirrorComponent, common: BridgeContext) -> None:
         super().__init__({each.port.uuid: each for each in part.ports}, part.mirrors)
         self.common = common
         self.whole = part.whole

@@ -23,7 +23,7 @@ from ovs_ebpf_tap.model.frame_rewrite import (
     PRIORITY_IF_NONZERO,
     PRIORITY_NEVER,
     TUNNEL,
-    Edit,
+    FrameRewrite,
     vlan_set,
 )
 from ovs_ebpf_tap.model.match import Match
@@ -183,11 +183,11 @@ class Path:
         max_len: int,
         netdev: bool,
         no_dei: bool = False,
-    ) -> Edit:
+    ) -> FrameRewrite:
         """What a copy out of the port needs changed."""
         forced = self.forced and self.vlan is not None
         payload = self.source.mode == FORCED
-        return Edit(
+        return FrameRewrite(
             in_mode=FORCED if forced else self.source.mode,
             in_tag=self.vlan or 0 if forced else self.source.tag,
             in_tpid=self.source.tpid,

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 
 from ovs_ebpf_tap.daemon import control
-from ovs_ebpf_tap.daemon.session import Options, pinned_counters
+from ovs_ebpf_tap.daemon.runtime import Options, pinned_counters
 from ovs_ebpf_tap.daemon.status import MirrorStatus
 from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError, Direction
 from ovs_ebpf_tap.lab.compare import difference

@@ -1,4 +1,4 @@
-"""What is wanted of the kernel, as plain data: hooks with their rules, and a verdict a mirror."""
+"""What is wanted of the kernel, as plain data: hooks with their rules, and a decision a mirror."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 from uuid import UUID
 
-from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, KEEP, Edit
+from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, KEEP, FrameRewrite
 from ovs_ebpf_tap.model.match import Match
 from ovs_ebpf_tap.model.rows import PARKED_VLANS
 from ovs_ebpf_tap.util.text import printable
@@ -41,7 +41,7 @@ class Hook(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Gate:
+class VlanIngressPolicy:
     """Which frames a hook's port admits, and which VLAN they are in there."""
 
     mode: int
@@ -62,7 +62,7 @@ class Rule:
     run: int
     """Tells rules of a group that copy the same packets from its others."""
     arrival: bool
-    edit: Edit
+    edit: FrameRewrite
     to_ingress: bool = False
     once: bool = False
     to_hook: bool = False
@@ -75,7 +75,7 @@ class Rule:
     """The VLANs that are copied; None for all."""
     match: Match | None = None
     """The frames that are copied; None for all."""
-    gate: Gate | None = None
+    gate: VlanIngressPolicy | None = None
     """The hook's, the same for all its rules; None if it admits all."""
 
     @property
@@ -86,7 +86,7 @@ class Rule:
     @property
     def copies_untagged(self) -> bool | None:
         """Whether it copies any frame without a tag, and changes none here; None: it depends."""
-        gate = self.gate or Gate(KEEP, 0)
+        gate = self.gate or VlanIngressPolicy(KEEP, 0)
         if gate.mode not in (KEEP, ACCESS):
             return None
         vlan = 0 if gate.mode == KEEP else gate.tag
@@ -110,7 +110,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class OffloadDecision:
     """Who copies a mirror's packets; `reason` says why not eBPF, or why nobody has to."""
 
     state: str
@@ -119,20 +119,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is wanted: a verdict for each mirror that a bridge refers to, and the rules."""
+    """What is wanted: a decision for each mirror that a bridge refers to, and the rules."""
 
-    verdicts: Mapping[UUID, Verdict] = field(default_factory=dict)
+    decisions: Mapping[UUID, OffloadDecision] = field(default_factory=dict)
     hooks: Mapping[Hook, tuple[Rule, ...]] = field(default_factory=dict)
 
     @cached_property
     def offloaded(self) -> int:
         """How many mirrors are offloaded."""
-        return sum(verdict.state == OFFLOADED for verdict in self.verdicts.values())
+        return sum(decision.state == OFFLOADED for decision in self.decisions.values())
 
 
-OFFLOAD = Verdict(OFFLOADED)
+OFFLOAD = OffloadDecision(OFFLOADED)
 
-NOTHING_SELECTED = Verdict(OFFLOADED, "selects no port")
+NOTHING_SELECTED = OffloadDecision(OFFLOADED, "selects no port")
 
 
 class NotOffloadedError(Exception):
@@ -140,4 +140,4 @@ class NotOffloadedError(Exception):
 
     def __init__(self, reason: str, state: str = NATIVE) -> None:
         super().__init__(reason)
-        self.verdict = Verdict(state, printable(reason))
+        self.decision = OffloadDecision(state, printable(reason))

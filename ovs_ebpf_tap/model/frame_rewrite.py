@@ -46,7 +46,7 @@ def vlan_set(vlans: Iterable[int]) -> int:
 
 
 @dataclass(frozen=True)
-class Edit:
+class FrameRewrite:
     """What a copy needs changed; `limit` is how many tags OVS looks at, `snaplen` 0 for all."""
 
     in_mode: int

@@ -38,7 +38,7 @@ class PortEdit:
 
 
 @dataclass(frozen=True)
-class Edits:
+class Transaction:
     """One transaction; `reconfigure` asks ovs-vswitchd to say when it has taken it in."""
 
     mirrors: tuple[MirrorEdit, ...] = ()

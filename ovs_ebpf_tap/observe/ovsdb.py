@@ -30,7 +30,7 @@ import structlog
 
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.rows import Bridge, Database, Interface, Mirror, Port
-from ovs_ebpf_tap.model.transaction import Edits, MirrorEdit
+from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 from ovs_ebpf_tap.observe import rpc
 from ovs_ebpf_tap.util.text import printable
 from ovs_ebpf_tap.util.timers import wake_at
@@ -450,7 +450,7 @@ class Ovsdb:
         hangs = self._txn is not None and time.monotonic() >= self._begun + _SILENCE
         return hangs or not self.connected
 
-    def taken_in(self, db: Database) -> bool:
+    def applied(self, db: Database) -> bool:
         """Whether ovs-vswitchd has taken in the last transaction that asked for it."""
         # A database that was put back to an earlier state counts from there.
         target = min(self.last_reconfigure, db.next_cfg) or db.next_cfg
@@ -519,7 +519,7 @@ class Ovsdb:
 
     # Writing.
 
-    def commit(self, edits: Edits) -> None:
+    def commit(self, edits: Transaction) -> None:
         """Starts a transaction; rows that are gone by now are passed over.
 
         A Mirror whose `select_vlan` changed meanwhile makes it fail, and nothing is written.

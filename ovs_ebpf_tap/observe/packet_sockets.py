@@ -89,7 +89,7 @@ def open_sockets() -> dict[int, int] | None:
     return found
 
 
-class Draining:
+class SocketDrain:
     """Waits until Open vSwitch has dealt with what waited for it on these devices."""
 
     def __init__(self, ifindexes: Collection[int]) -> None:

@@ -148,11 +148,11 @@ def _fate(kind: str, options: Mapping[int, bytes]) -> tuple[bool, bool, str]:
     takes = ends = False
     names = []
     for name, parameters in actions:
-        verdicts, words = _verdicts(name, dict(links.attributes(parameters, 0)))
+        decisions, words = _decisions(name, dict(links.attributes(parameters, 0)))
         names.append(words)
-        takes |= any(verdict in _TAKING for verdict in verdicts)
-        onward = {each for each in verdicts if each == _PIPE or each >> 28 == _JUMP}
-        ends |= any(each not in (_UNSPEC, *_TAKING) for each in verdicts - onward)
+        takes |= any(decision in _TAKING for decision in decisions)
+        onward = {each for each in decisions if each == _PIPE or each >> 28 == _JUMP}
+        ends |= any(each not in (_UNSPEC, *_TAKING) for each in decisions - onward)
         if not onward:
             break
     else:
@@ -166,23 +166,23 @@ def _actions(nested: bytes) -> Iterator[tuple[str, bytes]]:
         yield _text(action.get(_ACT_KIND, b"")), action.get(_ACT_OPTIONS, b"")
 
 
-def _verdicts(name: str, options: Mapping[int, bytes]) -> tuple[set[int], str]:
-    """The verdicts that an action may give, and what it is; of an unknown one, that it goes on."""
+def _decisions(name: str, options: Mapping[int, bytes]) -> tuple[set[int], str]:
+    """The decisions that an action may give, and what it is; of an unknown one, that it goes on."""
     if name == "police":
         return _police(options)
     parameters = options.get(_PARAMETERS.get(name, -1))
     if parameters is None:
         return {_PIPE}, name
-    verdicts = {_CONTROL.unpack_from(parameters)[0]}
+    decisions = {_CONTROL.unpack_from(parameters)[0]}
     if name == "mirred":
         if _MIRRED.unpack_from(parameters)[0] in _REDIRECTS:
             return {_TAKING[1]}, "redirect"
-        return verdicts, "mirror"
+        return decisions, "mirror"
     if name == "gact":
         if _GACT_PROBABILITY in options:
-            verdicts.add(_PROBABLE.unpack(options[_GACT_PROBABILITY])[2])
-        return verdicts, "drop" if _TAKING[0] in verdicts else "gact"
-    return verdicts, name
+            decisions.add(_PROBABLE.unpack(options[_GACT_PROBABILITY])[2])
+        return decisions, "drop" if _TAKING[0] in decisions else "gact"
+    return decisions, name
 
 
 def _police(options: Mapping[int, bytes]) -> tuple[set[int], str]:

@@ -23,7 +23,7 @@ import ovs.stream
 
 from ovs_ebpf_tap.observe import rpc
 from ovs_ebpf_tap.observe.openflow import RevalidationRequest, management_socket, may_serve
-from ovs_ebpf_tap.util.reserve_fd import Spare
+from ovs_ebpf_tap.util.reserve_fd import ReserveFd
 from ovs_ebpf_tap.util.timers import wake_at
 
 _WAIT = "revalidator/wait"
@@ -70,7 +70,9 @@ class Revalidation:
     for, however long that takes, and for rounds of its own.
     """
 
-    def __init__(self, run_dir: Path, bridges: Collection[str], spare: Spare | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, bridges: Collection[str], spare: ReserveFd | None = None
+    ) -> None:
         """`run_dir` is where the Open vSwitch has its pid files and sockets.
 
         `bridges` are names, one of each datapath whose flows are to be revalidated. It borrows the

@@ -6,7 +6,7 @@ import contextlib
 import os
 
 
-class Spare:
+class ReserveFd:
     """Keeps one open, which can be lent to one that needs it to go on."""
 
     def __init__(self) -> None:

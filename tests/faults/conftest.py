@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from faults.fault import Fault
-from faults.ground import Ground
 from faults.table import PROPERTY
+from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.kernel import attachments
 
 
@@ -23,16 +23,16 @@ class _Grounds:
     """One ground for each kind of hooks, for many tests."""
 
     def __init__(self) -> None:
-        self._free: dict[str, Ground] = {}
+        self._free: dict[str, Testbed] = {}
 
-    def take(self, attach: str) -> Ground:
+    def take(self, attach: str) -> Testbed:
         ground = self._free.pop(attach, None)
         if ground is None:
-            ground = Ground(attach)
+            ground = Testbed(attach)
             ground.open()
         return ground
 
-    def give_back(self, ground: Ground) -> None:
+    def give_back(self, ground: Testbed) -> None:
         try:
             ground.reset()
         except BaseException:
@@ -53,7 +53,7 @@ def grounds() -> Iterator[_Grounds]:
 
 
 @pytest.fixture
-def bare_ground(grounds: _Grounds, request: pytest.FixtureRequest) -> Iterator[Ground]:
+def bare_ground(grounds: _Grounds, request: pytest.FixtureRequest) -> Iterator[Testbed]:
     """A ground without mirror and sidecar; the parameter is the kind of hooks."""
     ground = grounds.take(getattr(request, "param", attachments()[0]))
     yield ground
@@ -61,7 +61,7 @@ def bare_ground(grounds: _Grounds, request: pytest.FixtureRequest) -> Iterator[G
 
 
 @pytest.fixture
-def ground(bare_ground: Ground) -> Ground:
+def ground(bare_ground: Testbed) -> Testbed:
     """A ground with a sidecar that runs, and the mirror offloaded."""
     bare_ground.tap.start()
     bare_ground.mirror()
@@ -69,7 +69,7 @@ def ground(bare_ground: Ground) -> Ground:
 
 
 @pytest.fixture
-def fault(bare_ground: Ground, request: pytest.FixtureRequest) -> Fault:
+def fault(bare_ground: Testbed, request: pytest.FixtureRequest) -> Fault:
     """A fault on the ground, which adds a line to the table."""
     properties = request.node.user_properties
     return Fault(bare_ground, lambda outcome: properties.append((PROPERTY, outcome)))

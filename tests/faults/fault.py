@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
-from faults.ground import Ground
+from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.capture import Capture, Direction
 from ovs_ebpf_tap.lab.frames import parse_seq
 from ovs_ebpf_tap.lab.traffic import Stream
@@ -45,7 +45,7 @@ class Outcome:
     fault: str
     sent: int
     missing: int
-    dark: int
+    blackout: int
     """Missing, but nobody was to copy them."""
     doubled: int
     longest: float
@@ -101,7 +101,7 @@ class During:
     """What it came to, after the block."""
 
     @contextlib.contextmanager
-    def dark(self) -> Iterator[None]:
+    def blackout(self) -> Iterator[None]:
         """Neither OVS nor hooks can copy what is sent in this block: it may be missing."""
         span = Span()
         self._dark.append(span)
@@ -138,7 +138,7 @@ class _Seen:
 class Fault:
     """Call it with the fault's name, for the block in which the fault is there."""
 
-    def __init__(self, ground: Ground, tell: Callable[[dict[str, object]], None]) -> None:
+    def __init__(self, ground: Testbed, tell: Callable[[dict[str, object]], None]) -> None:
         self._ground = ground
         self._tell = tell
 
@@ -167,7 +167,7 @@ class Fault:
             {number: whens[0] for number, whens in _by_number(sent, stream).items()},
             _by_number(copies, stream),
         )
-        # In the dark, a device without a carrier takes frames that it does not send.
+        # In the blackout, a device without a carrier takes frames that it does not send.
         assert len(seen.sent) == stream.sent or during._dark
         during.outcome = outcome = _outcome(
             name, moves, seen, during, right, max(0, ground.dropped() - dropped)
@@ -182,7 +182,7 @@ class Fault:
         )
 
 
-def _await_right(ground: Ground) -> float:
+def _await_right(ground: Testbed) -> float:
     """Waits until all is right for a while; returns since when."""
     deadline = time.monotonic() + patience(_PATIENCE)
     since = None
@@ -221,8 +221,8 @@ def _outcome(
     It does while a qdisc is replaced there, as ovs-vswitchd does when it starts.
     """
     missing = seen.missing()
-    dark = [when for when in missing if any(span.covers(when) for span in during._dark)]
-    dark += [when for when in missing if when not in dark][:dropped]
+    blackout = [when for when in missing if any(span.covers(when) for span in during._dark)]
+    blackout += [when for when in missing if when not in blackout][:dropped]
     doubled = seen.doubled()
     excused = [when for when in doubled if any(span.covers(when) for span in during._unattended)]
     attended = sorted(set(doubled) - set(excused))
@@ -230,8 +230,8 @@ def _outcome(
     return Outcome(
         fault=name,
         sent=len(seen.sent),
-        missing=len(missing) - len(dark),
-        dark=len(dark),
+        missing=len(missing) - len(blackout),
+        blackout=len(blackout),
         doubled=len(doubled) - len(excused),
         longest=max((run[-1] - run[0] for run in _runs(attended)), default=0.0),
         unattended=len(excused),

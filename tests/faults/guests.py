@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 
-from faults.ground import Ground
+from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.switch import Host, Switch
@@ -24,7 +24,7 @@ _PROBE = 7
 
 
 @contextlib.contextmanager
-def guest(ground: Ground, name: str) -> Iterator[Host]:
+def guest(ground: Testbed, name: str) -> Iterator[Host]:
     """A host with a port of its own, removed at the end."""
     host = ground.switch.add_host(name, with_ip=False)
     try:
@@ -64,7 +64,7 @@ def reopen(switch: Switch, host: Host) -> None:
         switch.vsctl("set", "Interface", host.port, f"ofport_request={number}")
 
 
-def await_copies(ground: Ground, sender: Host, output: Host, seconds: float = 2 * LATE) -> float:
+def await_copies(ground: Testbed, sender: Host, output: Host, seconds: float = 2 * LATE) -> float:
     """Waits until what is sent is copied; returns how many seconds that took."""
     started = time.monotonic()
     with Capture.of(output) as copies:

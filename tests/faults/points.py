@@ -19,7 +19,7 @@ from typing import Any
 from ovs_ebpf_tap import cli
 from ovs_ebpf_tap.apply import datapath, leftovers
 from ovs_ebpf_tap.commands import release
-from ovs_ebpf_tap.daemon import control, session, sidecar
+from ovs_ebpf_tap.daemon import control, runtime, sidecar
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.model import transaction
 from ovs_ebpf_tap.model.rows import SELECT_VLAN_KEY
@@ -83,11 +83,11 @@ def _after(owner: Any, name: str, is_meant: _Call = _always, nth: int = 1) -> Po
     return Point(owner, name, True, is_meant, nth)
 
 
-def _parks(_: Any, edits: transaction.Edits) -> bool:
+def _parks(_: Any, edits: transaction.Transaction) -> bool:
     return any(SELECT_VLAN_KEY in edit.set_ids for edit in edits.mirrors)
 
 
-def _gives_back(_: Any, edits: transaction.Edits) -> bool:
+def _gives_back(_: Any, edits: transaction.Transaction) -> bool:
     return any(SELECT_VLAN_KEY in edit.delete_ids for edit in edits.mirrors)
 
 
@@ -112,7 +112,7 @@ POINTS = {
     "rows read": _after(ovsdb.Ovsdb, "snapshot"),
     "first pass made": _after(sidecar.Sidecar, "_pass"),
     # Adopting an older build.
-    "older build found": _after(session, "older_builds"),
+    "older build found": _after(runtime, "older_builds"),
     "older qdisc noted": _after(datapath.Datapath, "_note_qdisc"),
     "older hooks taken over": _after(datapath.Datapath, "_ensure", _has_hooks),
     "older counters taken over": _after(datapath.Datapath, "_take_count"),
@@ -153,13 +153,13 @@ POINTS = {
     "waiting for revalidators": _after(vswitchd.Revalidation, "_start"),
     "flow_mod about to be sent": _before(ofp, "delete_none"),
     # Ending.
-    "all given back": _after(session.Parts, "give_back"),
+    "all given back": _after(runtime.Runtime, "give_back"),
     "control socket closed": _after(control.Server, "close"),
-    "keys about to be forgotten": _before(session, "forget_edits"),
-    "keys forgotten": _after(session.Parts, "forget"),
-    "pins about to be removed": _before(session.Parts, "remove_all"),
+    "keys about to be forgotten": _before(runtime, "forget_edits"),
+    "keys forgotten": _after(runtime.Runtime, "forget"),
+    "pins about to be removed": _before(runtime.Runtime, "remove_all"),
     "half of the pins removed": _after(os, "unlink", nth=8),
-    "pins removed": _after(session.Parts, "remove_all"),
+    "pins removed": _after(runtime.Runtime, "remove_all"),
     "command gave all back": _after(release, "_give_back"),
     "command about to forget keys": _before(release, "forget_edits"),
     "leftovers about to be removed": _before(leftovers, "remove"),

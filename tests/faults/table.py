@@ -14,7 +14,7 @@ _COLUMNS = (
     "fault",
     "frames",
     "missing",
-    "dark",
+    "blackout",
     "doubled",
     "for ms",
     "unattended",
@@ -37,7 +37,7 @@ def print_table(terminalreporter: Any) -> None:
         )
     late = sum(outcome.is_late for outcome in outcomes)
     for line in (
-        "dark: missing while nobody could copy, or dropped at the output's device; unattended:",
+        "blackout: missing while nobody could copy, or dropped at the output's device; unattended:",
         "doubled from the moment on that a transition began in which the sidecar was killed,",
         "until the next one had ended it",
         f"{late} of {len(outcomes)} doubled for over {DOUBLED:g} s a transition, or took over "
@@ -51,7 +51,7 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
         outcome.fault,
         str(outcome.sent),
         str(outcome.missing),
-        str(outcome.dark),
+        str(outcome.blackout),
         str(outcome.doubled),
         f"{outcome.longest * 1e3:.0f}",
         str(outcome.unattended),

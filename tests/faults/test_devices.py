@@ -10,7 +10,6 @@ from collections.abc import Callable
 import pytest
 
 from faults.fault import Fault
-from faults.ground import Ground
 from faults.guests import (
     LATE,
     await_copies,
@@ -20,6 +19,7 @@ from faults.guests import (
     remove_device,
     reopen,
 )
+from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.switch import Host, Switch
@@ -56,7 +56,7 @@ def test_what_was_told_before_the_loss_counts_no_more() -> None:
             netlink.close()
 
 
-def test_netlink_overrun(ground: Ground, fault: Fault, figure: Figure) -> None:
+def test_netlink_overrun(ground: Testbed, fault: Fault, figure: Figure) -> None:
     """Among what was lost: a source's device is another one, a mirror of another is new."""
     switch = ground.switch
     with guest(ground, "x") as x:
@@ -84,7 +84,7 @@ def test_netlink_overrun(ground: Ground, fault: Fault, figure: Figure) -> None:
 
 @pytest.mark.parametrize("pause", [0.1, 0.0], ids=["later", "at_once"])
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
-def test_a_source_is_made_anew(ground: Ground, fault: Fault, figure: Figure, pause: float) -> None:
+def test_a_source_is_made_anew(ground: Testbed, fault: Fault, figure: Figure, pause: float) -> None:
     """What others send is copied meanwhile, with the same mirror.
 
     In the userspace datapath, it is Open vSwitch's for as long as the device is gone.
@@ -111,7 +111,7 @@ def test_a_source_is_made_anew(ground: Ground, fault: Fault, figure: Figure, pau
 
 
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
-def test_an_output_is_made_anew(ground: Ground, fault: Fault, figure: Figure) -> None:
+def test_an_output_is_made_anew(ground: Testbed, fault: Fault, figure: Figure) -> None:
     """Another mirror of the same source, to another output, goes on."""
     switch = ground.switch
     with guest(ground, "y") as y:
@@ -133,12 +133,12 @@ PORTS = ["a0", "b0", "m0"]
 
 
 @pytest.mark.parametrize("device", PORTS)
-def test_a_device_is_elsewhere_for_a_while(ground: Ground, fault: Fault, device: str) -> None:
+def test_a_device_is_elsewhere_for_a_while(ground: Testbed, fault: Fault, device: str) -> None:
     switch = ground.switch
     with (
         Netns("elsewhere") as elsewhere,
         fault(f"{device} is in another namespace") as during,
-        during.dark(),
+        during.blackout(),
     ):
         switch.ns.run("ip", "link", "set", device, "netns", elsewhere.path.name)
         time.sleep(0.2)
@@ -150,12 +150,12 @@ def test_a_device_is_elsewhere_for_a_while(ground: Ground, fault: Fault, device:
 
 
 @pytest.mark.parametrize("device", PORTS)
-def test_a_device_has_another_name_for_a_while(ground: Ground, fault: Fault, device: str) -> None:
+def test_a_device_has_another_name_for_a_while(ground: Testbed, fault: Fault, device: str) -> None:
     """Open vSwitch goes on with it, also where it looks at its ports again."""
     switch = ground.switch
     with fault(f"{device} is called otherwise") as during, contextlib.ExitStack() as stack:
         if not is_renamed_while_up(switch):  # Then it is no port of Open vSwitch's any more.
-            stack.enter_context(during.dark())
+            stack.enter_context(during.blackout())
         rename(switch, device, "other0")
         time.sleep(0.2)
         switch.vsctl("set", "Port", "b0", "external_ids:a=b")
@@ -207,7 +207,7 @@ def test_former_names() -> None:
 # Ports.
 
 
-def test_a_source_port_is_removed_and_added(ground: Ground, fault: Fault) -> None:
+def test_a_source_port_is_removed_and_added(ground: Testbed, fault: Fault) -> None:
     """Mirrors refer to it no more, and then again, while others are sources all the time."""
     switch = ground.switch
     with guest(ground, "x") as x:
@@ -221,10 +221,10 @@ def test_a_source_port_is_removed_and_added(ground: Ground, fault: Fault) -> Non
                 assert await_copies(ground, x, ground.monitor) < patience(LATE)
 
 
-def test_the_only_source_port_is_removed_and_added(ground: Ground, fault: Fault) -> None:
+def test_the_only_source_port_is_removed_and_added(ground: Testbed, fault: Fault) -> None:
     """A mirror without sources selects nothing, and is offloaded as such."""
     switch = ground.switch
-    with fault("the only source port is removed and added") as during, during.dark():
+    with fault("the only source port is removed and added") as during, during.blackout():
         switch.vsctl("del-port", "br0", "a0")
         time.sleep(0.1)
         set_port(switch, "select_src_port", ground.a)
@@ -232,9 +232,9 @@ def test_the_only_source_port_is_removed_and_added(ground: Ground, fault: Fault)
         await_copies(ground, ground.a, ground.monitor)
 
 
-def test_the_output_port_is_removed_and_added(ground: Ground, fault: Fault) -> None:
+def test_the_output_port_is_removed_and_added(ground: Testbed, fault: Fault) -> None:
     switch = ground.switch
-    with fault("the output port is removed and added") as during, during.dark():
+    with fault("the output port is removed and added") as during, during.blackout():
         switch.vsctl("del-port", "br0", "m0")
         ground.tap.wait_state("m", "invalid")
         set_port(switch, "output_port", ground.monitor)

@@ -17,8 +17,8 @@ import pytest
 
 import ovs_ebpf_tap
 from faults.fault import RATE, During, Fault
-from faults.ground import Ground
 from faults.guests import index_of
+from faults.testbed import Testbed
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.names import unique_name
@@ -39,7 +39,7 @@ _AGAIN = 10.0  # seconds until a test waits no more for hooks
 
 
 @contextlib.contextmanager
-def hooks_lost(ground: Ground, fault: Fault, name: str) -> Iterator[None]:
+def hooks_lost(ground: Testbed, fault: Fault, name: str) -> Iterator[None]:
     """A fault in which links are removed; nobody copies until there are others."""
     before = link_ids(ground.switch)
 
@@ -48,7 +48,7 @@ def hooks_lost(ground: Ground, fault: Fault, name: str) -> Iterator[None]:
         # Those that were removed may be there for a moment.
         return len(there) == len(before) and not there & before
 
-    with fault(name) as during, during.dark():
+    with fault(name) as during, during.blackout():
         yield
         during.ended()
         wait_for(are_back, _AGAIN, "hooks that are back")
@@ -69,21 +69,21 @@ def link_ids(switch: Switch) -> set[int]:
     return switch.ns.call(query)
 
 
-def links(ground: Ground) -> list[Path]:
+def links(ground: Testbed) -> list[Path]:
     found = list((ground.tap.pin_dir / programs.LINKS).iterdir())
     assert found
     return found
 
 
 @only_tcx
-def test_links_are_unpinned(ground: Ground, fault: Fault) -> None:
+def test_links_are_unpinned(ground: Testbed, fault: Fault) -> None:
     with hooks_lost(ground, fault, "the links' pins are removed"):
         for pin in links(ground):
             pin.unlink()
 
 
 @only_tcx
-def test_links_are_detached(ground: Ground, fault: Fault) -> None:
+def test_links_are_detached(ground: Testbed, fault: Fault) -> None:
     with hooks_lost(ground, fault, "the links are detached"):
         for pin in links(ground):
             fd = bpf.get(pin)
@@ -92,13 +92,13 @@ def test_links_are_detached(ground: Ground, fault: Fault) -> None:
 
 
 @only_tcx
-def test_the_directory_of_links_is_removed(ground: Ground, fault: Fault) -> None:
+def test_the_directory_of_links_is_removed(ground: Testbed, fault: Fault) -> None:
     with hooks_lost(ground, fault, "the links' directory is removed"):
         shutil.rmtree(ground.tap.pin_dir / programs.LINKS)
 
 
 @with_both
-def test_all_pins_are_removed(ground: Ground, fault: Fault) -> None:
+def test_all_pins_are_removed(ground: Testbed, fault: Fault) -> None:
     """Programs and maps live on where they are used; the next start is to find them."""
     if ground.attach == TCX:
         with hooks_lost(ground, fault, "all pins are removed"):
@@ -112,29 +112,29 @@ def test_all_pins_are_removed(ground: Ground, fault: Fault) -> None:
         ground.tap.start()
 
 
-def tc(ground: Ground, *words: str) -> None:
+def tc(ground: Testbed, *words: str) -> None:
     ground.switch.ns.run("tc", *words)
 
 
 @with_clsact
-def test_filters_are_removed(ground: Ground, fault: Fault) -> None:
+def test_filters_are_removed(ground: Testbed, fault: Fault) -> None:
     before = filters(ground)
-    with fault("the filter is removed") as during, during.dark():
+    with fault("the filter is removed") as during, during.blackout():
         tc(ground, "filter", "del", "dev", "a0", "ingress")
         during.ended()
         wait_for(lambda: filters(ground) == before, _AGAIN, "a filter that is back")
         time.sleep(0.02)
 
 
-def filters(ground: Ground) -> int:
+def filters(ground: Testbed) -> int:
     shown = ground.switch.ns.run("tc", "filter", "show", "dev", "a0", "ingress").stdout
     return shown.count(" bpf ")
 
 
 @with_clsact
-def test_the_qdisc_is_removed(ground: Ground, fault: Fault) -> None:
+def test_the_qdisc_is_removed(ground: Testbed, fault: Fault) -> None:
     before = filters(ground)
-    with fault("the qdisc is removed") as during, during.dark():
+    with fault("the qdisc is removed") as during, during.blackout():
         tc(ground, "qdisc", "del", "dev", "a0", "clsact")
         during.ended()
         wait_for(lambda: filters(ground) == before, _AGAIN, "a filter that is back")
@@ -142,10 +142,10 @@ def test_the_qdisc_is_removed(ground: Ground, fault: Fault) -> None:
 
 
 @with_clsact
-def test_the_qdisc_is_replaced(ground: Ground, fault: Fault) -> None:
+def test_the_qdisc_is_replaced(ground: Testbed, fault: Fault) -> None:
     """Somebody clears the device and begins anew, as agents do at their start."""
     before = filters(ground)
-    with fault("the qdisc is removed and made by somebody else") as during, during.dark():
+    with fault("the qdisc is removed and made by somebody else") as during, during.blackout():
         tc(ground, "qdisc", "del", "dev", "a0", "clsact")
         with contextlib.suppress(RuntimeError):  # We may have been faster.
             tc(ground, "qdisc", "add", "dev", "a0", "clsact")
@@ -155,7 +155,7 @@ def test_the_qdisc_is_replaced(ground: Ground, fault: Fault) -> None:
 
 
 @only_tcx
-def test_the_bpffs_is_unmounted(bare_ground: Ground, fault: Fault) -> None:
+def test_the_bpffs_is_unmounted(bare_ground: Testbed, fault: Fault) -> None:
     """In a mount namespace of the sidecar's own, whose mounts nobody else sees."""
     tap = bare_ground.tap
     own = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
@@ -181,13 +181,13 @@ NEXT, PASS = -1, 0
 
 
 class Counting:
-    """A program that counts packets and returns a verdict, on the ingress of a device."""
+    """A program that counts packets and returns a decision, on the ingress of a device."""
 
-    def __init__(self, verdict: int) -> None:
+    def __init__(self, decision: int) -> None:
         self._map = bpf.Map(bpf.create_map(bpf.MapLayout(_ARRAY, 4, 8, 1, 0), "counting"))
-        self._fds = [bpf.load_classifier(_counting(self._map.fd, verdict), "counting")]
+        self._fds = [bpf.load_classifier(_counting(self._map.fd, decision), "counting")]
 
-    def on_tcx(self, ground: Ground, device: str, *, first: bool) -> None:
+    def on_tcx(self, ground: Testbed, device: str, *, first: bool) -> None:
         """Before all programs that are there, or behind."""
         index = index_of(ground.switch, device)
         flags = _BEFORE if first else 0
@@ -196,7 +196,7 @@ class Counting:
             lambda: bpf._bpf(bpf._LINK_CREATE, attributes, size=64)[:1]
         )
 
-    def on_clsact(self, ground: Ground, device: str, priority: int) -> None:
+    def on_clsact(self, ground: Testbed, device: str, priority: int) -> None:
         """As a filter, which stays after `close`."""
         pin = BPFFS / unique_name("counting")
         bpf.pin(self._fds[0], pin)
@@ -219,7 +219,7 @@ class Counting:
         self._map.close()
 
 
-def _counting(fd: int, verdict: int) -> bytes:
+def _counting(fd: int, decision: int) -> bytes:
     instruction = struct.Struct("=BBhi")
     return b"".join(
         instruction.pack(*each)
@@ -228,7 +228,7 @@ def _counting(fd: int, verdict: int) -> bytes:
             (0, 0, 0, 0),
             (0xB7, 2, 0, 1),  # r2 = 1
             (0xDB, 2 << 4 | 1, 0, 0),  # lock *(u64 *)r1 += r2
-            (0xB7, 0, 0, verdict),  # r0 = verdict
+            (0xB7, 0, 0, decision),  # r0 = decision
             (0x95, 0, 0, 0),  # exit
         )
     )
@@ -250,7 +250,7 @@ def assert_counting(*programs: Counting) -> None:
 
 @only_tcx
 @pytest.mark.parametrize("order", ["around", "before"])
-def test_others_on_a_tcx_hook(ground: Ground, fault: Fault, order: str) -> None:
+def test_others_on_a_tcx_hook(ground: Testbed, fault: Fault, order: str) -> None:
     """Around ours; or both there before ours, where nobody behind the last sees a packet."""
     with others() as (first, last), fault(f"others' programs on TCX: {order} ours"):
         if order == "before":
@@ -263,7 +263,7 @@ def test_others_on_a_tcx_hook(ground: Ground, fault: Fault, order: str) -> None:
 
 
 @with_both
-def test_others_on_a_clsact_qdisc(ground: Ground, fault: Fault) -> None:
+def test_others_on_a_clsact_qdisc(ground: Testbed, fault: Fault) -> None:
     """Around ours, on the same qdisc where that is ours, too; they come, stay, and go."""
     with others() as (first, last), fault(f"others' filters on clsact, {ground.attach}"):
         ground.switch.ns.run("tc", "qdisc", "add", "dev", "a0", "clsact", check=False)
@@ -281,7 +281,7 @@ def test_others_on_a_clsact_qdisc(ground: Ground, fault: Fault) -> None:
 
 
 @with_both
-def test_policing(ground: Ground, fault: Fault) -> None:
+def test_policing(ground: Testbed, fault: Fault) -> None:
     """On clsact, a port that is policed has its mirrors copied by Open vSwitch.
 
     On TCX with the kernel's datapath, too: it gets what passes.
@@ -296,7 +296,7 @@ def test_policing(ground: Ground, fault: Fault) -> None:
             ground.tap.wait_state("m", "offloaded")
 
 
-def qdiscs(ground: Ground) -> str:
+def qdiscs(ground: Testbed) -> str:
     return ground.switch.ns.run("tc", "qdisc", "show", "dev", "a0").stdout
 
 
@@ -326,7 +326,7 @@ def remove_internal_qdiscs(switch: Switch) -> None:
 
 
 @with_both
-def test_qos(ground: Ground, fault: Fault) -> None:
+def test_qos(ground: Testbed, fault: Fault) -> None:
     """On the source's and the destination's ports."""
     switch = ground.switch
     queue = ("--id=@q", "create", "QoS", "type=linux-htb", "other-config:max-rate=10000000000")
@@ -338,7 +338,7 @@ def test_qos(ground: Ground, fault: Fault) -> None:
 
 
 @with_both
-def test_hw_offload(ground: Ground, fault: Fault) -> None:
+def test_hw_offload(ground: Testbed, fault: Fault) -> None:
     """It lasts from when it is set until an ovs-vswitchd starts without it."""
     switch = ground.switch
     hardware = "offloaded" if ground.attach == TCX else "native"
@@ -355,7 +355,7 @@ def test_hw_offload(ground: Ground, fault: Fault) -> None:
 
 
 @with_clsact
-def test_hw_offload_between_two_starts(ground: Ground, fault: Fault) -> None:
+def test_hw_offload_between_two_starts(ground: Testbed, fault: Fault) -> None:
     """It is set and unset, and nothing of it is on record but what Open vSwitch does."""
     switch = ground.switch
     with restored(switch), fault("hw-offload on and off in between") as during:
@@ -375,7 +375,7 @@ def test_hw_offload_between_two_starts(ground: Ground, fault: Fault) -> None:
 
 
 @with_clsact
-def test_hw_offload_and_release(ground: Ground, fault: Fault) -> None:
+def test_hw_offload_and_release(ground: Testbed, fault: Fault) -> None:
     """The sidecar was killed before it was set."""
     switch = ground.switch
     with restored(switch), fault("hw-offload on, and released") as during:
@@ -397,12 +397,12 @@ def unset_hw_offload(switch: Switch) -> None:
 
 def set_hw_offload(switch: Switch, during: During) -> None:
     """At once, it adds qdiscs to all devices: the output sends nothing for a moment."""
-    with during.dark():
+    with during.blackout():
         switch.vsctl("set", "Open_vSwitch", ".", "other_config:hw-offload=True")
 
 
 def restart(switch: Switch, during: During) -> None:
     """With hw-offload it adds and removes qdiscs of all devices: the output sends nothing then."""
-    with during.dark():
+    with during.blackout():
         switch.restart_vswitchd()
         time.sleep(0.5)

@@ -12,7 +12,7 @@ import pytest
 
 import ovs_ebpf_tap
 from faults.fault import During, Fault
-from faults.ground import Ground
+from faults.testbed import Testbed
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.lab.kernel import attachments
@@ -66,14 +66,14 @@ def at(*both: str, tcx: tuple[str, ...] = (), clsact: tuple[str, ...] = ()) -> p
     )
 
 
-def start(ground: Ground, point: str, state: str = OFFLOADED, both: bool = True) -> None:
+def start(ground: Testbed, point: str, state: str = OFFLOADED, both: bool = True) -> None:
     """Starts a sidecar that will be killed, and has the mirror in that state."""
     ground.tap.point = point
     ground.tap.start()
     ground.mirror(state=state, dst=[ground.b] if both else [])
 
 
-def kill(ground: Ground, during: During, begin: Callable[[], object]) -> None:
+def kill(ground: Testbed, during: During, begin: Callable[[], object]) -> None:
     """Has the sidecar begin what it is killed in, and starts another."""
     during.unattended()
     ground.tap.arm()
@@ -84,7 +84,7 @@ def kill(ground: Ground, during: During, begin: Callable[[], object]) -> None:
     ground.tap.start()
 
 
-def assert_kept(ground: Ground, hooks: int = _HOOKS) -> None:
+def assert_kept(ground: Testbed, hooks: int = _HOOKS) -> None:
     """There are as many hooks, all known, and nothing half done."""
     pins = ground.tap.pin_dir
     assert hook_count(ground.switch) == hooks
@@ -105,7 +105,7 @@ def assert_kept(ground: Ground, hooks: int = _HOOKS) -> None:
     tcx=("link made",),
     clsact=("qdisc noted", "qdisc made"),
 )
-def test_moving_to_hooks(bare_ground: Ground, fault: Fault, point: str) -> None:
+def test_moving_to_hooks(bare_ground: Testbed, fault: Fault, point: str) -> None:
     ground = bare_ground
     start(ground, point, NATIVE)
     with fault(f"killed moving to hooks, {ground.attach}: {point}") as during:
@@ -119,7 +119,7 @@ def test_moving_to_hooks(bare_ground: Ground, fault: Fault, point: str) -> None:
     tcx=_REMOVING_LINKS,
     clsact=_REMOVING_FILTERS,
 )
-def test_moving_to_open_vswitch(bare_ground: Ground, fault: Fault, point: str) -> None:
+def test_moving_to_open_vswitch(bare_ground: Testbed, fault: Fault, point: str) -> None:
     ground = bare_ground
     start(ground, point)
     with fault(f"killed moving to Open vSwitch, {ground.attach}: {point}") as during:
@@ -128,7 +128,7 @@ def test_moving_to_open_vswitch(bare_ground: Ground, fault: Fault, point: str) -
 
 
 @at(*_ATTACHING, tcx=("link made", "link's program replaced"), clsact=("qdisc made",))
-def test_a_port_is_added(bare_ground: Ground, fault: Fault, point: str) -> None:
+def test_a_port_is_added(bare_ground: Testbed, fault: Fault, point: str) -> None:
     ground = bare_ground
     start(ground, point, both=False)
 
@@ -147,7 +147,7 @@ def test_a_port_is_added(bare_ground: Ground, fault: Fault, point: str) -> None:
     "second entry written",
     "hooks there",
 )
-def test_the_outputs_vlan_changes(bare_ground: Ground, fault: Fault, point: str) -> None:
+def test_the_outputs_vlan_changes(bare_ground: Testbed, fault: Fault, point: str) -> None:
     """Its device's own hook tags copies, and does so no more."""
     ground = bare_ground
     for host in (ground.a, ground.b):
@@ -174,7 +174,7 @@ def test_the_outputs_vlan_changes(bare_ground: Ground, fault: Fault, point: str)
     tcx=_REMOVING_LINKS,
     clsact=_REMOVING_FILTERS,
 )
-def test_release_is_killed(bare_ground: Ground, fault: Fault, point: str) -> None:
+def test_release_is_killed(bare_ground: Testbed, fault: Fault, point: str) -> None:
     """The command, without a sidecar; it is given again."""
     ground, tap = bare_ground, bare_ground.tap
     tap.start()
@@ -194,7 +194,7 @@ def test_release_is_killed(bare_ground: Ground, fault: Fault, point: str) -> Non
 
 
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
-def test_release_without_a_sidecar(bare_ground: Ground, fault: Fault) -> None:
+def test_release_without_a_sidecar(bare_ground: Testbed, fault: Fault) -> None:
     """It moves mirrors as fast as the sidecar does."""
     ground, tap = bare_ground, bare_ground.tap
     tap.start()
@@ -207,7 +207,7 @@ def test_release_without_a_sidecar(bare_ground: Ground, fault: Fault) -> None:
 
 
 @at("giving back sent", "hooks about to go", "keys forgotten", "pins about to be removed")
-def test_a_sidecar_is_killed_that_releases(bare_ground: Ground, fault: Fault, point: str) -> None:
+def test_a_sidecar_is_killed_that_releases(bare_ground: Testbed, fault: Fault, point: str) -> None:
     """The command that has asked for it does it then."""
     ground = bare_ground
     start(ground, point)
@@ -228,7 +228,7 @@ def test_a_sidecar_is_killed_that_releases(bare_ground: Ground, fault: Fault, po
     "programs pinned",
     "programs opened",
 )
-def test_the_first_start(bare_ground: Ground, fault: Fault, point: str) -> None:
+def test_the_first_start(bare_ground: Testbed, fault: Fault, point: str) -> None:
     ground, tap = bare_ground, bare_ground.tap
     ground.switch.mirror("m", src=[ground.a], dst=[ground.b], output=ground.monitor)
     ground.switch.appctl("revalidator/purge")
@@ -240,7 +240,7 @@ def test_the_first_start(bare_ground: Ground, fault: Fault, point: str) -> None:
 
 
 @at(*_STARTING, "first pass made")
-def test_starting_over_offloaded_mirrors(bare_ground: Ground, fault: Fault, point: str) -> None:
+def test_starting_over_offloaded_mirrors(bare_ground: Testbed, fault: Fault, point: str) -> None:
     ground, tap = bare_ground, bare_ground.tap
     tap.start()
     ground.mirror(dst=[ground.b])
@@ -265,7 +265,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @at("hooks there", "parking sent")
 def test_another_build_is_started(
-    bare_ground: Ground, fault: Fault, point: str, older: dict[str, str]
+    bare_ground: Testbed, fault: Fault, point: str, older: dict[str, str]
 ) -> None:
     """The one that was killed was of an older build."""
     ground, tap = bare_ground, bare_ground.tap
@@ -293,7 +293,7 @@ def test_another_build_is_started(
     clsact=("qdisc noted",),
 )
 def test_an_older_build_is_taken_over(
-    bare_ground: Ground, fault: Fault, point: str, older: dict[str, str]
+    bare_ground: Testbed, fault: Fault, point: str, older: dict[str, str]
 ) -> None:
     ground, tap = bare_ground, bare_ground.tap
     tap.start(env=older)
@@ -318,7 +318,7 @@ def test_an_older_build_is_taken_over(
     "control socket closed",
     "lock about to be given back",
 )
-def test_giving_back_at_the_end(bare_ground: Ground, fault: Fault, point: str) -> None:
+def test_giving_back_at_the_end(bare_ground: Testbed, fault: Fault, point: str) -> None:
     ground, tap = bare_ground, bare_ground.tap
     tap.options += ("--on-exit", "restore")
     start(ground, point)
@@ -329,18 +329,18 @@ def test_giving_back_at_the_end(bare_ground: Ground, fault: Fault, point: str) -
 
 
 @at("hooks there", "third program attached", "parking sent", "flow_mod about to be sent")
-def test_told_to_end_moving_to_hooks(bare_ground: Ground, fault: Fault, point: str) -> None:
+def test_told_to_end_moving_to_hooks(bare_ground: Testbed, fault: Fault, point: str) -> None:
     told_to_end(bare_ground, fault, point, OFFLOADED)
     assert_kept(bare_ground)
 
 
 @at("giving back sent", *_REVALIDATING, "hook removed")
-def test_told_to_end_moving_to_open_vswitch(bare_ground: Ground, fault: Fault, point: str) -> None:
+def test_told_to_end_moving_to_open_vswitch(bare_ground: Testbed, fault: Fault, point: str) -> None:
     told_to_end(bare_ground, fault, point, NATIVE)
     assert_kept(bare_ground, 0)
 
 
-def told_to_end(ground: Ground, fault: Fault, point: str, state: str) -> None:
+def told_to_end(ground: Testbed, fault: Fault, point: str, state: str) -> None:
     """It ends the move first: nobody may start another sidecar for long."""
     ground.tap.signal = signal.SIGTERM
     start(ground, point, NATIVE if state == OFFLOADED else OFFLOADED)

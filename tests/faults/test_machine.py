@@ -17,9 +17,9 @@ import pytest
 
 import ovs_ebpf_tap
 from faults.fault import Fault
-from faults.ground import Ground
 from faults.guests import LATE, await_copies, guest, make_device, remove_device, reopen
 from faults.test_devices import EVENTS, make_events
+from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -66,7 +66,7 @@ def full(directory: Path, options: str = "size=16k") -> str:
     )
 
 
-def test_no_room_in_the_run_directory(bare_ground: Ground, fault: Fault) -> None:
+def test_no_room_in_the_run_directory(bare_ground: Testbed, fault: Fault) -> None:
     """There is a lock and a socket, which take no room but their names."""
     tap = bare_ground.tap
     start_with_mounts(tap, full(tap.run_dir))
@@ -77,7 +77,7 @@ def test_no_room_in_the_run_directory(bare_ground: Ground, fault: Fault) -> None
     assert tap.stop() == 0
 
 
-def test_no_names_left_in_the_run_directory(bare_ground: Ground) -> None:
+def test_no_names_left_in_the_run_directory(bare_ground: Testbed) -> None:
     """Then it can't start: it says so in a line, and leaves nothing."""
     tap = bare_ground.tap
     names = f"mkdir -p {tap.run_dir}; mount -t tmpfs -o nr_inodes=2 none {tap.run_dir}"
@@ -93,7 +93,7 @@ def test_no_names_left_in_the_run_directory(bare_ground: Ground) -> None:
     tap.process = None
 
 
-def test_no_room_for_the_cache(bare_ground: Ground, fault: Fault, tmp_path: Path) -> None:
+def test_no_room_for_the_cache(bare_ground: Testbed, fault: Fault, tmp_path: Path) -> None:
     """What was compiled is made anew at the next start; no half of a file is left."""
     tap = bare_ground.tap
     cache = tmp_path / "cache"
@@ -106,7 +106,7 @@ def test_no_room_for_the_cache(bare_ground: Ground, fault: Fault, tmp_path: Path
         pass
 
 
-def test_no_room_for_the_log(bare_ground: Ground, fault: Fault, tmp_path: Path) -> None:
+def test_no_room_for_the_log(bare_ground: Testbed, fault: Fault, tmp_path: Path) -> None:
     """Lines are lost, and nothing else."""
     tap = bare_ground.tap
     logs = tmp_path / "logs"
@@ -118,7 +118,7 @@ def test_no_room_for_the_log(bare_ground: Ground, fault: Fault, tmp_path: Path) 
     assert not has_ended(tap)
 
 
-def test_nobody_reads_the_log(bare_ground: Ground, fault: Fault) -> None:
+def test_nobody_reads_the_log(bare_ground: Testbed, fault: Fault) -> None:
     """The reader of the pipe that its standard error is has gone."""
     tap = bare_ground.tap
     reading, writing = os.pipe()
@@ -153,7 +153,7 @@ def no_descriptors(tap: Tap) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
-def test_no_descriptors_for_moves(ground: Ground, fault: Fault) -> None:
+def test_no_descriptors_for_moves(ground: Testbed, fault: Fault) -> None:
     with (
         fault(f"no descriptors while a mirror is to move, {ground.attach}"),
         no_descriptors(ground.tap),
@@ -165,7 +165,7 @@ def test_no_descriptors_for_moves(ground: Ground, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
-def test_no_descriptors_for_a_device(ground: Ground, fault: Fault) -> None:
+def test_no_descriptors_for_a_device(ground: Testbed, fault: Fault) -> None:
     """A source's device is made anew, and a mirror comes; those that are there do not mind."""
     switch = ground.switch
     with guest(ground, "x") as x, guest(ground, "y") as y:
@@ -185,7 +185,7 @@ def test_no_descriptors_for_a_device(ground: Ground, fault: Fault) -> None:
     assert "Traceback" not in ground.tap.log()
 
 
-def test_no_descriptors_when_notifications_are_lost(ground: Ground, fault: Fault) -> None:
+def test_no_descriptors_when_notifications_are_lost(ground: Testbed, fault: Fault) -> None:
     """It can't list the devices, and tries again."""
     switch = ground.switch
     with guest(ground, "x") as x:
@@ -205,7 +205,7 @@ def test_no_descriptors_when_notifications_are_lost(ground: Ground, fault: Fault
             assert await_copies(ground, x, ground.monitor) < patience(LATE)
 
 
-def test_no_descriptors_for_open_vswitch(ground: Ground, fault: Fault) -> None:
+def test_no_descriptors_for_open_vswitch(ground: Testbed, fault: Fault) -> None:
     """Open vSwitch restarts, and can't be reached; others knock at the control socket."""
     switch = ground.switch
     socket_path = str(ground.tap.run_dir / "ovs-ebpf-tap.ctl")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from faults.fault import Fault
-from faults.ground import Ground
 from faults.guests import KERNELS, LATE, await_copies, guest, make_device, remove_device, reopen
+from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.switch import NEWER_OVS, Switch
@@ -68,14 +68,14 @@ VSWITCHD = [
 
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
 @pytest.mark.parametrize("harm", VSWITCHD, ids=lambda harm: harm.__name__)
-def test_vswitchd(ground: Ground, fault: Fault, harm: Callable[[Switch], None]) -> None:
+def test_vswitchd(ground: Testbed, fault: Fault, harm: Callable[[Switch], None]) -> None:
     with fault(f"ovs-vswitchd: {harm.__name__}, {ground.attach}"):
         harm(ground.switch)
 
 
 @pytest.mark.parametrize("state", ["native", "offloaded"])
 def test_vswitchd_is_killed_in_the_middle_of_a_move(
-    ground: Ground, fault: Fault, state: str
+    ground: Testbed, fault: Fault, state: str
 ) -> None:
     """Neither has hooks and Open vSwitch both stand still: the move ends when it is back."""
     if state == "offloaded":
@@ -89,7 +89,7 @@ def test_vswitchd_is_killed_in_the_middle_of_a_move(
             ground.switch.kill_vswitchd()
         else:
             # While it is away, what is sent is only copied by hooks that are there by then.
-            with during.dark():
+            with during.blackout():
                 ground.switch.vsctl("--no-wait", *change)
                 ground.switch.kill_vswitchd()
                 wait_for(lambda: "offloaded" in ground.tap.log(), what="hooks")
@@ -128,7 +128,7 @@ OVSDB = [Switch.restart_ovsdb, kill_ovsdb, compact, replace_socket, both]
 
 
 @pytest.mark.parametrize("harm", OVSDB, ids=lambda harm: harm.__name__)
-def test_ovsdb(ground: Ground, fault: Fault, harm: Callable[[Switch], None]) -> None:
+def test_ovsdb(ground: Testbed, fault: Fault, harm: Callable[[Switch], None]) -> None:
     with fault(f"ovsdb-server: {harm.__name__}"):
         harm(ground.switch)
     # It is listened to again.
@@ -138,7 +138,7 @@ def test_ovsdb(ground: Ground, fault: Fault, harm: Callable[[Switch], None]) -> 
     assert time.monotonic() - started < patience(5)
 
 
-def test_database_away(ground: Ground, fault: Fault, figure: Callable[[str], None]) -> None:
+def test_database_away(ground: Testbed, fault: Fault, figure: Callable[[str], None]) -> None:
     """The sidecar waits without spinning, and is there again soon after the database is.
 
     ovs-vswitchd waits up to 8 s; without its database its userspace datapath forwards nothing.
@@ -172,7 +172,7 @@ def cpu_seconds(pid: int) -> float:
 
 @pytest.mark.parametrize("end", ["stop", "hang"])
 def test_a_device_comes_back_while_the_database_is_away(
-    ground: Ground, fault: Fault, figure: Callable[[str], None], end: str
+    ground: Testbed, fault: Fault, figure: Callable[[str], None], end: str
 ) -> None:
     """Its index is another one, and who is to copy was decided before.
 
@@ -206,7 +206,7 @@ def test_a_device_comes_back_while_the_database_is_away(
     assert took < patience(LATE)
 
 
-def test_the_database_is_put_back_to_an_earlier_state(ground: Ground, fault: Fault) -> None:
+def test_the_database_is_put_back_to_an_earlier_state(ground: Testbed, fault: Fault) -> None:
     """Its `next_cfg`, which tells what ovs-vswitchd has taken in, is an earlier one, too."""
     switch = ground.switch
     kept = (switch.rundir / "conf.db").read_bytes()
@@ -227,16 +227,16 @@ def test_the_database_is_put_back_to_an_earlier_state(ground: Ground, fault: Fau
 
 
 @pytest.fixture
-def fault_on(request: pytest.FixtureRequest) -> Callable[[Ground], Fault]:
+def fault_on(request: pytest.FixtureRequest) -> Callable[[Testbed], Fault]:
     """A fault on a ground of the test's own."""
     properties = request.node.user_properties
     return lambda ground: Fault(ground, lambda outcome: properties.append(("fault", outcome)))
 
 
 @pytest.fixture
-def old_ground() -> Iterator[Ground]:
+def old_ground() -> Iterator[Testbed]:
     """A ground that is not used again."""
-    ground = Ground(attachments()[0])
+    ground = Testbed(attachments()[0])
     ground.open()
     try:
         ground.tap.start()
@@ -246,7 +246,9 @@ def old_ground() -> Iterator[Ground]:
         ground.close()
 
 
-def test_open_vswitch_is_upgraded(old_ground: Ground, fault_on: Callable[[Ground], Fault]) -> None:
+def test_open_vswitch_is_upgraded(
+    old_ground: Testbed, fault_on: Callable[[Testbed], Fault]
+) -> None:
     """As a distribution's package does it, to a version whose mirrors have a filter."""
     switch = old_ground.switch
     with fault_on(old_ground)("Open vSwitch is upgraded to 3.5"):

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from faults.fault import Fault
-from faults.ground import Ground
+from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -17,7 +17,7 @@ TIMES = 20
 
 
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
-def test_killed_many_times(ground: Ground, fault: Fault) -> None:
+def test_killed_many_times(ground: Testbed, fault: Fault) -> None:
     with fault(f"killed {TIMES} times, {ground.attach}"):
         for _ in range(TIMES):
             ground.tap.kill()
@@ -26,7 +26,7 @@ def test_killed_many_times(ground: Ground, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
-def test_killed_many_times_as_it_moves_a_mirror(ground: Ground, fault: Fault) -> None:
+def test_killed_many_times_as_it_moves_a_mirror(ground: Testbed, fault: Fault) -> None:
     """Wherever it happens to be."""
     with fault(f"killed {TIMES} times as it moved a mirror, {ground.attach}") as during:
         during.unattended()
@@ -39,7 +39,7 @@ def test_killed_many_times_as_it_moves_a_mirror(ground: Ground, fault: Fault) ->
     assert hook_count(ground.switch) == 1
 
 
-def test_two_start_at_once(bare_ground: Ground, fault: Fault) -> None:
+def test_two_start_at_once(bare_ground: Testbed, fault: Fault) -> None:
     bare_ground.tap.start()
     bare_ground.mirror()
     with fault("two start at once, 3 times"):
@@ -63,7 +63,7 @@ def start_two(tap: Tap) -> None:
     assert "another ovs-ebpf-tap runs" in tap.log()[known:]
 
 
-def test_the_next_starts_before_the_last_has_ended(bare_ground: Ground, fault: Fault) -> None:
+def test_the_next_starts_before_the_last_has_ended(bare_ground: Testbed, fault: Fault) -> None:
     bare_ground.tap.start()
     bare_ground.mirror()
     with fault("next started before the last has ended, 3 times"):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from faults.fault import Fault
-from faults.ground import Ground
+from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
@@ -23,7 +23,7 @@ STALL = float(os.environ.get("OVS_EBPF_TAP_STALL", "10"))
 
 
 @contextlib.contextmanager
-def stalled(ground: Ground, seconds: float) -> Iterator[None]:
+def stalled(ground: Testbed, seconds: float) -> Iterator[None]:
     """The sidecar stands still for so long, and for as long as the block takes."""
     process = ground.tap.process
     assert process is not None
@@ -37,14 +37,14 @@ def stalled(ground: Ground, seconds: float) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
-def test_the_loop_stands_still(ground: Ground, fault: Fault) -> None:
+def test_the_loop_stands_still(ground: Testbed, fault: Fault) -> None:
     with fault(f"loop stalled for {STALL:g} s, {ground.attach}"), stalled(ground, STALL):
         pass
 
 
 @pytest.mark.parametrize("bare_ground", attachments(), indirect=True)
 @pytest.mark.parametrize("state", [NATIVE, OFFLOADED])
-def test_a_mirror_is_moved_meanwhile(ground: Ground, fault: Fault, state: str) -> None:
+def test_a_mirror_is_moved_meanwhile(ground: Testbed, fault: Fault, state: str) -> None:
     other = OFFLOADED if state == NATIVE else NATIVE
     ground.move("m", other)
     ground.wait_right()
@@ -52,7 +52,7 @@ def test_a_mirror_is_moved_meanwhile(ground: Ground, fault: Fault, state: str) -
         ground.move("m", state)
 
 
-def test_the_database_changes_meanwhile(ground: Ground, fault: Fault) -> None:
+def test_the_database_changes_meanwhile(ground: Testbed, fault: Fault) -> None:
     """Mirrors come, go, change and move, and ports go, while another mirror is not touched."""
     switch, b, c, monitor = ground.switch, ground.b, ground.c, ground.other_monitor
     for name in ("removed", "turned", "moved", "bereft"):
@@ -73,7 +73,7 @@ def test_the_database_changes_meanwhile(ground: Ground, fault: Fault) -> None:
     assert copies(ground, ground.monitor) == 1
 
 
-def copies(ground: Ground, monitor: Host) -> int:
+def copies(ground: Testbed, monitor: Host) -> int:
     """How often a frame of `b` is copied there."""
     with Capture.of(monitor) as capture:
         frame = udp_frame(ground.b, ground.a, b"copied")

@@ -15,10 +15,10 @@ from uuid import UUID
 
 import pytest
 
-from ovs_ebpf_tap.compare.mover import bridge_of, choose
-from ovs_ebpf_tap.compare.places import find_places
+from ovs_ebpf_tap.compare.mirror_counters import find_places
+from ovs_ebpf_tap.compare.mode_switcher import bridge_of, choose
 from ovs_ebpf_tap.compare.readers import Kernel, Span, between
-from ovs_ebpf_tap.daemon import session
+from ovs_ebpf_tap.daemon import runtime
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.names import unique_name
 from ovs_ebpf_tap.lab.sidecar import BPFFS, Tap
@@ -64,7 +64,7 @@ def span_of(tap: Tap, act: Callable[[], object]) -> Span:
     """What is read of m1 while `act` is done, beginning and ending at rest."""
 
     def read() -> Span:
-        db = session.connect(tap.switch.db)
+        db = runtime.connect(tap.switch.db)
         try:
             rows = db.snapshot()
         finally:

@@ -111,7 +111,7 @@ def frames(source: Host | Tap, to: Host | Tap) -> list[bytes]:
 
 
 @dataclass
-class Ground:
+class Testbed:
     """Machines that ask for fields: behind a veth pair, a bridge, an internal port and a tap.
 
     `b` is an honest one, `m` and `n` monitor.
@@ -141,7 +141,7 @@ class Ground:
 
 
 @pytest.fixture(scope="module")
-def ground(program: Path) -> Iterator[Ground]:
+def ground(program: Path) -> Iterator[Testbed]:
     """For all tests."""
     with Switch() as switch:
         switch.add_bridge()
@@ -152,7 +152,7 @@ def ground(program: Path) -> Iterator[Ground]:
         for each in (a, b, c, i):
             obey(each.ns, each.device, program)
         switch.learn(a, b, c, i, t)
-        yield Ground(switch, [a, c, i, t], b, m, n)
+        yield Testbed(switch, [a, c, i, t], b, m, n)
 
 
 def add_behind_bridge(switch: Switch, name: str) -> Host:
@@ -183,7 +183,7 @@ MIRRORS = {
 
 
 @contextlib.contextmanager
-def mirrors(ground: Ground, name: str) -> Iterator[list[str]]:
+def mirrors(ground: Testbed, name: str) -> Iterator[list[str]]:
     made = []
     try:
         for number, values in enumerate(MIRRORS[name](ground), start=1):
@@ -212,14 +212,14 @@ def compare(
 
 
 @pytest.fixture(scope="module", params=attachments())
-def sidecar(request: pytest.FixtureRequest, ground: Ground) -> Iterator[Sidecar]:
+def sidecar(request: pytest.FixtureRequest, ground: Testbed) -> Iterator[Sidecar]:
     with Sidecar(ground.switch, "--attach", request.param) as started:
         yield started
 
 
 @pytest.mark.parametrize("name", MIRRORS)
 def test_fields_of_a_packet_are_of_no_consequence(
-    ground: Ground, sidecar: Sidecar, name: str
+    ground: Testbed, sidecar: Sidecar, name: str
 ) -> None:
     with mirrors(ground, name) as names:
         sent = ground.sent()

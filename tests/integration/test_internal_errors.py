@@ -29,7 +29,7 @@ def failing(owner, name, fails):
         return original(self, *given)
     setattr(owner, name, wrapper)
 
-failing(offload_checker.Judge, "verdict", lambda mirror: mirror.name == "bad")
+failing(offload_checker.OffloadChecker, "decision", lambda mirror: mirror.name == "bad")
 failing(sidecar.Sidecar, "_pass", lambda now: pathlib.Path({path!r}).exists())
 """
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from parity.world import Bench
+from parity.case_bridge import Bench
 
 
 @pytest.fixture(scope="session")

@@ -8,27 +8,27 @@ from collections.abc import Iterator
 import pytest
 
 from ovs_ebpf_tap.lab.compare import difference
-from ovs_ebpf_tap.model.desired import Verdict
+from ovs_ebpf_tap.model.desired import OffloadDecision
 from parity.case import Case
+from parity.case_bridge import Bench, CaseBridge, Frames, Run, as_expected
 from parity.surroundings import changes, surroundings
-from parity.world import Bench, Frames, Run, World, as_expected
 
 
 def check(bench: Bench, case: Case) -> None:
     """Fails, saying all that is wrong."""
-    with World(bench, case) as world:
+    with CaseBridge(bench, case) as world:
         # OVS drops what arrives on a mirror's output port.
         plain = world.play([each for each in case.sent if not _is_output(each[0], case)])
         world.add_mirrors()
         native = world.play(case.sent, _only(plain.frames, case))
         before = surroundings(world.switch, world.devices.values())
         world.set_mode("offload")
-        verdicts = world.wait_verdicts()
+        decisions = world.wait_verdicts()
         offloaded = world.play(case.sent, native.frames)
         after = surroundings(world.switch, world.devices.values())
         problems = [
-            *_verdict_problems(case, verdicts, "after the change of mode"),
-            *_verdict_problems(case, world.verdicts(), "after the last frame"),
+            *_verdict_problems(case, decisions, "after the change of mode"),
+            *_verdict_problems(case, world.decisions(), "after the last frame"),
             *_production_problems(case, plain, native),
             *_oracle_problems(case, plain, native),
             *difference_problems(case, native, offloaded),
@@ -44,10 +44,10 @@ def difference_problems(case: Case, native: Run, offloaded: Run) -> Iterator[str
     yield from _counter_problems(case, native, offloaded)
 
 
-def _verdict_problems(case: Case, found: list[Verdict | None], when: str) -> Iterator[str]:
-    for number, (mirror, verdict) in enumerate(zip(case.mirrors, found, strict=True), 1):
-        if not as_expected(mirror, verdict):
-            is_ = "on the move" if verdict is None else f"{verdict.state} ({verdict.reason})"
+def _verdict_problems(case: Case, found: list[OffloadDecision | None], when: str) -> Iterator[str]:
+    for number, (mirror, decision) in enumerate(zip(case.mirrors, found, strict=True), 1):
+        if not as_expected(mirror, decision):
+            is_ = "on the move" if decision is None else f"{decision.state} ({decision.reason})"
             wanted = f"{mirror.state} ({mirror.reason or 'no reason'})"
             yield f"{when} mirror m{number} is {is_}, not {wanted}"
 

@@ -10,8 +10,8 @@ import pytest
 
 from ovs_ebpf_tap.lab.kernel import attachments
 from parity.case import Case, datapath_type
+from parity.case_bridge import Bench
 from parity.runner import check
-from parity.world import Bench
 
 
 def _parameters() -> Sequence[object]:

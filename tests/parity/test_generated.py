@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.model.desired import NOTHING_SELECTED, OFFLOADED
 from parity.case import Case
+from parity.case_bridge import Bench, CaseBridge
 from parity.runner import difference_problems
 from parity.strategies import PORTS, Example, examples
-from parity.world import Bench, World
 
 EXAMPLES = "OVS_EBPF_TAP_EXAMPLES"
 """The variable that sets how many examples there are; they then differ from run to run, and what
@@ -28,16 +28,16 @@ offloaded."""
 
 
 @pytest.fixture(scope="module")
-def world(bench: Bench) -> Iterator[World]:
+def world(bench: Bench) -> Iterator[CaseBridge]:
     """A bridge with all ports, for all examples."""
-    with World(bench, Case("generated", PORTS, [], [])) as made:
+    with CaseBridge(bench, Case("generated", PORTS, [], [])) as made:
         yield made
 
 
 @pytest.mark.openvswitch
 @pytest.mark.timeout(0)  # Hypothesis ends it: after the last example, or minutes of shrinking.
 @pytest.mark.parametrize("bench", attachments()[:1], indirect=True, scope="session")
-def test_offloaded_is_as_native(world: World, figure: Callable[[str], None]) -> None:
+def test_offloaded_is_as_native(world: CaseBridge, figure: Callable[[str], None]) -> None:
     wanted = os.environ.get(EXAMPLES)
     offloaded: list[bool] = []
 
@@ -63,22 +63,22 @@ def test_offloaded_is_as_native(world: World, figure: Callable[[str], None]) -> 
     assert share >= LEAST_OFFLOADED, f"only {share:.0%} of the examples were offloaded"
 
 
-def _play(world: World, example: Example) -> bool:
+def _play(world: CaseBridge, example: Example) -> bool:
     """Compares; returns whether every mirror was offloaded."""
     case = example.case(next(world.bench.serials))
     world.become(case)
     native = world.play(case.sent)
     world.set_mode("offload")
-    verdicts = world.wait_verdicts(expected=False)
+    decisions = world.wait_verdicts(expected=False)
     offloaded = world.play(case.sent, native.frames)
     problems = list(difference_problems(case, native, offloaded))
-    if world.verdicts() != verdicts:
-        problems.append(f"verdicts changed from {verdicts} to {world.verdicts()}")
+    if world.decisions() != decisions:
+        problems.append(f"decisions changed from {decisions} to {world.decisions()}")
     problems += [
-        f"mirror m{number} is {verdict}"
-        for number, verdict in enumerate(verdicts, 1)
-        if verdict is None
-        or (verdict.state == OFFLOADED) != (verdict.reason in (None, NOTHING_SELECTED.reason))
+        f"mirror m{number} is {decision}"
+        for number, decision in enumerate(decisions, 1)
+        if decision is None
+        or (decision.state == OFFLOADED) != (decision.reason in (None, NOTHING_SELECTED.reason))
     ]
-    assert not problems, "\n".join([*problems, f"verdicts: {verdicts}"])
-    return all(verdict is not None and verdict.state == OFFLOADED for verdict in verdicts)
+    assert not problems, "\n".join([*problems, f"decisions: {decisions}"])
+    return all(decision is not None and decision.state == OFFLOADED for decision in decisions)

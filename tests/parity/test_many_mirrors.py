@@ -10,10 +10,10 @@ import pytest
 from ovs_ebpf_tap.lab.compare import difference
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.model.desired import INVALID, NATIVE, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.desired import INVALID, NATIVE, OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, STATE_KEY
 from parity.case import Case, Mirror, announce, ports, talk
-from parity.world import Bench, Frames, World
+from parity.case_bridge import Bench, CaseBridge, Frames
 
 MIRRORS = 256
 ROOM = 32
@@ -61,12 +61,14 @@ def case(mirrors: Sequence[Mirror]) -> Case:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("bench", attachments()[:1], indirect=True, scope="session")
 def test_256_mirrors_on_a_bridge(bench: Bench) -> None:
-    with World(bench, case([])) as world:
+    with CaseBridge(bench, case([])) as world:
         native = native_in_groups(world)
         world.become(case(ALL))
         world.set_mode("offload")
-        verdicts = world.wait_verdicts()
-        others = Counter(verdict for verdict in verdicts if verdict != Verdict(OFFLOADED))
+        decisions = world.wait_verdicts()
+        others = Counter(
+            decision for decision in decisions if decision != OffloadDecision(OFFLOADED)
+        )
         assert not others, f"not offloaded: {others}"
         offloaded = world.play(SENT, native).frames
         problems = [
@@ -75,7 +77,7 @@ def test_256_mirrors_on_a_bridge(bench: Bench) -> None:
             if (found := difference(native[place], offloaded[place]))
         ]
         assert not problems, "\n".join(problems)
-        assert world.verdicts() == verdicts
+        assert world.decisions() == decisions
 
         world.set_mode("native")
         wait_for(lambda: handed_back(world), 30, "32 native mirrors, the others without room")
@@ -86,7 +88,7 @@ def test_256_mirrors_on_a_bridge(bench: Bench) -> None:
         )
 
 
-def native_in_groups(world: World) -> Frames:
+def native_in_groups(world: CaseBridge) -> Frames:
     """What OVS delivers to each output, and what arrives at the machines whatever is mirrored."""
     found: Frames = {}
     for group in GROUPS:
@@ -99,7 +101,7 @@ def native_in_groups(world: World) -> Frames:
     return found
 
 
-def handed_back(world: World) -> bool:
+def handed_back(world: CaseBridge) -> bool:
     """Whether 32 mirrors are native because that is their mode, and all others are invalid."""
     found = world.mirror_ids()
     native = [ids for ids in found if ids.get(STATE_KEY) == NATIVE]

@@ -22,7 +22,7 @@ from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from parity.case import Port, datapath_type
-from parity.world import Machine
+from parity.case_bridge import Machine
 from soak.foreign import Foreign
 from soak.scene import BRIDGE, DOWN, KINDS, NUMBERS, RENAMED, UP, Scene
 

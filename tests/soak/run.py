@@ -126,10 +126,10 @@ class Soak:
         else:
             raise FailedError(f"mirrors do not rest: {rest}")
         if compare(oracle, tested):
-            self._judge(case, tested, oracle)
+            self._checker(case, tested, oracle)
         return rest.mirrors, sum(frames.total() for frames in oracle.values())
 
-    def _judge(self, case: Case, tested: Frames, oracle: Frames) -> None:
+    def _checker(self, case: Case, tested: Frames, oracle: Frames) -> None:
         """Raises FailedError, unless the first switch alone makes the same of the frames.
 
         What two Open vSwitches make of them may differ: which of several ports a flood comes to

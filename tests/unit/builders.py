@@ -11,7 +11,7 @@ from uuid import UUID
 
 from ovs_ebpf_tap.decide.planner import make_plan
 from ovs_ebpf_tap.decide.topology import OpenFlow
-from ovs_ebpf_tap.model.desired import NO_CUTTER, TCX, Hook, Plan, Rule, Verdict
+from ovs_ebpf_tap.model.desired import NO_CUTTER, TCX, Hook, OffloadDecision, Plan, Rule
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
 from ovs_ebpf_tap.model.rows import Bridge, Database, Interface, Mirror, Port
@@ -180,12 +180,12 @@ class World:
         found = named.keys() & self.devices.keys()
         return {self.devices[name].ifindex: named[name] for name in found}
 
-    def verdict(self, name: str = "m") -> Verdict:
-        return self.plan().verdicts[self.mirrors[name].uuid]
+    def decision(self, name: str = "m") -> OffloadDecision:
+        return self.plan().decisions[self.mirrors[name].uuid]
 
     def states(self) -> dict[str, str]:
-        verdicts = self.plan().verdicts
-        return {name: verdicts[row.uuid].state for name, row in self.mirrors.items()}
+        decisions = self.plan().decisions
+        return {name: decisions[row.uuid].state for name, row in self.mirrors.items()}
 
     def hooks(self) -> dict[str, tuple[Rule, ...]]:
         """The rules by `device:direction` of their hook."""

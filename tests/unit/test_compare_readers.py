@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ovs_ebpf_tap.compare.counting import Account
-from ovs_ebpf_tap.compare.places import RX, TX, Meter, Places
+from ovs_ebpf_tap.compare.mirror_counters import RX, TX, Meter, MirrorCounters
 from ovs_ebpf_tap.compare.readers import (
     Cpu,
     Span,
@@ -30,7 +30,7 @@ DEVICES = {name: Device(i, name, mtu=1500, up=True, running=True) for i, name in
 
 
 def span(**devices: Statistics) -> Span:
-    places = Places(
+    places = MirrorCounters(
         sources=(A,), destinations=(), outputs=(B,), switch=(A, B), due=(A,), doubt=None
     )
     return Span(2.0, places, devices, Counters(drops=1), Cpu(1, 1, 1), Account(0, 0, 0, 0, 0))

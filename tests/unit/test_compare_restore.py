@@ -9,12 +9,12 @@ import time
 import pytest
 from builders import World, switch
 
-from ovs_ebpf_tap.compare import live, mover
+from ovs_ebpf_tap.compare import live, mode_switcher
 from ovs_ebpf_tap.compare.interrupts import ENDING, Interrupts, raised
-from ovs_ebpf_tap.daemon.session import Options
+from ovs_ebpf_tap.daemon.runtime import Options
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.rows import MODE_KEY, Database
-from ovs_ebpf_tap.model.transaction import Edits
+from ovs_ebpf_tap.model.transaction import Transaction
 
 PLAN = live.Plan("m", 1, 1)
 
@@ -35,7 +35,7 @@ class FakeOvsdb:
     def close(self) -> None:
         self.closed = True
 
-    def transact(self, _ovsdb: object, edits: Edits) -> None:
+    def transact(self, _ovsdb: object, edits: Transaction) -> None:
         if not self.answers:
             raise TapError("the database did not answer within 10 s")
         for edit in edits.mirrors:
@@ -47,9 +47,9 @@ class FakeOvsdb:
 @pytest.fixture
 def ovsdb(monkeypatch: pytest.MonkeyPatch) -> FakeOvsdb:
     fake = FakeOvsdb(switch().add_mirror(src="a", out="out", external_ids={"other": "1"}))
-    monkeypatch.setattr(mover, "connect", lambda _: fake)
-    monkeypatch.setattr(mover, "transact", fake.transact)
-    monkeypatch.setattr(mover, "turn", lambda *_: None)
+    monkeypatch.setattr(mode_switcher, "connect", lambda _: fake)
+    monkeypatch.setattr(mode_switcher, "transact", fake.transact)
+    monkeypatch.setattr(mode_switcher, "turn", lambda *_: None)
     return fake
 
 
@@ -68,7 +68,7 @@ def test_the_mode_is_as_it_was(
     caught: BaseException | None = None
     try:
         with live._moved(Options("unix:x"), PLAN, interrupts) as moved:
-            mover._write_mode(moved._ovsdb, moved.uuid, "native")
+            mode_switcher._write_mode(moved._ovsdb, moved.uuid, "native")
             assert ids(ovsdb)[MODE_KEY] == "native"
             if failure is not None:
                 raise failure
@@ -95,7 +95,7 @@ def test_what_to_do_by_hand(ovsdb: FakeOvsdb, mode: str | None, by_hand: str) ->
 
     def compare_in_vain() -> None:
         with live._moved(Options("unix:x"), PLAN, Interrupts()) as moved:
-            mover._write_mode(moved._ovsdb, moved.uuid, "offload")
+            mode_switcher._write_mode(moved._ovsdb, moved.uuid, "offload")
             ovsdb.answers = False
             raise TapError("in vain")
 
@@ -116,13 +116,17 @@ def test_a_mirror_that_is_gone_needs_no_mode(ovsdb: FakeOvsdb) -> None:
 def test_which_mirror() -> None:
     world = switch().add_mirror("m", src="a", out="out").add_mirror("n", src="b", out="out")
     uuid = world.mirrors["m"].uuid
-    assert mover.choose(world.db, "m").uuid == mover.choose(world.db, str(uuid)).uuid == uuid
+    assert (
+        mode_switcher.choose(world.db, "m").uuid
+        == mode_switcher.choose(world.db, str(uuid)).uuid
+        == uuid
+    )
     with pytest.raises(TapError, match="no mirror x: see"):
-        mover.choose(world.db, "x")
+        mode_switcher.choose(world.db, "x")
     world.set_mirror("n", name="m")
     with pytest.raises(TapError, match="several mirrors are called m"):
-        mover.choose(world.db, "m")
-    assert mover.choose(world.db, str(uuid)).uuid == uuid
+        mode_switcher.choose(world.db, "m")
+    assert mode_switcher.choose(world.db, str(uuid)).uuid == uuid
 
 
 def send(number: signal.Signals) -> None:

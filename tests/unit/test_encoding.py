@@ -17,14 +17,14 @@ from ovs_ebpf_tap.apply import interned_array
 from ovs_ebpf_tap.apply.encoding import Encoding
 from ovs_ebpf_tap.decide.mirror_filter import parse
 from ovs_ebpf_tap.ebpf import bpf
-from ovs_ebpf_tap.model.desired import EGRESS, Gate, Hook, Rule
+from ovs_ebpf_tap.model.desired import EGRESS, Hook, Rule, VlanIngressPolicy
 from ovs_ebpf_tap.model.frame_rewrite import (
     ACCESS,
     ALL,
     KEEP,
     NATIVE,
     PRIORITY_NEVER,
-    Edit,
+    FrameRewrite,
     vlan_set,
 )
 
@@ -46,9 +46,9 @@ TAGS = st.integers(0, 4095)
 VLANS = st.sampled_from([1, 1 << 5, 1 << 4094, ALL & ~1]) | st.lists(TAGS, min_size=1).map(vlan_set)
 
 
-def edits(limit: int) -> st.SearchStrategy[Edit]:
+def edits(limit: int) -> st.SearchStrategy[FrameRewrite]:
     return st.builds(
-        Edit,
+        FrameRewrite,
         in_mode=MODES,
         in_tag=TAGS,
         in_tpid=st.sampled_from([0x8100, 0x88A8]),
@@ -64,7 +64,7 @@ def edits(limit: int) -> st.SearchStrategy[Edit]:
     )
 
 
-def rules(gate: Gate | None, limit: int) -> st.SearchStrategy[Rule]:
+def rules(gate: VlanIngressPolicy | None, limit: int) -> st.SearchStrategy[Rule]:
     return st.builds(
         Rule,
         mirror=st.sampled_from(list(SLOTS)),
@@ -86,7 +86,10 @@ def rules(gate: Gate | None, limit: int) -> st.SearchStrategy[Rule]:
 
 @st.composite
 def hooks(draw: st.DrawFn) -> tuple[Rule, ...]:
-    gate = draw(st.none() | st.builds(Gate, mode=MODES, tag=TAGS, admitted=st.just(ALL) | VLANS))
+    gate = draw(
+        st.none()
+        | st.builds(VlanIngressPolicy, mode=MODES, tag=TAGS, admitted=st.just(ALL) | VLANS)
+    )
     return tuple(draw(st.lists(rules(gate, draw(st.integers(0, 2))), min_size=1, max_size=6)))
 
 
@@ -155,7 +158,7 @@ PLAIN = Rule(
     group=9,
     run=1,
     arrival=True,
-    edit=Edit(KEEP, 0, 0x8100, None, KEEP, 0, PRIORITY_NEVER, 1, 0, 1514, False),
+    edit=FrameRewrite(KEEP, 0, 0x8100, None, KEEP, 0, PRIORITY_NEVER, 1, 0, 1514, False),
 )
 
 
@@ -217,15 +220,15 @@ TRUNK_FROM_ACCESS = replace(PLAIN.edit, in_mode=ACCESS, in_tag=5)
         ({"to_hook": True}, AS_IS),
         ({"to_ingress": True}, AS_IS),
         ({"edit": replace(PLAIN.edit, out_mode=ACCESS)}, AS_IS),
-        ({"gate": Gate(ACCESS, 5, 1), "vlans": 1 << 5}, AS_IS),
-        ({"gate": Gate(ACCESS, 5, 1), "edit": TRUNK_FROM_ACCESS}, EDITED),
+        ({"gate": VlanIngressPolicy(ACCESS, 5, 1), "vlans": 1 << 5}, AS_IS),
+        ({"gate": VlanIngressPolicy(ACCESS, 5, 1), "edit": TRUNK_FROM_ACCESS}, EDITED),
         ({"edit": replace(PLAIN.edit, snaplen=200)}, EDITED),
         ({"vlans": 1 << 5}, NONE),
         ({"vlans": 1 << 5, "match": parse("tcp")}, NONE),
-        ({"gate": Gate(ACCESS, 5, 1), "vlans": 1}, NONE),
-        ({"gate": Gate(KEEP, 0, 1 << 5)}, NONE),
-        ({"gate": Gate(ACCESS, 4095, 1)}, NONE),
-        ({"gate": Gate(NATIVE, 5, 1)}, None),
+        ({"gate": VlanIngressPolicy(ACCESS, 5, 1), "vlans": 1}, NONE),
+        ({"gate": VlanIngressPolicy(KEEP, 0, 1 << 5)}, NONE),
+        ({"gate": VlanIngressPolicy(ACCESS, 4095, 1)}, NONE),
+        ({"gate": VlanIngressPolicy(NATIVE, 5, 1)}, None),
         ({"match": parse("tcp")}, None),
         ({"once": True}, None),
         ({"unreserved": True}, None),
@@ -255,7 +258,7 @@ def test_rules_of_mirrors_that_are_gone_are_passed_over() -> None:
 
 def test_hooks_of_one_kind_share_their_places() -> None:
     encoding = Encoding(fake_maps())
-    gate = Gate(1, 5, 1)
+    gate = VlanIngressPolicy(1, 5, 1)
     one = (replace(PLAIN, vlans=1 << 5, match=parse("tcp"), gate=gate),)
     two = (replace(PLAIN, mirror=MIRRORS[2], vlans=1 << 5, match=parse("tcp"), gate=gate),)
     (shape, (rule,)), (other_shape, (other,)) = pack(encoding, one), pack(encoding, two)
@@ -274,7 +277,7 @@ def test_what_is_not_used_is_given_back(name: str, clock: Clock) -> None:
         vlans = 1 << number if name == "vlans" else None
         edit = replace(PLAIN.edit, in_tag=number if name == "edits" else 0)
         match = parse(f"dl_vlan={number}") if name == "matches" else None
-        gate = Gate(1, number) if name == "ports" else None
+        gate = VlanIngressPolicy(1, number) if name == "ports" else None
         return (replace(PLAIN, vlans=vlans, edit=edit, match=match, gate=gate),)
 
     pack(encoding, kind(1))

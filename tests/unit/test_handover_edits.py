@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from ovs_ebpf_tap.daemon.revalidations import Revalidations
 from ovs_ebpf_tap.decide.conflicts import Writers
 from ovs_ebpf_tap.decide.handover import forget_edits, next_edits
-from ovs_ebpf_tap.model.desired import INVALID, NATIVE, OFFLOAD, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.desired import INVALID, NATIVE, OFFLOAD, OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.rows import (
     COUNTED_KEY,
     MODE_KEY,
@@ -26,10 +26,10 @@ from ovs_ebpf_tap.model.rows import (
     Database,
     Mirror,
 )
-from ovs_ebpf_tap.model.transaction import Edits
+from ovs_ebpf_tap.model.transaction import Transaction
 
-BACK = Verdict(NATIVE, "ebpf-tap-mode is native")
-REFUSED = Verdict(INVALID, "its output_port is not on this bridge")
+BACK = OffloadDecision(NATIVE, "ebpf-tap-mode is native")
+REFUSED = OffloadDecision(INVALID, "its output_port is not on this bridge")
 VLANS = st.frozensets(st.integers(0, 4094), max_size=4).map(sorted).map(tuple)
 
 
@@ -54,7 +54,7 @@ class Simulation:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.verdicts: dict[str, Verdict] = dict.fromkeys(world.mirrors, BACK)
+        self.decisions: dict[str, OffloadDecision] = dict.fromkeys(world.mirrors, BACK)
         self.records: dict[str, str] = {}
         self.unrecorded: set[str] = set()
         self.next_cfg = self.cur_cfg = 7
@@ -77,7 +77,7 @@ class Simulation:
     def db(self) -> Database:
         return replace(self.world.db, next_cfg=self.next_cfg, cur_cfg=self.cur_cfg)
 
-    def _apply(self, edits: Edits) -> None:
+    def _apply(self, edits: Transaction) -> None:
         names = {row.uuid: name for name, row in self.world.mirrors.items()}
         for edit in edits.mirrors:
             name = names[edit.mirror]
@@ -114,17 +114,17 @@ class Simulation:
 
     # The sidecar.
 
-    def want(self, verdict: Verdict, *names: str) -> None:
-        self.verdicts.update(dict.fromkeys(names or self.world.mirrors, verdict))
+    def want(self, decision: OffloadDecision, *names: str) -> None:
+        self.decisions.update(dict.fromkeys(names or self.world.mirrors, decision))
 
-    def step(self) -> Edits:
+    def step(self) -> Transaction:
         """One pass: the edits, which are in the database when it returns."""
         rows = self.world.mirrors
         names = {row.uuid: name for name, row in rows.items()}
         self._now += 1000  # Long enough for every patience.
         self.revalidations.run()
         db = self.look()
-        offloaded = {name for name, verdict in self.verdicts.items() if verdict is OFFLOAD}
+        offloaded = {name for name, decision in self.decisions.items() if decision is OFFLOAD}
         self.hooked |= offloaded
         parked = {
             name for name, row in rows.items() if row.parked or SELECT_VLAN_KEY in row.external_ids
@@ -138,7 +138,7 @@ class Simulation:
         self.hooked &= offloaded | parked | {names[uuid] for uuid in unknown}
         edits = next_edits(
             db,
-            {rows[name].uuid: verdict for name, verdict in self.verdicts.items()},
+            {rows[name].uuid: decision for name, decision in self.decisions.items()},
             {rows[name].uuid: record for name, record in self.records.items()},
             {rows[name].uuid for name in self.unrecorded},
         )
@@ -160,9 +160,9 @@ class Simulation:
         self.writers = Writers()
         self.revalidations = Revalidations()
 
-    def settle(self, *, crashing: bool = False) -> list[Edits]:
+    def settle(self, *, crashing: bool = False) -> list[Transaction]:
         """Steps, with ovs-vswitchd behind, until there is nothing left to do."""
-        done: list[Edits] = []
+        done: list[Transaction] = []
         for _ in range(20):
             edits = self.step()
             if crashing:
@@ -252,7 +252,7 @@ def test_a_mirror_that_becomes_native_before_it_is_parked() -> None:
     sim.copying = set()
     sim.hooked = {"m"}
     (edits,) = sim.settle()
-    assert edits == Edits(reconfigure=True)
+    assert edits == Transaction(reconfigure=True)
     assert sim.copying == {"m"}
     assert sim.hooked == set()
 
@@ -271,15 +271,15 @@ def test_the_users_vlans_come_back(vlans: tuple[int, ...]) -> None:
     assert SELECT_VLAN_KEY not in sim.mirror().external_ids
 
 
-@pytest.mark.parametrize("verdict", [OFFLOAD, BACK])
+@pytest.mark.parametrize("decision", [OFFLOAD, BACK])
 @pytest.mark.parametrize("crash_after", range(5))
-def test_a_crash_at_any_step_changes_nothing(verdict: Verdict, crash_after: int) -> None:
+def test_a_crash_at_any_step_changes_nothing(decision: OffloadDecision, crash_after: int) -> None:
     def run(*, crash: bool) -> Simulation:
         sim = simulation(select_vlan=(10,))
-        if verdict == BACK:
+        if decision == BACK:
             sim.want(OFFLOAD)
             sim.settle()
-        sim.want(verdict)
+        sim.want(decision)
         for number in range(crash_after):
             sim.take_in() if number % 2 else sim.step()
         if crash:
@@ -296,11 +296,11 @@ def test_a_crash_at_any_step_changes_nothing(verdict: Verdict, crash_after: int)
 def test_without_ovs_vswitchd_hooks_stay() -> None:
     sim = simulation()
     sim.settle()
-    for verdict in (OFFLOAD, BACK, OFFLOAD, BACK):
-        sim.want(verdict)
+    for decision in (OFFLOAD, BACK, OFFLOAD, BACK):
+        sim.want(decision)
         for _ in range(3):
             sim.step()
-        assert sim.mirror().parked is (verdict is OFFLOAD)
+        assert sim.mirror().parked is (decision is OFFLOAD)
         assert sim.hooked == {"m"}
     sim.settle()
     assert sim.copying == {"m"}
@@ -308,19 +308,19 @@ def test_without_ovs_vswitchd_hooks_stay() -> None:
 
 
 @pytest.mark.parametrize("vlans", [(), (30,), (30, 4095)])
-@pytest.mark.parametrize("verdict", [OFFLOAD, BACK])
+@pytest.mark.parametrize("decision", [OFFLOAD, BACK])
 def test_select_vlan_changed_while_parked_is_new_intent(
-    vlans: tuple[int, ...], verdict: Verdict
+    vlans: tuple[int, ...], decision: OffloadDecision
 ) -> None:
     sim = simulation(select_vlan=(10,))
     sim.want(OFFLOAD)
     sim.settle()
     sim.world.set_mirror("m", select_vlan=vlans)
-    sim.want(verdict)
+    sim.want(decision)
     sim.settle()
     assert sim.mirror().wanted_vlans == vlans
-    assert sim.mirror().parked is (verdict is OFFLOAD)
-    assert (SELECT_VLAN_KEY in sim.mirror().external_ids) is (verdict is OFFLOAD)
+    assert sim.mirror().parked is (decision is OFFLOAD)
+    assert (SELECT_VLAN_KEY in sim.mirror().external_ids) is (decision is OFFLOAD)
 
 
 def test_other_keys_are_left_alone() -> None:
@@ -347,7 +347,7 @@ def test_a_native_mirror_is_told_why_and_nothing_else_is_touched() -> None:
 def test_a_new_reason_is_written_once() -> None:
     sim = simulation()
     sim.settle()
-    sim.want(Verdict(NATIVE, "snaplen is left to Open vSwitch"))
+    sim.want(OffloadDecision(NATIVE, "snaplen is left to Open vSwitch"))
     (edits,) = sim.settle()
     assert [dict(edit.set_ids) for edit in edits.mirrors] == [
         {REASON_KEY: "snaplen is left to Open vSwitch"}
@@ -370,9 +370,9 @@ def test_an_invalid_mirror_is_unparked() -> None:
 
 def test_what_was_copied_goes_on_record_with_each_move() -> None:
     sim = simulation(statistics={"tx_packets": 9, "tx_bytes": 540})
-    for verdict in (OFFLOAD, BACK, OFFLOAD):
-        sim.want(verdict)
-        sim.records["m"] = record = f"{verdict.state} {sim.next_cfg}"
+    for decision in (OFFLOAD, BACK, OFFLOAD):
+        sim.want(decision)
+        sim.records["m"] = record = f"{decision.state} {sim.next_cfg}"
         assert sim.step().mirrors[0].set_ids[COUNTED_KEY] == record
         sim.settle()
         sim.records["m"] = "later"
@@ -465,9 +465,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.sim = Simulation(world)
         self.vlans = dict.fromkeys(world.mirrors, ())
 
-    @rule(name=st.sampled_from(["m1", "m2", "m3", "m4"]), verdict=st.sampled_from([OFFLOAD, BACK]))
-    def mode(self, name: str, verdict: Verdict) -> None:
-        self.sim.want(verdict, name)
+    @rule(name=st.sampled_from(["m1", "m2", "m3", "m4"]), decision=st.sampled_from([OFFLOAD, BACK]))
+    def mode(self, name: str, decision: OffloadDecision) -> None:
+        self.sim.want(decision, name)
 
     @rule(name=st.sampled_from(["m1", "m2", "m3", "m4"]), vlans=VLANS)
     def select_vlan(self, name: str, vlans: tuple[int, ...]) -> None:
@@ -506,24 +506,24 @@ class AnyOrder(RuleBasedStateMachine):
         self.sim.settle()
         assert not self.sim.step()
         for name, row in self.sim.world.mirrors.items():
-            verdict = self.sim.verdicts[name]
-            assert row.parked is (verdict is OFFLOAD)
-            assert row.external_ids.get(STATE_KEY) == verdict.state
-            assert row.external_ids.get(REASON_KEY) == verdict.reason
+            decision = self.sim.decisions[name]
+            assert row.parked is (decision is OFFLOAD)
+            assert row.external_ids.get(STATE_KEY) == decision.state
+            assert row.external_ids.get(REASON_KEY) == decision.reason
             assert PROTECTED_KEY not in row.external_ids
             assert (SELECT_VLAN_KEY in row.external_ids) is row.parked
         self.check_flows()
 
     def check_flows(self) -> None:
-        native = {name for name, verdict in self.sim.verdicts.items() if verdict is not OFFLOAD}
+        native = {name for name, decision in self.sim.decisions.items() if decision is not OFFLOAD}
         assert self.sim.copying == native
-        assert self.sim.hooked == self.sim.verdicts.keys() - native
+        assert self.sim.hooked == self.sim.decisions.keys() - native
 
     @invariant()
     def somebody_copies(self) -> None:
         """Running flows carry copies, or hooks copy."""
         if self.vlans:
-            assert self.sim.copying | self.sim.hooked == self.sim.verdicts.keys()
+            assert self.sim.copying | self.sim.hooked == self.sim.decisions.keys()
 
     @invariant()
     def intent_is_kept(self) -> None:

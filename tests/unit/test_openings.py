@@ -54,7 +54,7 @@ class Case:
     def state(self) -> str:
         db = self.openings.look(self.world.db, dict(self.world.devices))
         self.world.interfaces = {row.name: row for row in db.interfaces.values()}
-        return self.world.verdict().state
+        return self.world.decision().state
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from fake_database import Answer, FakeDatabase, Message, honest, reply, schema
 
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.waiting import patience
-from ovs_ebpf_tap.model.transaction import Edits, MirrorEdit
+from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 from ovs_ebpf_tap.observe import ovsdb
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema
 
@@ -112,7 +112,7 @@ def client(fake: FakeDatabase, log: list[str]) -> Iterator[Ovsdb]:
 def test_a_honest_peer(fake: FakeDatabase, client: Ovsdb, log: list[str]) -> None:
     assert fetch_schema(fake.remote, 5) == schema()
     (mirror, _) = client.snapshot().mirrors
-    client.commit(Edits((MirrorEdit(mirror, set_ids={"a": "b"}),)))
+    client.commit(Transaction((MirrorEdit(mirror, set_ids={"a": "b"}),)))
     until(client, lambda: not client.busy)
     assert log == []
     assert fake.connections == 2
@@ -141,7 +141,7 @@ def test_a_lock_that_another_has(tmp_path: Path) -> None:
         until(client, lambda: client.connected)
         assert not client.locked_out
         (mirror,) = client.snapshot().mirrors
-        client.commit(Edits((MirrorEdit(mirror, set_ids={"a": "b"}),)))
+        client.commit(Transaction((MirrorEdit(mirror, set_ids={"a": "b"}),)))
         until(client, lambda: not client.busy)
         (written,) = [each for each in made.requests if each["method"] == "transact"]
         assert written["params"][1] == {"op": "assert", "lock": ovsdb.LOCK}
@@ -295,7 +295,7 @@ def test_a_transaction_without_an_answer(fake: FakeDatabase, client: Ovsdb, log:
     as_ever = fake.answer
     fake.answer = lambda request: b"" if request["method"] == "transact" else as_ever(request)
     (mirror, _) = client.snapshot().mirrors
-    client.commit(Edits((MirrorEdit(mirror, set_ids={"a": "b"}),)))
+    client.commit(Transaction((MirrorEdit(mirror, set_ids={"a": "b"}),)))
     assert client.busy
     until(client, lambda: not client.busy)
     until(client, lambda: client.connected, 20)
@@ -310,7 +310,7 @@ def test_a_peer_that_talks_and_does_not_answer(
     chatter = b'{"id":null,"method":"update2","params":[null,{}]}'
     fake.answer = lambda request: b"" if request["method"] == "transact" else as_ever(request)
     (mirror, _) = client.snapshot().mirrors
-    client.commit(Edits((MirrorEdit(mirror, set_ids={"a": "b"}),)))
+    client.commit(Transaction((MirrorEdit(mirror, set_ids={"a": "b"}),)))
 
     def chat() -> bool:
         fake.send(chatter)

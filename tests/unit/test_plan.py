@@ -152,7 +152,7 @@ def test_rows_that_ovs_does_not_take_need_no_room(left_over: dict[str, Any]) -> 
     world.set_mirror("m", external_ids={MODE_KEY: "native"})
     for n in range(MAX_NATIVE_MIRRORS):
         world.add_mirror(f"n{n}", src="c", **left_over)
-    assert world.verdict("m").state == NATIVE
+    assert world.decision("m").state == NATIVE
 
 
 def on_two_bridges(world: World) -> None:
@@ -760,14 +760,14 @@ REASONS: list[tuple[str, Callable[[World], None], str, str]] = [
 )
 def test_reasons(change: Callable[[World], None], state: str, reason: str) -> None:
     world = plain()
-    assert world.verdict().state == OFFLOADED
+    assert world.decision().state == OFFLOADED
 
     change(world)
 
-    verdict = world.verdict()
-    assert verdict.state == state
-    assert verdict.reason is not None
-    assert verdict.reason.startswith(reason)
+    decision = world.decision()
+    assert decision.state == state
+    assert decision.reason is not None
+    assert decision.reason.startswith(reason)
     rules = [rule for hook in world.plan().hooks.values() for rule in hook]
     assert not any(rule.mirror == world.mirrors["m"].uuid for rule in rules)
 
@@ -884,8 +884,8 @@ def test_reasons(change: Callable[[World], None], state: str, reason: str) -> No
 def test_what_does_not_matter(change: Callable[[World], None]) -> None:
     world = plain()
     change(world)
-    assert world.verdict().reason is None
-    assert world.verdict().state == OFFLOADED
+    assert world.decision().reason is None
+    assert world.decision().state == OFFLOADED
 
 
 @pytest.mark.parametrize(
@@ -902,16 +902,16 @@ def test_what_does_not_matter(change: Callable[[World], None]) -> None:
 def test_what_does_not_matter_to_arrivals(change: Callable[[World], None]) -> None:
     world = plain()
     change(world)
-    assert world.verdict().state == NATIVE
+    assert world.decision().state == NATIVE
     world.set_mirror("m", select_dst_port=())
-    assert world.verdict().state == OFFLOADED
+    assert world.decision().state == OFFLOADED
 
 
 def test_a_flip_under_way_is_no_protected_output() -> None:
     world = plain()
     world.set_port("out", protected=True)
     world.set_mirror("m", external_ids={PROTECTED_KEY: "false"})
-    assert world.verdict().state == OFFLOADED
+    assert world.decision().state == OFFLOADED
 
 
 @pytest.mark.parametrize(
@@ -929,7 +929,7 @@ def test_clsact_stays_clear_of_what_ovs_does_with_qdiscs(
     world = World(settings=settings).add_bridge().add_port("a", policed=policed).add_port("out")
     world.add_mirror(src="a", out="out")
     world.attach = attach
-    assert world.verdict().state == state
+    assert world.decision().state == state
 
 
 def test_outputs_where_nothing_is_changed_need_no_hook() -> None:
@@ -944,7 +944,7 @@ def test_outputs_where_nothing_is_changed_need_no_hook() -> None:
 def test_a_refused_hook_of_another_port_is_nobodys() -> None:
     world = plain()
     refuse("c")(world)
-    assert world.verdict().state == OFFLOADED
+    assert world.decision().state == OFFLOADED
 
 
 # Modes.
@@ -975,7 +975,7 @@ def test_the_nearest_mode_holds(
     world.set_mirror("m", external_ids=ids(mirror_mode))
     world.set_bridge("br0", external_ids=ids(bridge_mode))
     world.settings["external_ids"] = ids(host_mode)
-    assert world.verdict().state == state
+    assert world.decision().state == state
 
 
 # Hooks.
@@ -1022,10 +1022,10 @@ def test_super_packets_of_the_host(
 ) -> None:
     world = World(settings={"userspace_tso": tso}).add_bridge(datapath_type=datapath)
     world.add_ports("a b out").add_port("i", type="internal", device=device)
-    verdict = world.add_mirror(out="out", **mirror).verdict()
-    assert verdict.state == state
+    decision = world.add_mirror(out="out", **mirror).decision()
+    assert decision.state == state
     if state == NATIVE:
-        assert "port i is internal and up" in (verdict.reason or "")
+        assert "port i is internal and up" in (decision.reason or "")
 
 
 @pytest.mark.parametrize(
@@ -1068,7 +1068,7 @@ def test_hooks_on_what_may_be_the_ports_device(
         "a", type=type, opened=opened, state=state, device={"kind": kind}
     )
     world.add_mirror(src="a b", out="out")
-    assert world.verdict() == OFFLOAD
+    assert world.decision() == OFFLOAD
     assert any(hook.startswith("a:") for hook in world.copies()) is hooked
 
 
@@ -1085,7 +1085,7 @@ def test_a_mirror_that_selects_no_port(columns: dict[str, Any]) -> None:
     """Open vSwitch does not copy all of a VLAN, either: `mirror_configure`."""
     world = plain()
     world.set_mirror("m", **{"select_src_port": (), "select_dst_port": (), **columns})
-    assert world.verdict() == NOTHING_SELECTED
+    assert world.decision() == NOTHING_SELECTED
     assert not world.plan().hooks
 
 
@@ -1103,7 +1103,7 @@ def test_select_all_is_every_port_but_the_output() -> None:
 def test_select_all_needs_no_port_to_be_up() -> None:
     world = switch("a out").add_port("b", device={"up": False, "running": False})
     world.add_mirror(select_all=True, out="out")
-    assert world.verdict().state == OFFLOADED
+    assert world.decision().state == OFFLOADED
 
 
 def test_a_missing_device_has_no_hook_and_comes_back() -> None:
@@ -1158,7 +1158,7 @@ def test_a_shared_output_is_offloaded_whole_or_not() -> None:
     world.add_mirror("m", src="a", out="o1").add_mirror("n", src="b", out="o1", **native())
     world.add_mirror("other", src="c", out="o2")
     assert world.states() == {"m": NATIVE, "n": NATIVE, "other": OFFLOADED}
-    assert world.verdict("m").reason == ("it shares its output with mirror n, which is native")
+    assert world.decision("m").reason == ("it shares its output with mirror n, which is native")
     assert world.copies() == {"c:ingress": {"o2"}}
 
 
@@ -1173,7 +1173,7 @@ def test_copies_that_a_native_mirror_selects_are_left_to_ovs() -> None:
     world.add_mirror("m", src="a", out="o1").add_mirror("n", dst="o1", out="o2", **native())
     world.add_mirror("o", dst="o3", out="o3")
     assert world.states() == {"m": NATIVE, "n": NATIVE, "o": OFFLOADED}
-    assert world.verdict("m").reason == "mirror n, which is native, selects its output port"
+    assert world.decision("m").reason == "mirror n, which is native, selects its output port"
 
 
 def test_native_spreads_along_a_chain() -> None:
@@ -1293,7 +1293,7 @@ def test_a_hook_has_room_for_so_many_outputs() -> None:
     states = list(world.states().values())
     assert states.count(OFFLOADED) == MAX_RULES_PER_HOOK
     assert len(world.copies()["a:ingress"]) == MAX_RULES_PER_HOOK
-    assert world.verdict(f"m{many - 1}").reason == (
+    assert world.decision(f"m{many - 1}").reason == (
         f"a port of it has more than {MAX_RULES_PER_HOOK} copies made"
     )
 
@@ -1305,7 +1305,7 @@ def test_a_host_has_room_for_so_many_mirrors(monkeypatch: pytest.MonkeyPatch) ->
     world.add_mirror("n1", src="x", out="y", bridge="br1")
     world.add_mirror("n2", src="x", out="z", bridge="br1")
     assert world.states() == {"m1": OFFLOADED, "m2": OFFLOADED, "n1": OFFLOADED, "n2": NATIVE}
-    assert world.verdict("n2").reason == "more than 3 mirrors are offloaded on this host"
+    assert world.decision("n2").reason == "more than 3 mirrors are offloaded on this host"
 
 
 def test_the_maps_have_room_for_the_limits() -> None:
@@ -1326,7 +1326,7 @@ def test_dangling_references_do_no_harm() -> None:
     world = plain()
     home = world.bridges["br0"]
     world.set_bridge("br0", ports=(*home.ports, NOWHERE), mirrors=(*home.mirrors, NOWHERE))
-    assert set(world.plan().verdicts) == {world.mirrors["m"].uuid}
+    assert set(world.plan().decisions) == {world.mirrors["m"].uuid}
 
 
 def test_a_packet_copied_into_a_vlan_is_counted_once() -> None:

@@ -11,7 +11,7 @@ import pytest
 from builders import World, switch
 
 from ovs_ebpf_tap.decide import planner as planning
-from ovs_ebpf_tap.decide.offload_checker import Judge
+from ovs_ebpf_tap.decide.offload_checker import OffloadChecker
 from ovs_ebpf_tap.decide.planner import Planner
 from ovs_ebpf_tap.decide.topology import SeenPort
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, TCX
@@ -55,11 +55,11 @@ def offloaded(world: World) -> str:
     plan = world.plan()
     names = []
     for name, mirror in sorted(world.mirrors.items()):
-        verdict = plan.verdicts[mirror.uuid]
-        if verdict.state == OFFLOADED:
+        decision = plan.decisions[mirror.uuid]
+        if decision.state == OFFLOADED:
             names.append(name)
         else:
-            assert (verdict.state, verdict.reason) == (NATIVE, REASON)
+            assert (decision.state, decision.reason) == (NATIVE, REASON)
     return " ".join(names)
 
 
@@ -68,7 +68,7 @@ def is_bad(world: World) -> UUID:
 
 
 def test_a_mirror_that_cannot_be_judged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, Judge, "verdict", lambda _, mirror: mirror.name == "bad")
+    failing(monkeypatch, OffloadChecker, "decision", lambda _, mirror: mirror.name == "bad")
     assert offloaded(world) == "apart beside good"
 
 
@@ -93,10 +93,10 @@ def test_it_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
 
     def states() -> set[str]:
         found = planner.plan(world.db, MappingProxyType(world.devices))
-        return {verdict.state for verdict in found.verdicts.values()}
+        return {decision.state for decision in found.decisions.values()}
 
     with monkeypatch.context() as patched:
-        failing(patched, Judge, "verdict", lambda _, mirror: mirror.name == "bad")
+        failing(patched, OffloadChecker, "decision", lambda _, mirror: mirror.name == "bad")
         assert states() == {NATIVE, OFFLOADED}
     assert states() == {NATIVE, OFFLOADED}
     planner.retry()
@@ -106,7 +106,7 @@ def test_it_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_log_has_the_traceback_once(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failing(monkeypatch, Judge, "verdict", lambda _, mirror: mirror.name != "beside")
+    failing(monkeypatch, OffloadChecker, "decision", lambda _, mirror: mirror.name != "beside")
     for _ in range(3):
         world.plan()
     said = capsys.readouterr().out
@@ -119,7 +119,7 @@ def test_mirrors_without_a_place(world: World) -> None:
     bad = is_bad(world)
     unplaced = frozenset([bad])
     plan = Planner(TCX).plan(world.db, world.devices, unplaced=unplaced)
-    reason = plan.verdicts[bad].reason
+    reason = plan.decisions[bad].reason
     assert reason is not None
     assert reason.startswith("all places for 4096 mirrors are taken")
-    assert plan.verdicts[world.mirrors["apart"].uuid].state == OFFLOADED
+    assert plan.decisions[world.mirrors["apart"].uuid].state == OFFLOADED

@@ -12,7 +12,7 @@ from builders import World, switch
 
 from ovs_ebpf_tap.decide.offload_checker import CONTENDED
 from ovs_ebpf_tap.lab.waiting import patience
-from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.rows import Mirror
 
 
@@ -29,8 +29,8 @@ def reasons(world: World) -> set[str | None]:
     started = time.monotonic()
     plan = world.plan()
     assert time.monotonic() - started < patience(30)  # Some take one on an idle machine.
-    assert len(plan.verdicts) == len(world.mirrors)
-    return {verdict.reason for verdict in plan.verdicts.values()}
+    assert len(plan.decisions) == len(world.mirrors)
+    return {decision.reason for decision in plan.decisions.values()}
 
 
 TOO_MANY = "more than 4096 mirrors share ports with each other"
@@ -51,7 +51,7 @@ def test_ten_thousand_mirrors(chosen: dict[str, Any], parked: tuple[int, ...]) -
     # Those of other bridges know nothing of it.
     world.add_bridge("br1").add_ports("x y", bridge="br1")
     world.add_mirror("other", src="x", out="y", bridge="br1")
-    assert world.verdict("other").state == OFFLOADED
+    assert world.decision("other").state == OFFLOADED
 
 
 def test_mirrors_that_select_too_many_ports() -> None:
@@ -83,9 +83,9 @@ def test_mirrors_that_all_select_the_copies_of_the_others() -> None:
 
 def test_a_mirror_of_all_vlans_one_by_one() -> None:
     world = switch("a out").add_mirror("m", src="a", out="out", select_vlan=tuple(range(4096)))
-    assert world.verdict().state == OFFLOADED
+    assert world.decision().state == OFFLOADED
 
 
 def test_a_mirror_that_others_fight_for_is_left_to_ovs() -> None:
     world = switch("a out").add_mirror("m", src="a", out="out", contended=True)
-    assert world.verdict() == Verdict(NATIVE, CONTENDED)
+    assert world.decision() == OffloadDecision(NATIVE, CONTENDED)

@@ -375,17 +375,17 @@ def output_devices(case: Case, port: Port) -> list[tuple[Interface, Device]]:
 
 
 def check_verdicts(case: Case, plan: Plan) -> None:
-    assert set(plan.verdicts) == {mirror.uuid for _, mirror in homes(case)}
-    for verdict in plan.verdicts.values():
-        assert verdict.state in (OFFLOADED, NATIVE, INVALID)
-        told = verdict.reason is None or verdict == NOTHING_SELECTED
-        assert told == (verdict.state == OFFLOADED)
-        assert verdict.reason is None or is_a_line(verdict.reason)
+    assert set(plan.decisions) == {mirror.uuid for _, mirror in homes(case)}
+    for decision in plan.decisions.values():
+        assert decision.state in (OFFLOADED, NATIVE, INVALID)
+        told = decision.reason is None or decision == NOTHING_SELECTED
+        assert told == (decision.state == OFFLOADED)
+        assert decision.reason is None or is_a_line(decision.reason)
     for bridge, mirror in homes(case):
         here = mirror.output_port in set(bridge.ports) & set(case.db.ports)
         to_vlan = mirror.output_port is None and mirror.output_vlan is not None
         invalid = not (here or to_vlan) or refuses(mirror)
-        assert (plan.verdicts[mirror.uuid].state == INVALID) == invalid
+        assert (plan.decisions[mirror.uuid].state == INVALID) == invalid
 
 
 def is_a_line(text: str) -> bool:
@@ -469,7 +469,7 @@ def output_port(case: Case, rule: Rule) -> Port:
 
 def check_rule(case: Case, plan: Plan, rule: Rule) -> None:
     mirror = case.db.mirrors[rule.mirror]
-    assert plan.verdicts[rule.mirror].state == OFFLOADED
+    assert plan.decisions[rule.mirror].state == OFFLOADED
     output = output_port(case, rule)
     assert output in outputs_of(case, mirror)
     ((interface, device),) = output_devices(case, output)
@@ -497,7 +497,7 @@ def check_rule(case: Case, plan: Plan, rule: Rule) -> None:
 def check_hooks_are_complete(case: Case, plan: Plan) -> None:
     """Each selected port's hooks copy what the mirror selects of it to each of its outputs."""
     for bridge, mirror in homes(case):
-        if plan.verdicts[mirror.uuid].state != OFFLOADED:
+        if plan.decisions[mirror.uuid].state != OFFLOADED:
             continue
         here = ports_of(case, bridge)
         reserved = {each.output_port for home, each in homes(case) if home is bridge}
@@ -562,11 +562,11 @@ def check_flags(plan: Plan) -> None:
 def check_ties(case: Case, plan: Plan) -> None:
     """Open vSwitch's copies and ours do not meet at one output, nor depend on each other."""
     for bridge, mirror in homes(case):
-        if plan.verdicts[mirror.uuid].state != OFFLOADED:
+        if plan.decisions[mirror.uuid].state != OFFLOADED:
             continue
         outputs = {port.uuid for port in outputs_of(case, mirror)}
         for home, other in homes(case):
-            if home is not bridge or plan.verdicts[other.uuid].state != NATIVE:
+            if home is not bridge or plan.decisions[other.uuid].state != NATIVE:
                 continue
             if mirror.output_port is not None:
                 assert other.output_port != mirror.output_port

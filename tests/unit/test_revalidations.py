@@ -39,8 +39,8 @@ class Clerk:
         self.rounds.append(Round())
         return self.rounds[-1]
 
-    def look(self, *returning: UUID, taken_in: bool = True, known: bool = True) -> set[UUID]:
-        return self.all.look(set(returning), taken_in, known, self.begin)
+    def look(self, *returning: UUID, applied: bool = True, known: bool = True) -> set[UUID]:
+        return self.all.look(set(returning), applied, known, self.begin)
 
     def end(self) -> None:
         self.rounds[-1].done = True
@@ -57,7 +57,7 @@ def started() -> Clerk:
 
 def test_the_first_covers_what_a_sidecar_before_has_given_back() -> None:
     clerk = Clerk()
-    assert clerk.look(M, taken_in=False, known=False) == {M}
+    assert clerk.look(M, applied=False, known=False) == {M}
     assert clerk.rounds == []
     assert clerk.look(M, known=False) == {M}
     assert not clerk.all.asked
@@ -69,7 +69,7 @@ def test_the_first_covers_what_a_sidecar_before_has_given_back() -> None:
 def test_a_move_begins_one_when_it_is_taken_in() -> None:
     clerk = started()
     clerk.all.written([M])
-    assert clerk.look(M, taken_in=False) == {M}
+    assert clerk.look(M, applied=False) == {M}
     assert clerk.all.pending
     assert len(clerk.rounds) == 1
     assert clerk.look(M) == {M}

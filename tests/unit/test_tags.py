@@ -336,7 +336,7 @@ MANY = settings(
 def test_copies_of_what_arrives(probe: Probe, case: Case) -> None:
     world = case.world()
     world.add_mirror(src="s", out="o", select_vlan=case.select_vlan)
-    assert world.verdict().state == OFFLOADED
+    assert world.decision().state == OFFLOADED
     source, _, output = case.bundles(world)
     packet = case.packet()
     vlans = enter(packet, source)
@@ -351,7 +351,7 @@ def test_copies_of_what_arrives(probe: Probe, case: Case) -> None:
 def test_copies_into_a_vlan(probe: Probe, case: Case, vlan: int) -> None:
     world = case.world()
     world.add_mirror(src="s", output_vlan=vlan, select_vlan=case.select_vlan)
-    if world.verdict().state != OFFLOADED:
+    if world.decision().state != OFFLOADED:
         return
     source, _, output = case.bundles(world)
     packet = case.packet()
@@ -369,7 +369,7 @@ def test_copies_into_a_vlan(probe: Probe, case: Case, vlan: int) -> None:
 def test_copies_of_what_leaves(probe: Probe, case: Case) -> None:
     world = case.world()
     world.add_mirror(dst="p", out="o", select_vlan=case.select_vlan)
-    if world.verdict().state != OFFLOADED:
+    if world.decision().state != OFFLOADED:
         return
     source, passed, output = case.bundles(world)
     forwarded = forward(case, source, passed)
@@ -417,7 +417,7 @@ def test_hooks_know_a_packet_again(probe: Probe, case: Case) -> None:
     """A packet has one digest, and is in one VLAN, where it arrives and where it leaves."""
     world = case.world()
     world.add_mirror(src="s", dst="p", out="o")
-    if world.verdict().state != OFFLOADED:
+    if world.decision().state != OFFLOADED:
         return
     source, passed, _ = case.bundles(world)
     forwarded = forward(case, source, passed)

@@ -129,7 +129,7 @@ def test_an_older_build_wrote_what_ebpf_had_counted() -> None:
 
 
 def test_a_mirror_that_ovs_has_no_room_for_shows_it() -> None:
-    """`Judge.lacks_room` tells by it."""
+    """`OffloadChecker.lacks_room` tells by it."""
     record = equal(120, 100, 20).record
     made = totals(row(120, parked=False, record=record), None)
     made.observe(M, {})

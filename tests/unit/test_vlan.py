@@ -23,7 +23,7 @@ from ovs_ebpf_tap.model.frame_rewrite import (
     PRIORITY_ALWAYS,
     PRIORITY_IF_NONZERO,
     TUNNEL,
-    Edit,
+    FrameRewrite,
     vlan_set,
 )
 from ovs_ebpf_tap.model.rows import Port
@@ -126,7 +126,7 @@ def test_what_has_left_a_port_is_in_the_vlan_it_was_in(port: Port, vid: int) -> 
 # Paths.
 
 
-def edit(path: Path, output: PortVlans, **special: Any) -> Edit:
+def edit(path: Path, output: PortVlans, **special: Any) -> FrameRewrite:
     how = {"limit": 1, "snaplen": 0, "max_len": 1514, "netdev": False, **special}
     return path.edit(output, **how)
 

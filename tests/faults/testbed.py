@@ -6,8 +6,8 @@ import contextlib
 import json
 from collections.abc import Iterable
 
+from faults.killable_sidecar import KillableSidecar
 from faults.rows import Rows, read_rows
-from faults.victim import Victim
 from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.sidecar import hook_count
 from ovs_ebpf_tap.lab.switch import Host, Switch
@@ -16,7 +16,7 @@ from ovs_ebpf_tap.model.desired import OFFLOADED
 from ovs_ebpf_tap.model.rows import MODE_KEY
 
 
-class Ground(Resource):
+class Testbed(Resource):
     """A switch with hosts that talk, and with monitors; `tap` is its sidecar.
 
     `wanted` is the state that each mirror is to be in when all is right; of one that is to have
@@ -46,8 +46,8 @@ class Ground(Resource):
         """Removes all of it."""
         self._resources.close()
 
-    def _make_tap(self) -> Victim:
-        tap = Victim(self.switch, "--attach", self.attach, "--fast-attach")
+    def _make_tap(self) -> KillableSidecar:
+        tap = KillableSidecar(self.switch, "--attach", self.attach, "--fast-attach")
         self._resources.callback(tap.close)
         return tap
 

@@ -21,7 +21,7 @@ from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.tap import Tap
 from ovs_ebpf_tap.lab.traffic import send
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, Verdict
+from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from parity.case import Case, Mirror, Port, Sent, datapath_type
 
@@ -39,9 +39,9 @@ _AFTER = 0.12
 _LATE = 2.0
 """Seconds that are given to frames that another run has had."""
 _VERDICT = 8.0
-"""Seconds that the sidecar has for a verdict."""
+"""Seconds that the sidecar has for a decision."""
 _UNEXPECTED = 1.0
-"""Seconds after which a verdict that is not the expected one is taken for the last."""
+"""Seconds after which a decision that is not the expected one is taken for the last."""
 
 _VLAN_COLUMNS = ("tag", "trunks", "vlan_mode", "cvlans", "other_config")
 _UNUSED = Port(tag=4094)
@@ -107,7 +107,7 @@ class _Layout:
     later_up: list[str] = field(default_factory=list)
 
 
-class World(Resource):
+class CaseBridge(Resource):
     """The bridge of one case, or of several with the same ports."""
 
     def __init__(self, bench: Bench, case: Case) -> None:
@@ -333,9 +333,9 @@ class World(Resource):
         """Set the mode of all the bridge's mirrors."""
         self.switch.vsctl("set", "Bridge", self.bridge, f"external_ids:{MODE_KEY}={mode}")
 
-    def verdicts(self) -> list[Verdict | None]:
+    def decisions(self) -> list[OffloadDecision | None]:
         """What the rows say of each mirror; None of those that are on the move."""
-        return [_verdict(ids) for ids in self.mirror_ids()]
+        return [_decision(ids) for ids in self.mirror_ids()]
 
     def mirror_ids(self) -> list[dict[str, str]]:
         """The external_ids of the case's mirrors, in order."""
@@ -343,16 +343,16 @@ class World(Resource):
         mirrors = (rows[self.mirror_name(n)] for n in range(len(self.case.mirrors)))
         return [dict(row["external_ids"][1]) for row in mirrors]
 
-    def wait_verdicts(self, expected: bool = True) -> list[Verdict | None]:
-        """The verdicts once they are what the case says, or after a while those that are there.
+    def wait_verdicts(self, expected: bool = True) -> list[OffloadDecision | None]:
+        """The decisions once they are what the case says, or after a while those that are there.
 
-        Without `expected` any verdict will do.
+        Without `expected` any decision will do.
         """
         began = time.monotonic()
 
-        def settled() -> list[Verdict | None]:
+        def settled() -> list[OffloadDecision | None]:
             self._check_sidecar()
-            found = self.verdicts()
+            found = self.decisions()
             waited = time.monotonic() - began
             if self.bench.sidecar.is_moving() and waited <= patience(_VERDICT):
                 return []
@@ -360,7 +360,7 @@ class World(Resource):
             done = over or all(map(as_expected, self.case.mirrors, found))
             return found if done or waited > patience(_VERDICT) else []
 
-        return wait_for(settled, 2 * _VERDICT, "verdicts") if self.case.mirrors else []
+        return wait_for(settled, 2 * _VERDICT, "decisions") if self.case.mirrors else []
 
     def _check_sidecar(self) -> None:
         process = self.bench.sidecar.process
@@ -465,20 +465,20 @@ _INTERFACE: Mapping[str, Sequence[str]] = {
 }
 
 
-def as_expected(mirror: Mirror, verdict: Verdict | None) -> bool:
+def as_expected(mirror: Mirror, decision: OffloadDecision | None) -> bool:
     """Whether the sidecar says of the mirror what the case says."""
-    if verdict is None or verdict.state != mirror.state:
+    if decision is None or decision.state != mirror.state:
         return False
-    return mirror.reason in (verdict.reason or "")
+    return mirror.reason in (decision.reason or "")
 
 
-def _verdict(ids: Mapping[str, str]) -> Verdict | None:
+def _decision(ids: Mapping[str, str]) -> OffloadDecision | None:
     state, reason = ids.get(STATE_KEY), ids.get(REASON_KEY)
     moving = (state == OFFLOADED) != (SELECT_VLAN_KEY in ids)
     waiting = reason == _MODE_IS_NATIVE or _NOT_YET in (reason or "")
     if state is None or moving or (state == NATIVE and waiting):
         return None
-    return Verdict(state, reason)
+    return OffloadDecision(state, reason)
 
 
 def _ports_of(mirror: Mirror) -> list[str]:

@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 from builders import World, switch
 
-from ovs_ebpf_tap.compare.places import Places, find_places
+from ovs_ebpf_tap.compare.mirror_counters import MirrorCounters, find_places
 
 
-def places(world: World, name: str = "m") -> Places:
+def places(world: World, name: str = "m") -> MirrorCounters:
     bridge = next(b for b in world.bridges.values() if world.mirrors[name].uuid in b.mirrors)
     return find_places(world.db, bridge, world.mirrors[name], world.devices)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from ovs_ebpf_tap.decide.topology import Layout, SeenPort, to_ingress
+from ovs_ebpf_tap.decide.topology import BridgePorts, SeenPort, to_ingress
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.rows import Bridge, Database, Mirror, Port
 
@@ -24,7 +24,7 @@ class Meter:
 
 
 @dataclass(frozen=True)
-class Places:
+class MirrorCounters:
     """The counters that tell of a mirror.
 
     `due` together count the copies that there should be; None if no counters do, and `doubt` then
@@ -42,7 +42,7 @@ class Places:
     internal_output: bool = False
     """Whether the output's device counts Open vSwitch's copies alone, not those of programs."""
 
-    def same_mirror(self, other: Places) -> bool:
+    def same_mirror(self, other: MirrorCounters) -> bool:
         """Whether the mirror's own counters are the same."""
         return replace(self, switch=()) == replace(other, switch=())
 
@@ -53,7 +53,7 @@ class _NotKnownError(Exception):
 
 def find_places(
     db: Database, bridge: Bridge, mirror: Mirror, devices: Mapping[str, Device]
-) -> Places:
+) -> MirrorCounters:
     """The counters of the mirror, which is on the bridge."""
     layout = _layout(db, bridge, devices)
     finder = _Finder(layout, mirror)
@@ -64,7 +64,7 @@ def find_places(
         due, doubt = None, str(why)
     output = layout.output_port(mirror)
     interfaces = layout.seen[output.uuid].interfaces if output is not None else ()
-    return Places(
+    return MirrorCounters(
         sources=finder.meters(finder.sources, arrival=True),
         destinations=finder.meters(finder.destinations, arrival=False),
         outputs=finder.meters([output] if output else [], arrival=False),
@@ -75,10 +75,12 @@ def find_places(
     )
 
 
-def _layout(db: Database, bridge: Bridge, devices: Mapping[str, Device]) -> Layout:
+def _layout(db: Database, bridge: Bridge, devices: Mapping[str, Device]) -> BridgePorts:
     ports = (db.ports[uuid] for uuid in bridge.ports if uuid in db.ports)
     mirrors = [db.mirrors[uuid] for uuid in sorted(bridge.mirrors) if uuid in db.mirrors]
-    return Layout({port.uuid: SeenPort.of(port, bridge, db, devices) for port in ports}, mirrors)
+    return BridgePorts(
+        {port.uuid: SeenPort.of(port, bridge, db, devices) for port in ports}, mirrors
+    )
 
 
 def _arrivals(db: Database, devices: Mapping[str, Device]) -> tuple[Meter, ...]:
@@ -90,7 +92,7 @@ def _arrivals(db: Database, devices: Mapping[str, Device]) -> tuple[Meter, ...]:
     return tuple(found)
 
 
-def _meters(layout: Layout, ports: Iterable[Port], *, arrival: bool) -> tuple[Meter, ...]:
+def _meters(layout: BridgePorts, ports: Iterable[Port], *, arrival: bool) -> tuple[Meter, ...]:
     """The counters of what arrives in the switch on the ports, or leaves through them."""
     found = []
     for port in sorted(ports, key=lambda port: port.name):
@@ -106,7 +108,7 @@ def _meters(layout: Layout, ports: Iterable[Port], *, arrival: bool) -> tuple[Me
 class _Finder:
     """Looks at one mirror."""
 
-    def __init__(self, layout: Layout, mirror: Mirror) -> None:
+    def __init__(self, layout: BridgePorts, mirror: Mirror) -> None:
         self._layout = layout
         self._mirror = mirror
         # What arrives on output ports is dropped, uncopied.

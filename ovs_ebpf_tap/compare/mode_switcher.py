@@ -9,7 +9,7 @@ from uuid import UUID
 from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED
 from ovs_ebpf_tap.compare.interrupts import Interrupts
 from ovs_ebpf_tap.daemon import control
-from ovs_ebpf_tap.daemon.session import PATIENCE, Options, connect, transact, turn
+from ovs_ebpf_tap.daemon.runtime import PATIENCE, Options, connect, transact, turn
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.rows import (
     MODE_KEY,
@@ -20,7 +20,7 @@ from ovs_ebpf_tap.model.rows import (
     Database,
     Mirror,
 )
-from ovs_ebpf_tap.model.transaction import Edits, MirrorEdit
+from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb
 from ovs_ebpf_tap.util.text import printable
 
@@ -55,7 +55,7 @@ def bridge_of(db: Database, mirror: Mirror) -> Bridge:
     return found[0]
 
 
-class Mover:
+class ModeSwitcher:
     """Moves one mirror. Its mode was `before`; None if it had none of its own."""
 
     def __init__(self, options: Options, name: str, interrupts: Interrupts) -> None:
@@ -164,5 +164,5 @@ def _write_mode(ovsdb: Ovsdb, uuid: UUID, mode: str | None) -> None:
         if mirror is None or (mirror.external_ids.get(MODE_KEY) == mode and not ovsdb.busy):
             return
         # A transaction comes to nothing where the connection was lost meanwhile.
-        transact(ovsdb, Edits((edit,)))
+        transact(ovsdb, Transaction((edit,)))
         turn(ovsdb, deadline)

@@ -24,7 +24,7 @@ from ovs_ebpf_tap.decide.handover import forget_edits
 from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.counters import Counters
-from ovs_ebpf_tap.model.transaction import Edits
+from ovs_ebpf_tap.model.transaction import Transaction
 from ovs_ebpf_tap.observe.netlink import Netlink
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema, ovs_run_dir
 from ovs_ebpf_tap.util import namespace, unexpected
@@ -74,7 +74,7 @@ def check_kernel(options: Options) -> None:
         raise TapError(str(error)) from None
 
 
-class Parts:
+class Runtime:
     """The parts of a sidecar, open; the database is the caller's."""
 
     def __init__(self, options: Options, ovsdb: Ovsdb) -> None:
@@ -113,7 +113,7 @@ class Parts:
             older.close()
             programs.remove_build(self.options.pin_dir / older.build)
 
-    def __enter__(self) -> Parts:
+    def __enter__(self) -> Runtime:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -209,7 +209,7 @@ def connect(remote: str) -> Ovsdb:
     return ovsdb
 
 
-def transact(ovsdb: Ovsdb, edits: Edits) -> None:
+def transact(ovsdb: Ovsdb, edits: Transaction) -> None:
     """Writes the edits. Raises TapError if the database does not take them in time."""
     deadline = time.monotonic() + PATIENCE
     while ovsdb.busy or not ovsdb.connected:

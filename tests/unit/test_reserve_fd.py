@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from ovs_ebpf_tap.util.reserve_fd import Spare
+from ovs_ebpf_tap.util.reserve_fd import ReserveFd
 
 
 @pytest.fixture
-def spare() -> Iterator[Spare]:
+def spare() -> Iterator[ReserveFd]:
     """Of a process that can open no more."""
-    kept = Spare()
+    kept = ReserveFd()
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
     os.close(lowest)
@@ -32,7 +32,7 @@ def can_open() -> bool:
     return True
 
 
-def test_it_is_there_when_there_are_no_others(spare: Spare) -> None:
+def test_it_is_there_when_there_are_no_others(spare: ReserveFd) -> None:
     assert not can_open()
     spare.lend()
     spare.lend()
@@ -42,7 +42,7 @@ def test_it_is_there_when_there_are_no_others(spare: Spare) -> None:
     assert not can_open()
 
 
-def test_there_may_be_none_to_keep_again(spare: Spare) -> None:
+def test_there_may_be_none_to_keep_again(spare: ReserveFd) -> None:
     spare.lend()
     taken = os.dup(0)
     spare.keep()

@@ -17,7 +17,7 @@ _HIT = 60.0  # seconds: the programs may have to be compiled
 _TESTS = Path(__file__).resolve().parent.parent
 
 
-class Victim(Tap):
+class KillableSidecar(Tap):
     """A Tap that ends itself at `point` once it is armed; with `point` None it is as any other.
 
     Of its commands, only those that are started do.
