@@ -6,16 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.openvswitch
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_control() -> None:
     small = ("--rounds=2", "--starts=1", "--idle=0.5", "--ports=6", "--mirrors=3", "--json")
-    command = (sys.executable, "-m", "ovs_ebpf_tap.bench.control", *small)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = (sys.executable, "-m", "bench.control", *small)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert [(row["unit"], row["n"]) for row in rows] == [
@@ -37,8 +40,8 @@ def test_control() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_copy() -> None:
     small = ("--setups=2", "--rounds=1", "--batches=1", "--no-others")
-    command = (sys.executable, "-m", "ovs_ebpf_tap.bench.copy", *small)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = (sys.executable, "-m", "bench.copy", *small)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS)
     assert done.returncode == 0, done.stderr
     assert "64 bytes a frame" in done.stdout
     assert "1400 bytes a frame" in done.stdout
@@ -48,8 +51,10 @@ def test_copy() -> None:
 @pytest.mark.openvswitch
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_forward() -> None:
-    command = (sys.executable, "-m", "ovs_ebpf_tap.bench.forward", "--rounds=1", "--seconds=0.2")
-    done = subprocess.run((*command, "--json"), capture_output=True, text=True, check=False)
+    command = (sys.executable, "-m", "bench.forward", "--rounds=1", "--seconds=0.2")
+    done = subprocess.run(
+        (*command, "--json"), capture_output=True, text=True, check=False, cwd=TESTS
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["commands"] == ["scripts/bench forward --rounds=1 --seconds=0.2 --json"]

@@ -20,9 +20,9 @@ from any_frames import frames, matches
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from bench.copy import TRUNK
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.apply.encoding import Encoding
-from ovs_ebpf_tap.bench.copy import TRUNK
 from ovs_ebpf_tap.decide.mirror_filter import parse
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.flowkey import key_of, selects

@@ -1,6 +1,6 @@
 """How fast mirrors move to the hooks, and what the sidecar takes.
 
-    python -m ovs_ebpf_tap.bench.control [--json] [--rounds N] ...
+    python -m bench.control [--json] [--rounds N] ...
 
 On a real switch, with the sidecar as a process of its own: first alone with one mirror, then
 with many ports and mirrors. A commit is when the database tells of it. Which copy is the first of
@@ -23,8 +23,8 @@ from pathlib import Path
 from types import FrameType
 from uuid import UUID
 
-from ovs_ebpf_tap.bench.figures import MEDIAN, P99, WORST, Figure, as_json, as_table
-from ovs_ebpf_tap.bench.mirror_log import MirrorLog, Row
+from bench.figures import MEDIAN, P99, WORST, Figure, as_json, as_table
+from bench.mirror_log import MirrorLog, Row
 from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.daemon.runtime import Options, pinned_counters
 from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError
