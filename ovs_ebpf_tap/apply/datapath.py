@@ -417,11 +417,13 @@ class Datapath:
         goal = dict(wanted)
         for hook, rules in self._rules.items() if held else ():
             groups = {rule.group for rule in goal.get(hook, ())}
-            gates = {rule.gate for rule in goal.get(hook, ())}
+            policies = {rule.ingress_policy for rule in goal.get(hook, ())}
             kept = tuple(
                 rule
                 for rule in rules
-                if rule.mirror in held and rule.group not in groups and gates <= {rule.gate}
+                if rule.mirror in held
+                and rule.group not in groups
+                and policies <= {rule.ingress_policy}
             )
             if kept:
                 goal[hook] = goal.get(hook, ()) + kept

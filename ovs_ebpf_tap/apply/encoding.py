@@ -76,28 +76,28 @@ class Encoding:
         """
         if not rules:
             return 0
-        once = any(rule.once for rule in rules)
+        dedup = any(rule.dedup for rule in rules)
         match = any(rule.match is not None for rule in rules)
         return (
             len(rules)
             | _SHAPE_ARRIVAL * rules[0].arrival
             | _SHAPE_ACTION * by_action
-            | _SHAPE_ONCE * once
+            | _SHAPE_ONCE * dedup
             | _SHAPE_MATCH * match
             | rules[0].edit.limit << _SHAPE_LIMIT
-            | self._gate_place(rules[0].gate) << _SHAPE_PORT
+            | self._ingress_policy_place(rules[0].ingress_policy) << _SHAPE_PORT
         )
 
     def unpack(
         self, shape: int, rules: Iterable[bytes], mirrors: Mapping[int, UUID]
     ) -> Iterator[Rule]:
         """The rules of a hook, but those of mirrors that are not known any more."""
-        gate = self._gate(shape >> _SHAPE_PORT)
+        ingress_policy = self._ingress_policy(shape >> _SHAPE_PORT)
         for data in rules:
             fields = _RULE.unpack(data)
             mirror = mirrors.get(fields["slot"])
             if mirror is not None:
-                yield self._rule(fields, mirror, gate)
+                yield self._rule(fields, mirror, ingress_policy)
 
     # Rules.
 
@@ -106,7 +106,7 @@ class Encoding:
         edit = rule.edit
         flags = (
             _TO_INGRESS * rule.to_ingress
-            | _ONCE * rule.once
+            | _ONCE * rule.dedup
             | _ARRIVAL * rule.arrival
             | _TO_HOOK * rule.to_hook
             | _EDIT_HERE * rule.edit_here
@@ -121,7 +121,7 @@ class Encoding:
             hook=hook.ifindex,
             output=rule.output,
             group=rule.group,
-            run=rule.run,
+            run=rule.selection,
             flags=flags,
             max_len=edit.max_len,
             slot=slot,
@@ -131,7 +131,7 @@ class Encoding:
         )
 
     def _rule(
-        self, fields: Mapping[str, int], mirror: UUID, gate: VlanIngressPolicy | None
+        self, fields: Mapping[str, int], mirror: UUID, ingress_policy: VlanIngressPolicy | None
     ) -> Rule:
         flags = fields["flags"]
         vlans, match = fields["vlans"], fields["match"]
@@ -139,17 +139,17 @@ class Encoding:
             mirror=mirror,
             output=fields["output"],
             group=fields["group"],
-            run=fields["run"],
+            selection=fields["run"],
             arrival=bool(flags & _ARRIVAL),
             edit=self.edit_at(fields["edit"]),
             to_ingress=bool(flags & _TO_INGRESS),
-            once=bool(flags & _ONCE),
+            dedup=bool(flags & _ONCE),
             to_hook=bool(flags & _TO_HOOK),
             counted=not flags & _UNCOUNTED,
             unreserved=bool(flags & _NO_RESERVED),
             vlans=_unpack_vlans(self._vlans.read(vlans)) if vlans else None,
             match=Match.unpack(self._matches.read(match)) if match else None,
-            gate=gate,
+            ingress_policy=ingress_policy,
         )
 
     def keep(self, hooks: Iterable[Sequence[Rule]]) -> None:
@@ -162,10 +162,10 @@ class Encoding:
                     vlans.add(self._vlans.place(_pack_vlans(rule.vlans)))
                 if rule.match is not None:
                     matches.add(self._matches.place(rule.match.pack()))
-            if rules and rules[0].gate is not None:
-                ports.add(self._gate_place(rules[0].gate))
-                if rules[0].gate.admitted != ALL:
-                    vlans.add(self._vlans.place(_pack_vlans(rules[0].gate.admitted)))
+            if rules and rules[0].ingress_policy is not None:
+                ports.add(self._ingress_policy_place(rules[0].ingress_policy))
+                if rules[0].ingress_policy.admitted != ALL:
+                    vlans.add(self._vlans.place(_pack_vlans(rules[0].ingress_policy.admitted)))
         self._vlans.keep(vlans)
         self._edits.keep(edits)
         self._matches.keep(matches)
@@ -179,8 +179,12 @@ class Encoding:
         if rule.copies_untagged is not None:
             words[_CONSTANT_PLAIN] = _plain(rule)
         words.update(enumerate(_words(packed), start=_CONSTANT_RULE))
-        if rule.gate is not None:
-            words.update(enumerate(_words(self._pack_gate(rule.gate)), start=_CONSTANT_PORT))
+        if rule.ingress_policy is not None:
+            words.update(
+                enumerate(
+                    _words(self._pack_ingress_policy(rule.ingress_policy)), start=_CONSTANT_PORT
+                )
+            )
         if rule.match is not None:
             words.update(enumerate(_words(rule.match.glance()), start=_CONSTANT_GLANCE))
         return words
@@ -199,17 +203,26 @@ class Encoding:
         """The edit at a place that an entry in the kernel refers to."""
         return _unpack_edit(self._edits.read(place))
 
-    # Gates.
+    # Ingress policies.
 
-    def _gate_place(self, gate: VlanIngressPolicy | None) -> int:
-        return 0 if gate is None else self._ports.place(self._pack_gate(gate))
+    def _ingress_policy_place(self, ingress_policy: VlanIngressPolicy | None) -> int:
+        return (
+            0
+            if ingress_policy is None
+            else self._ports.place(self._pack_ingress_policy(ingress_policy))
+        )
 
-    def _pack_gate(self, gate: VlanIngressPolicy) -> bytes:
-        all_admitted = gate.admitted == ALL
-        admitted = 0 if all_admitted else self._vlans.place(_pack_vlans(gate.admitted))
-        return _PORT.pack(mode=gate.mode, tag=gate.tag, admitted=admitted, max_len=gate.max_len)
+    def _pack_ingress_policy(self, ingress_policy: VlanIngressPolicy) -> bytes:
+        all_admitted = ingress_policy.admitted == ALL
+        admitted = 0 if all_admitted else self._vlans.place(_pack_vlans(ingress_policy.admitted))
+        return _PORT.pack(
+            mode=ingress_policy.mode,
+            tag=ingress_policy.tag,
+            admitted=admitted,
+            max_len=ingress_policy.max_len,
+        )
 
-    def _gate(self, place: int) -> VlanIngressPolicy | None:
+    def _ingress_policy(self, place: int) -> VlanIngressPolicy | None:
         if not place:
             return None
         fields = _PORT.unpack(self._ports.read(place))

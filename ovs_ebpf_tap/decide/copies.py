@@ -184,10 +184,12 @@ class _Walk:
         # The groups that the copies that are followed have come through, and their VLANs.
         self._above: list[tuple[int, int]] = []
         self._found: dict[int, list[Rule]] = defaultdict(list)
-        self._runs = 0
+        self._selections = 0
         vlans = topology.vlans(port) if arrival else topology.vlans(port).leaving
-        gate = VlanIngressPolicy(vlans.mode, vlans.tag, vlans.admitted, self._max_arriving())
-        self._gate = gate if gate.max_len or not vlans.plain else None
+        ingress_policy = VlanIngressPolicy(
+            vlans.mode, vlans.tag, vlans.admitted, self._max_arriving()
+        )
+        self._ingress_policy = ingress_policy if ingress_policy.max_len or not vlans.plain else None
         self._all = Path.of(vlans)
         # OVS reads the packets of taps with their tags in them.
         self._no_dei = (
@@ -273,7 +275,7 @@ class _Walk:
             return
         self._following.found += bool(depth)
         outputs = self._topology.outputs(mirror)
-        self._runs += 1
+        self._selections += 1
         copies = [rule for each in outputs for rule in self._rules(mirror, group, path, each)]
         for number, rule in enumerate(copies):
             self._found[group].append(replace(rule, counted=number == 0))
@@ -409,7 +411,7 @@ class _Walk:
             mirror=mirror.uuid,
             output=device.ifindex,
             group=group,
-            run=self._runs,
+            selection=self._selections,
             arrival=self._arrival,
             edit=path.edit(
                 topology.vlans(output),
@@ -423,7 +425,7 @@ class _Walk:
             unreserved=path.unreserved,
             match=path.match,
             vlans=None if path.selected == self._all.selected else path.selected,
-            gate=self._gate,
+            ingress_policy=self._ingress_policy,
         )
 
 
@@ -445,7 +447,7 @@ def _mark(wanted: Mapping[Hook, list[Rule]]) -> dict[Hook, list[Rule]]:
     hooked = {hook.ifindex for hook, rules in wanted.items() if not rules[0].arrival}
     return {
         hook: [
-            replace(rule, once=rule.group in shared, to_hook=rule.output in hooked)
+            replace(rule, dedup=rule.group in shared, to_hook=rule.output in hooked)
             for rule in rules
         ]
         for hook, rules in wanted.items()

@@ -576,7 +576,7 @@ def _undecided(rules: Mapping[Hook, list[Rule]]) -> Iterator[tuple[UUID, str]]:
         for rule in each:
             here[rule.group].add(rule.edit.snaplen)
             mirrors[rule.group].add(rule.mirror)
-            if at_hook.setdefault(rule.group, rule.edit.snaplen) != rule.edit.snaplen or rule.once:
+            if at_hook.setdefault(rule.group, rule.edit.snaplen) != rule.edit.snaplen or rule.dedup:
                 undecided.add(rule.group)
     for group in undecided:
         if len(here[group]) > 1:

@@ -59,12 +59,13 @@ class Rule:
     output: int
     group: int
     """What a packet is copied to once: an output port or VLAN."""
-    run: int
-    """Tells rules of a group that copy the same packets from its others."""
+    selection: int
+    """A number that the rules of a group share which copy the same packets to several outputs."""
     arrival: bool
     edit: FrameRewrite
     to_ingress: bool = False
-    once: bool = False
+    dedup: bool = False
+    """Whether another hook may see the same packet, and it is copied to the group only once."""
     to_hook: bool = False
     """The output device has a hook too, which passes this copy over."""
     counted: bool = True
@@ -75,7 +76,7 @@ class Rule:
     """The VLANs that are copied; None for all."""
     match: Match | None = None
     """The frames that are copied; None for all."""
-    gate: VlanIngressPolicy | None = None
+    ingress_policy: VlanIngressPolicy | None = None
     """The hook's, the same for all its rules; None if it admits all."""
 
     @property
@@ -86,15 +87,15 @@ class Rule:
     @property
     def copies_untagged(self) -> bool | None:
         """Whether it copies any frame without a tag, and changes none here; None: it depends."""
-        gate = self.gate or VlanIngressPolicy(KEEP, 0)
-        if gate.mode not in (KEEP, ACCESS):
+        ingress_policy = self.ingress_policy or VlanIngressPolicy(KEEP, 0)
+        if ingress_policy.mode not in (KEEP, ACCESS):
             return None
-        vlan = 0 if gate.mode == KEEP else gate.tag
+        vlan = 0 if ingress_policy.mode == KEEP else ingress_policy.tag
         selected = ALL if self.vlans is None else self.vlans
-        if not gate.admitted & 1 or not selected >> vlan & 1 or vlan in PARKED_VLANS:
+        if not ingress_policy.admitted & 1 or not selected >> vlan & 1 or vlan in PARKED_VLANS:
             return False
         changed = self.edit_here and not self.edit.only_tagged
-        if changed or self.match is not None or self.once or self.unreserved:
+        if changed or self.match is not None or self.dedup or self.unreserved:
             return None
         return True
 

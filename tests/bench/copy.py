@@ -179,7 +179,7 @@ TRUNK = FrameRewrite(
 """From a trunk port to a trunk port."""
 
 
-_RULE = Rule(_MIRROR, output=0, group=0, run=1, arrival=True, edit=TRUNK)
+_RULE = Rule(_MIRROR, output=0, group=0, selection=1, arrival=True, edit=TRUNK)
 """Copies what arrives on a port."""
 
 
@@ -313,9 +313,9 @@ class Bench:
 _ACCESS = replace(TRUNK, in_mode=ACCESS, in_tag=10)
 _RULES = {
     "": _RULE,
-    ", once: arriving": replace(_RULE, once=True),
-    ", once: leaving": replace(_RULE, once=True, arrival=False),
-    ", VLAN": replace(_RULE, edit=_ACCESS, gate=VlanIngressPolicy(ACCESS, 10, 1)),
+    ", once: arriving": replace(_RULE, dedup=True),
+    ", once: leaving": replace(_RULE, dedup=True, arrival=False),
+    ", VLAN": replace(_RULE, edit=_ACCESS, ingress_policy=VlanIngressPolicy(ACCESS, 10, 1)),
     ", cut in place": replace(_RULE, edit=replace(TRUNK, snaplen=_SNAPLEN)),
     ", cut on the cutter": replace(_RULE, edit=replace(TRUNK, snaplen=_SHORT_SNAPLEN)),
     ", other VLAN": replace(_RULE, vlans=vlan_set([7])),

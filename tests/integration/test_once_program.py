@@ -61,7 +61,7 @@ class Hooks:
             flags=flags,
             max_len=1514,
             slot=number,
-            run=1,
+            selection=1,
         )
         self.maps["rules"].set(bpf.u32(number), rule)
         words = struct.unpack(f"={len(rule) // 4}I", rule)

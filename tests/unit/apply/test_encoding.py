@@ -64,33 +64,35 @@ def edits(limit: int) -> st.SearchStrategy[FrameRewrite]:
     )
 
 
-def rules(gate: VlanIngressPolicy | None, limit: int) -> st.SearchStrategy[Rule]:
+def rules(ingress_policy: VlanIngressPolicy | None, limit: int) -> st.SearchStrategy[Rule]:
     return st.builds(
         Rule,
         mirror=st.sampled_from(list(SLOTS)),
         output=U32,
         group=U32,
-        run=U32,
+        selection=U32,
         arrival=st.booleans(),
         edit=edits(limit),
         to_ingress=st.booleans(),
-        once=st.booleans(),
+        dedup=st.booleans(),
         to_hook=st.booleans(),
         counted=st.booleans(),
         unreserved=st.booleans(),
         vlans=st.none() | VLANS,
         match=st.none() | st.sampled_from(["tcp", "dl_vlan=5", "tcp,tp_dst=53", "arp"]).map(parse),
-        gate=st.just(gate),
+        ingress_policy=st.just(ingress_policy),
     )
 
 
 @st.composite
 def hooks(draw: st.DrawFn) -> tuple[Rule, ...]:
-    gate = draw(
+    ingress_policy = draw(
         st.none()
         | st.builds(VlanIngressPolicy, mode=MODES, tag=TAGS, admitted=st.just(ALL) | VLANS)
     )
-    return tuple(draw(st.lists(rules(gate, draw(st.integers(0, 2))), min_size=1, max_size=6)))
+    return tuple(
+        draw(st.lists(rules(ingress_policy, draw(st.integers(0, 2))), min_size=1, max_size=6))
+    )
 
 
 @pytest.fixture
@@ -156,7 +158,7 @@ PLAIN = Rule(
     mirror=MIRRORS[1],
     output=9,
     group=9,
-    run=1,
+    selection=1,
     arrival=True,
     edit=FrameRewrite(KEEP, 0, 0x8100, None, KEEP, 0, PRIORITY_NEVER, 1, 0, 1514, False),
 )
@@ -167,7 +169,7 @@ PLAIN = Rule(
     [
         ({}, 0),
         ({"to_ingress": True}, abi.constant("RULE_TO_INGRESS")),
-        ({"once": True}, abi.constant("RULE_ONCE")),
+        ({"dedup": True}, abi.constant("RULE_ONCE")),
         ({"to_hook": True}, abi.constant("RULE_TO_HOOK")),
         ({"unreserved": True}, abi.constant("RULE_NO_RESERVED")),
         ({"edit": replace(PLAIN.edit, netdev=True)}, abi.constant("RULE_NETDEV")),
@@ -220,17 +222,17 @@ TRUNK_FROM_ACCESS = replace(PLAIN.edit, in_mode=ACCESS, in_tag=5)
         ({"to_hook": True}, AS_IS),
         ({"to_ingress": True}, AS_IS),
         ({"edit": replace(PLAIN.edit, out_mode=ACCESS)}, AS_IS),
-        ({"gate": VlanIngressPolicy(ACCESS, 5, 1), "vlans": 1 << 5}, AS_IS),
-        ({"gate": VlanIngressPolicy(ACCESS, 5, 1), "edit": TRUNK_FROM_ACCESS}, EDITED),
+        ({"ingress_policy": VlanIngressPolicy(ACCESS, 5, 1), "vlans": 1 << 5}, AS_IS),
+        ({"ingress_policy": VlanIngressPolicy(ACCESS, 5, 1), "edit": TRUNK_FROM_ACCESS}, EDITED),
         ({"edit": replace(PLAIN.edit, snaplen=200)}, EDITED),
         ({"vlans": 1 << 5}, NONE),
         ({"vlans": 1 << 5, "match": parse("tcp")}, NONE),
-        ({"gate": VlanIngressPolicy(ACCESS, 5, 1), "vlans": 1}, NONE),
-        ({"gate": VlanIngressPolicy(KEEP, 0, 1 << 5)}, NONE),
-        ({"gate": VlanIngressPolicy(ACCESS, 4095, 1)}, NONE),
-        ({"gate": VlanIngressPolicy(NATIVE, 5, 1)}, None),
+        ({"ingress_policy": VlanIngressPolicy(ACCESS, 5, 1), "vlans": 1}, NONE),
+        ({"ingress_policy": VlanIngressPolicy(KEEP, 0, 1 << 5)}, NONE),
+        ({"ingress_policy": VlanIngressPolicy(ACCESS, 4095, 1)}, NONE),
+        ({"ingress_policy": VlanIngressPolicy(NATIVE, 5, 1)}, None),
         ({"match": parse("tcp")}, None),
-        ({"once": True}, None),
+        ({"dedup": True}, None),
         ({"unreserved": True}, None),
         ({"to_ingress": True, "edit": TRUNK_FROM_ACCESS}, None),
     ],
@@ -258,9 +260,17 @@ def test_rules_of_mirrors_that_are_gone_are_passed_over() -> None:
 
 def test_hooks_of_one_kind_share_their_places() -> None:
     encoding = Encoding(fake_maps())
-    gate = VlanIngressPolicy(1, 5, 1)
-    one = (replace(PLAIN, vlans=1 << 5, match=parse("tcp"), gate=gate),)
-    two = (replace(PLAIN, mirror=MIRRORS[2], vlans=1 << 5, match=parse("tcp"), gate=gate),)
+    ingress_policy = VlanIngressPolicy(1, 5, 1)
+    one = (replace(PLAIN, vlans=1 << 5, match=parse("tcp"), ingress_policy=ingress_policy),)
+    two = (
+        replace(
+            PLAIN,
+            mirror=MIRRORS[2],
+            vlans=1 << 5,
+            match=parse("tcp"),
+            ingress_policy=ingress_policy,
+        ),
+    )
     (shape, (rule,)), (other_shape, (other,)) = pack(encoding, one), pack(encoding, two)
     assert shape == other_shape
     for place in ("vlans", "edit", "match"):
@@ -277,8 +287,8 @@ def test_what_is_not_used_is_given_back(name: str, clock: Clock) -> None:
         vlans = 1 << number if name == "vlans" else None
         edit = replace(PLAIN.edit, in_tag=number if name == "edits" else 0)
         match = parse(f"dl_vlan={number}") if name == "matches" else None
-        gate = VlanIngressPolicy(1, number) if name == "ports" else None
-        return (replace(PLAIN, vlans=vlans, edit=edit, match=match, gate=gate),)
+        ingress_policy = VlanIngressPolicy(1, number) if name == "ports" else None
+        return (replace(PLAIN, vlans=vlans, edit=edit, match=match, ingress_policy=ingress_policy),)
 
     pack(encoding, kind(1))
     with pytest.raises(OSError, match="more than 1 "):

@@ -1270,7 +1270,7 @@ def test_hooks_count_where_two_may_see_a_packet(
     world = switch("a b c o1 o2")
     for number, (src, dst, out) in enumerate(mirrors):
         world.add_mirror(f"m{number}", src=src, dst=dst, out=out)
-    flags = {rule.once for rules in world.rules().values() for rule in rules.values()}
+    flags = {rule.dedup for rules in world.rules().values() for rule in rules.values()}
     assert flags == {once}
 
 

@@ -407,11 +407,11 @@ def check_hook(case: Case, hook: Hook, rules: tuple[Rule, ...]) -> None:
     groups = [group for group, _ in groupby(rule.group for rule in rules)]
     assert len(set(groups)) == len(groups)
     assert len({rule.arrival for rule in rules}) == 1
-    assert len({rule.gate for rule in rules}) == 1
+    assert len({rule.ingress_policy for rule in rules}) == 1
     assert len({rule.edit.limit for rule in rules}) == 1
     inward = interface.type in ("internal", "tap")
     assert (hook.direction == INGRESS) == (inward != rules[0].arrival)
-    check_gate(case, port, rules[0])
+    check_ingress_policy(case, port, rules[0])
     for _, same in groupby(rules, key=lambda rule: rule.group):
         check_group(list(same))
     for rule in rules:
@@ -419,35 +419,35 @@ def check_hook(case: Case, hook: Hook, rules: tuple[Rule, ...]) -> None:
         assert not (protected and case.db.as_intended(output_port(case, rule)).protected)
 
 
-def check_gate(case: Case, port: Port, rule: Rule) -> None:
+def check_ingress_policy(case: Case, port: Port, rule: Rule) -> None:
     """Only a trunk of all VLANs lets every frame through as it is, if the datapath does."""
     vlans = PortVlans.of(port)
     netdev = home_of(case, case.db.mirrors[rule.mirror]).datapath_type == "netdev"
     taps = any(each.type in ("internal", "tap") for each in interfaces_of(case, port))
     limited = rule.arrival and netdev and not taps and not case.db.userspace_tso
-    assert (rule.gate is None) == (vlans.plain and not limited)
-    if rule.gate is not None:
-        assert bool(rule.gate.max_len) == limited
-        assert rule.gate.tag == vlans.tag
-        assert (rule.gate.admitted == ALL) == (
+    assert (rule.ingress_policy is None) == (vlans.plain and not limited)
+    if rule.ingress_policy is not None:
+        assert bool(rule.ingress_policy.max_len) == limited
+        assert rule.ingress_policy.tag == vlans.tag
+        assert (rule.ingress_policy.admitted == ALL) == (
             vlans.leaving.admitted == ALL if not rule.arrival else vlans.admitted == ALL
         )
 
 
 def check_group(rules: list[Rule]) -> None:
-    """Rules of one run are one mirror's, for the same packets, with an output each.
+    """Rules of one selection are one mirror's, for the same packets, with an output each.
 
-    What a run selects for sure, a later one need not.
+    What a selection takes for sure, a later one need not.
     """
     taken = 0
-    runs = set()
-    for run, same in groupby(rules, key=lambda rule: rule.run):
-        assert run not in runs
-        runs.add(run)
+    selections = set()
+    for selection, same in groupby(rules, key=lambda rule: rule.selection):
+        assert selection not in selections
+        selections.add(selection)
         first, *others = same
-        selection = (first.mirror, first.vlans, first.match, first.unreserved)
+        selecting = (first.mirror, first.vlans, first.match, first.unreserved)
         for rule in others:
-            assert (rule.mirror, rule.vlans, rule.match, rule.unreserved) == selection
+            assert (rule.mirror, rule.vlans, rule.match, rule.unreserved) == selecting
         outputs = [rule.output for rule in (first, *others)]
         assert len(set(outputs)) == len(outputs)
         selected = ALL if first.vlans is None else first.vlans
@@ -552,9 +552,9 @@ def check_flags(plan: Plan) -> None:
     for rules in plan.hooks.values():
         for rule in rules:
             arrivals = users[rule.group].values()
-            assert rule.once is (len(arrivals) > 1 and not all(arrivals))
+            assert rule.dedup is (len(arrivals) > 1 and not all(arrivals))
             assert rule.to_hook is (rule.output in departing)
-            if rule.once:
+            if rule.dedup:
                 snaplens[rule.group].add(rule.edit.snaplen)
     assert all(len(each) == 1 for each in snaplens.values())
 
