@@ -31,6 +31,7 @@ from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, NO_CUTTER, TCX, 
 from ovs_ebpf_tap.model.frame_rewrite import FrameRewrite
 from ovs_ebpf_tap.observe.netlink import Filter, Netlink
 from ovs_ebpf_tap.util import unexpected
+from ovs_ebpf_tap.util.probes import probe
 
 _MAX_RULES = abi.constant("MAX_RULES")
 _MAX_MIRRORS = abi.constant("MAX_MIRRORS")
@@ -183,6 +184,7 @@ class Datapath:
         self._counters: dict[UUID, Counters] = {}
         self._ended: dict[UUID, Counters] = {}
         self.read()
+        probe("hooks read")
 
     @property
     def rules(self) -> Rules:
@@ -575,6 +577,7 @@ class Datapath:
 
     def _publish(self, hook: Hook, entry: Mapping[str, int]) -> None:
         self._maps[hook.direction].set(bpf.u32(hook.ifindex), _HOOK.pack(**entry))
+        probe("entry written")
 
     # Which program, and how it is attached.
 
@@ -693,12 +696,15 @@ class Datapath:
         self._ensure_slots(older._slots)
         self._ensure_cutter(older.rules)
         self._ensure({hook: (rules, self._attach) for hook, rules in older.rules.items()})
+        probe("older hooks taken over")
         for ifindex in older._qdiscs:
             self._netlink.remove_former(ifindex)
         for uuid, count in older.counters().items():
             self._take_count(uuid, count)
+            probe("older counters taken over")
         cutter.remove_all(self._netlink, keep=self._cutter.name)
         self.read()
+        probe("older build taken over")
 
     def _take_count(self, uuid: UUID, count: Counters) -> None:
         """Has our count begin at that; one that was killed after it had is no reason to add."""
@@ -720,6 +726,7 @@ class Datapath:
             self._attach_filter(hook, form, program, number)
             if there is not None and there.kind == TCX:
                 self._pin(hook).unlink(missing_ok=True)
+        probe("program attached")
 
     def _pin(self, hook: Hook) -> Path:
         return self._links / f"{hook.ifindex}-{hook.direction}"
@@ -732,12 +739,14 @@ class Datapath:
                 link = bpf.tcx_link(fd)
                 if link.ifindex and bpf.is_on_device(link):
                     bpf.update_link(fd, program)
+                    probe("link's program replaced")
                     return
             finally:
                 os.close(fd)
             pin.unlink()
         self._links.mkdir(mode=0o700, exist_ok=True)
         fd = bpf.create_tcx_link(program, hook.ifindex, _ATTACH_TYPES[hook.direction])
+        probe("link made")
         try:
             bpf.pin(fd, pin)
         finally:
@@ -756,6 +765,7 @@ class Datapath:
             return
         try:
             bpf.detach_link(fd)
+            probe("link detached")
         finally:
             os.close(fd)
         pin.unlink(missing_ok=True)
@@ -765,8 +775,10 @@ class Datapath:
             # Noted before it is made, so that a crash in between leaves nothing unknown.
             self._note_qdisc(hook.ifindex, self._makes_qdisc(hook.ifindex))
         self._netlink.ensure_clsact(hook.ifindex)
+        probe("qdisc made")
         if form.marks:
             self._netlink.ensure_unmark(hook.ifindex, hook.direction, self._programs.unmark)
+            probe("program that unmarks attached")
         self._netlink.replace_filter(
             hook.ifindex,
             hook.direction,
@@ -800,24 +812,29 @@ class Datapath:
         self.stuck = frozenset(stuck)
 
     def _remove(self, hook: Hook) -> None:
+        probe("hooks about to go")
         there = self._attached.get(hook)
         if there is not None and there.kind == TCX:
             self._detach_link(hook)
         if hook.ifindex in self._qdiscs:
             self._netlink.remove_filter(hook.ifindex, hook.direction)
+            probe("filter removed")
         self._attached.pop(hook, None)
         self._revisions.pop(hook, None)
         self._outdated.discard(hook)
         self._maps[hook.direction].delete(bpf.u32(hook.ifindex))
         self._give_back(hook)
         self._rules.pop(hook, None)
+        probe("hook removed")
 
     def _remove_qdiscs(self, *, hw_offload: bool) -> None:
         """Removes the clsact qdiscs that were made for hooks that are gone."""
         used = {hook.ifindex for hook, form in self._attached.items() if form.kind == CLSACT}
         for ifindex in self._qdiscs.keys() - used - {hook.ifindex for hook in self.stuck}:
             if self._qdiscs[ifindex]:
+                probe("qdisc about to go")
                 self._netlink.remove_clsact(ifindex, hw_offload=hw_offload)
+                probe("qdisc removed")
                 self._netlink.announce(ifindex)
             self._maps["qdiscs"].delete(bpf.u32(ifindex))
             del self._qdiscs[ifindex]
@@ -825,6 +842,7 @@ class Datapath:
     def _note_qdisc(self, ifindex: int, ours: bool) -> None:
         self._maps["qdiscs"].set(bpf.u32(ifindex), bpf.u32(ours))
         self._qdiscs[ifindex] = ours
+        probe("qdisc noted")
 
 
 def _cuts(rules: Mapping[Hook, Iterable[Rule]]) -> bool:
@@ -858,6 +876,7 @@ def older_builds(pin_dir: Path) -> list[programs.Programs]:
         if directory.name != programs.build_id():
             try:
                 opened.append(programs.Programs(directory))
+                probe("older build found")
             except FileNotFoundError:
                 programs.remove_build(directory)  # Half of a build is of no use to anybody.
     return opened

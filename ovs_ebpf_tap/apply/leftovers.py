@@ -16,6 +16,7 @@ from ovs_ebpf_tap.apply import cutter, foreign, rcu
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
 from ovs_ebpf_tap.observe.netlink import Netlink
+from ovs_ebpf_tap.util.probes import probe
 
 
 def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> None:
@@ -24,6 +25,7 @@ def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> None:
     With `hw_offload`, Open vSwitch wants the ingress of devices that lose their qdiscs.
     Raises OSError if the kernel lets it not.
     """
+    probe("leftovers about to be removed")
     with contextlib.ExitStack() as stack:
         qdiscs: dict[bytes, bytes] = {}
         for directory in programs.builds(pin_dir):
@@ -37,6 +39,7 @@ def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> None:
         _remove_filters(netlink, qdiscs, hw_offload=hw_offload)
     if pin_dir.is_dir():
         shutil.rmtree(pin_dir)
+    probe("leftovers removed")
 
 
 def on_devices(pin_dir: Path, netlink: Netlink, names: Collection[str]) -> list[str]:
@@ -87,6 +90,7 @@ def _remove_links(directory: Path) -> None:
             fd = bpf.get(pin)
             try:
                 bpf.detach_link(fd)
+                probe("link detached")
             finally:
                 os.close(fd)
         pin.unlink(missing_ok=True)
@@ -101,8 +105,11 @@ def _remove_filters(netlink: Netlink, qdiscs: Mapping[bytes, bytes], *, hw_offlo
             continue
         for direction in (INGRESS, EGRESS):
             netlink.remove_filter(ifindex, direction)
+            probe("filter removed")
         if noted is not None:
             netlink.remove_former(ifindex)
         if any(noted or ()) or any(each.made for each in found):
+            probe("qdisc about to go")
             netlink.remove_clsact(ifindex, hw_offload=hw_offload)
+            probe("qdisc removed")
             netlink.announce(ifindex)

@@ -37,6 +37,7 @@ from ovs_ebpf_tap.ebpf.template import fill, settle
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
 from ovs_ebpf_tap.util import namespace
+from ovs_ebpf_tap.util.probes import probe
 from ovs_ebpf_tap.util.text import unescaped
 
 BPFFS = Path("/sys/fs/bpf")
@@ -200,6 +201,7 @@ class Programs:
         self.ids = {
             direction: bpf.program_id(self.fd(direction)) for direction in (INGRESS, EGRESS)
         }
+        probe("programs opened")
 
     def fd(self, direction: str) -> int:
         """The descriptor of the program for the hooks of one direction."""
@@ -229,7 +231,9 @@ class Programs:
             place = bpf.u32(TEMPLATES[name])
             self._templates[name] = self.maps["templates"].get(place) or b""
         fds = [each.fd for each in self.maps.values()]
-        return _load(fill(self._templates[name], constants, fds), name)
+        program = _load(fill(self._templates[name], constants, fds), name)
+        probe("own program loaded")
+        return program
 
     def pin_again(self) -> None:
         """Pins what is not pinned any more. Raises OSError, and TapError without a bpffs."""
@@ -380,7 +384,10 @@ def _load_and_pin(made: Object, directory: Path) -> None:
         draft.mkdir(mode=0o700)
         for name, fd in {**programs, **maps, MARK: kept}.items():
             bpf.pin(fd, draft / name)
+            probe("program pinned")
+        probe("programs pinned under their draft's name")
         draft.rename(directory)
+        probe("programs pinned")
 
 
 def _load(code: bytes, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Where a sidecar can be killed: it runs as ever, and sends itself a signal at a named point.
+"""Where a sidecar can be killed: it runs as usual, and sends itself a signal at a named point.
 
     FAULTS_POINT='link made' FAULTS_SIGNAL=SIGKILL FAULTS_ARMED=FILE python -m faults.points run ...
 
@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ovs_ebpf_tap import cli
-from ovs_ebpf_tap.apply import datapath, leftovers
+from ovs_ebpf_tap.apply import datapath
 from ovs_ebpf_tap.commands import release
 from ovs_ebpf_tap.daemon import control, runtime, sidecar
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.model import transaction
 from ovs_ebpf_tap.model.rows import SELECT_VLAN_KEY
-from ovs_ebpf_tap.observe import netlink, ofp, ovsdb, vswitchd
+from ovs_ebpf_tap.observe import ofp, ovsdb, vswitchd
+from ovs_ebpf_tap.util import probes
 
 POINT = "FAULTS_POINT"
 SIGNAL = "FAULTS_SIGNAL"
@@ -36,8 +37,36 @@ def _always(*_: Any) -> bool:
     return True
 
 
+class _Calls:
+    """Counts what is seen while the file is there; sends the signal at the `nth`."""
+
+    def __init__(self, armed: Path, nth: int) -> None:
+        self._armed = armed
+        self._left = nth
+
+    def note(self) -> None:
+        if self._armed.exists():
+            self._left -= 1
+            if self._left == 0:
+                _signal(self._armed)
+
+
 @dataclass(frozen=True)
-class Point:
+class Probe:
+    """The `nth` time that the code reaches `probe(name)`; by default the point's own name."""
+
+    name: str | None = None
+    nth: int = 1
+
+    def arm(self, point: str, armed: Path) -> None:
+        """Adds the handler."""
+        name = self.name or point
+        calls = _Calls(armed, self.nth)
+        probes.handlers.append(lambda reached: calls.note() if reached == name else None)
+
+
+@dataclass(frozen=True)
+class Patch:
     """Before or after the `nth` call of a function that `is_meant`; after, if it did not fail."""
 
     owner: Any
@@ -46,25 +75,18 @@ class Point:
     is_meant: _Call = _always
     nth: int = 1
 
-    def arm(self, armed: Path) -> None:
+    def arm(self, _point: str, armed: Path) -> None:
         """Wraps the function."""
         function = getattr(self.owner, self.name)
-        calls = 0
-
-        def count(args: tuple[Any, ...]) -> None:
-            nonlocal calls
-            if armed.exists() and self.is_meant(*args):
-                calls += 1
-                if calls == self.nth:
-                    _signal(armed)
+        calls = _Calls(armed, self.nth)
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if not self.after:
-                count(args)
+            if not self.after and self.is_meant(*args):
+                calls.note()
             result = function(*args, **kwargs)
-            if self.after:
-                count(args)
+            if self.after and self.is_meant(*args):
+                calls.note()
             return result
 
         setattr(self.owner, self.name, wrapper)
@@ -75,12 +97,12 @@ def _signal(armed: Path) -> None:
     os.kill(os.getpid(), signal.Signals[os.environ[SIGNAL]])
 
 
-def _before(owner: Any, name: str, is_meant: _Call = _always, nth: int = 1) -> Point:
-    return Point(owner, name, False, is_meant, nth)
+def _before(owner: Any, name: str, is_meant: _Call = _always, nth: int = 1) -> Patch:
+    return Patch(owner, name, False, is_meant, nth)
 
 
-def _after(owner: Any, name: str, is_meant: _Call = _always, nth: int = 1) -> Point:
-    return Point(owner, name, True, is_meant, nth)
+def _after(owner: Any, name: str, is_meant: _Call = _always, nth: int = 1) -> Patch:
+    return Patch(owner, name, True, is_meant, nth)
 
 
 def _parks(_: Any, edits: transaction.Transaction) -> bool:
@@ -100,48 +122,48 @@ def _has_none(each: datapath.Datapath, *_: Any) -> bool:
     return not each.attached
 
 
-POINTS = {
+POINTS: dict[str, Probe | Patch] = {
     # Starting.
     "lock taken": _after(control.RunDir, "__init__"),
-    "half of the programs pinned": _after(bpf, "pin", nth=3),
-    "programs pinned under their draft's name": _before(Path, "rename"),
-    "programs pinned": _after(Path, "rename"),
-    "programs opened": _after(programs.Programs, "__init__"),
-    "hooks read": _after(datapath.Datapath, "__init__"),
+    "half of the programs pinned": Probe("program pinned", nth=3),
+    "programs pinned under their draft's name": Probe(),
+    "programs pinned": Probe(),
+    "programs opened": Probe(),
+    "hooks read": Probe(),
     "control socket made": _after(control.Server, "__init__"),
     "rows read": _after(ovsdb.Ovsdb, "snapshot"),
     "first pass made": _after(sidecar.Sidecar, "_pass"),
     # Adopting an older build.
-    "older build found": _after(runtime, "older_builds"),
-    "older qdisc noted": _after(datapath.Datapath, "_note_qdisc"),
-    "older hooks taken over": _after(datapath.Datapath, "_ensure", _has_hooks),
-    "older counters taken over": _after(datapath.Datapath, "_take_count"),
-    "older build taken over": _after(datapath.Datapath, "adopt"),
+    "older build found": Probe(),
+    "older qdisc noted": Probe("qdisc noted"),
+    "older hooks taken over": Probe(),
+    "older counters taken over": Probe(),
+    "older build taken over": Probe(),
     "half of the older build removed": _after(os, "unlink", nth=3),
     "older build removed": _after(programs, "remove_build"),
     # Hooks.
     "slots taken": _after(datapath.Datapath, "_ensure_slots", _has_hooks),
     "grace periods expedited": _before(datapath.Datapath, "_ensure", _has_hooks),
-    "own program loaded": _after(programs.Programs, "load_own"),
-    "link made": _after(bpf, "create_tcx_link"),
-    "link's program replaced": _after(bpf, "update_link"),
-    "qdisc noted": _after(datapath.Datapath, "_note_qdisc"),
-    "qdisc made": _after(netlink.Netlink, "ensure_clsact"),
-    "program that unmarks attached": _after(netlink.Netlink, "ensure_unmark"),
-    "program attached": _after(datapath.Datapath, "_attach_program"),
-    "entry written": _after(datapath.Datapath, "_publish"),
-    "second program attached": _after(datapath.Datapath, "_attach_program", nth=2),
-    "second entry written": _after(datapath.Datapath, "_publish", nth=2),
+    "own program loaded": Probe(),
+    "link made": Probe(),
+    "link's program replaced": Probe(),
+    "qdisc noted": Probe(),
+    "qdisc made": Probe(),
+    "program that unmarks attached": Probe(),
+    "program attached": Probe(),
+    "entry written": Probe(),
+    "second program attached": Probe("program attached", nth=2),
+    "second entry written": Probe("entry written", nth=2),
     # Programs of their own come after shared ones.
-    "third program attached": _after(datapath.Datapath, "_attach_program", nth=3),
-    "third entry written": _after(datapath.Datapath, "_publish", nth=3),
+    "third program attached": Probe("program attached", nth=3),
+    "third entry written": Probe("entry written", nth=3),
     "hooks there": _after(datapath.Datapath, "_ensure", _has_hooks),
-    "hooks about to go": _before(datapath.Datapath, "_remove"),
-    "link detached": _after(bpf, "detach_link"),
-    "filter removed": _after(netlink.Netlink, "remove_filter"),
-    "hook removed": _after(datapath.Datapath, "_remove"),
-    "qdisc about to go": _before(netlink.Netlink, "remove_clsact"),
-    "qdisc removed": _after(netlink.Netlink, "remove_clsact"),
+    "hooks about to go": Probe(),
+    "link detached": Probe(),
+    "filter removed": Probe(),
+    "hook removed": Probe(),
+    "qdisc about to go": Probe(),
+    "qdisc removed": Probe(),
     "qdisc forgotten": _after(datapath.Datapath, "_remove_qdiscs", _has_none),
     "slots about to be freed": _before(datapath.Datapath, "_free_slots", _has_none),
     "slots freed": _after(datapath.Datapath, "_free_slots", _has_none),
@@ -162,15 +184,16 @@ POINTS = {
     "pins removed": _after(runtime.Runtime, "remove_all"),
     "command gave all back": _after(release, "_give_back"),
     "command about to forget keys": _before(release, "forget_edits"),
-    "leftovers about to be removed": _before(leftovers, "remove"),
-    "leftovers removed": _after(leftovers, "remove"),
+    "leftovers about to be removed": Probe(),
+    "leftovers removed": Probe(),
     "lock about to be given back": _before(control.RunDir, "release"),
 }
 
 
 def main() -> int:
     """Runs the command line; returns its exit status if it was not killed."""
-    POINTS[os.environ[POINT]].arm(Path(os.environ[ARMED]))
+    point = os.environ[POINT]
+    POINTS[point].arm(point, Path(os.environ[ARMED]))
     return cli.main()
 
 
