@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from ovs_ebpf_tap.compare.figures import Load, Metric, Result, Summary
+from ovs_ebpf_tap.util.text import align
 
 NONE = "-"
 NOT_KNOWN = "not known"
@@ -49,10 +50,10 @@ def _metric_json(result: Result, load: Load, metric: Metric) -> dict[str, Any]:
 def as_table(result: Result) -> str:
     """The medians, the quartiles around them, and ratios of medians."""
     lines = [result.title, ""]
-    lines += _aligned([(f"{what}:", how) for what, how in (*result.about, *result.host)])
+    lines += align([(f"{what}:", how) for what, how in (*result.about, *result.host)])
     for load in result.loads:
-        rows = list(table_rows(result, load))
-        lines += ["", *_aligned([table_head(result, load), *rows])]
+        head = table_head(result, load)
+        lines += ["", *align([head, *table_rows(result, load)], right=range(1, len(head)))]
     lines += ["", "Medians of all rounds, [quartiles]; ratios are of medians."]
     lines += [f"Not known: {why}." for why in result.unknown]
     return "\n".join(lines)
@@ -100,17 +101,3 @@ def number(value: float, digits: int) -> str:
     """A number with so many digits behind the point, and its thousands apart."""
     text = f"{value:,.{digits}f}"
     return text.removeprefix("-") if not float(text.replace(",", "")) else text
-
-
-def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns side by side: the first to the left, further ones of more than two to the right."""
-    lines = list(rows)
-    widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
-    if len(widths) == 2:
-        return [f"{what.ljust(widths[0])}  {how}".rstrip() for what, how in lines]
-    return ["  ".join(_justified(row, widths)) for row in lines]
-
-
-def _justified(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
-        yield cell.rjust(width) if column else cell.ljust(width)

@@ -16,7 +16,7 @@ from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.rows import REASON_KEY, STATE_KEY, Bridge, Database, Mirror, mirror_devices
-from ovs_ebpf_tap.util.text import printable
+from ovs_ebpf_tap.util.text import align, printable
 
 _NOBODY = (
     "nobody copies: it is parked, and nothing is in the kernel; start a sidecar, or release it"
@@ -164,12 +164,7 @@ _COLUMNS = ("BRIDGE", "NAME", "STATE", "OUTPUT", "PACKETS", "BYTES", "DROPS", "H
 
 def as_table(mirrors: Iterable[MirrorStatus]) -> str:
     """The status as a table for people."""
-    rows = [_COLUMNS, *map(_row, mirrors)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return "\n".join(align([_COLUMNS, *map(_row, mirrors)]))
 
 
 def _row(mirror: MirrorStatus) -> tuple[str, ...]:

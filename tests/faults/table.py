@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from faults.fault import DOUBLED, RECOVERY, Outcome
+from ovs_ebpf_tap.util.text import align
 from told import told
 
 PROPERTY = "fault"
@@ -28,13 +29,8 @@ def print_table(terminalreporter: Any) -> None:
     if not outcomes:
         return
     terminalreporter.section("faults")
-    rows = [_COLUMNS, *map(_cells, outcomes)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    for row in rows:
-        first, *others = (text.ljust(width) for text, width in zip(row, widths, strict=True))
-        terminalreporter.line(
-            f"{first}  " + "  ".join(text.strip().rjust(len(text)) for text in others)
-        )
+    for line in align([_COLUMNS, *map(_cells, outcomes)], right=range(1, len(_COLUMNS))):
+        terminalreporter.line(line)
     late = sum(outcome.is_late for outcome in outcomes)
     for line in (
         "blackout: missing while nobody could copy, or dropped at the output's device; unattended:",

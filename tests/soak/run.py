@@ -21,6 +21,7 @@ from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import CommandError, reap
 from ovs_ebpf_tap.lab.sidecar import reap_pins
 from ovs_ebpf_tap.model.rows import REASON_KEY
+from ovs_ebpf_tap.util.text import align
 from parity.case import Case, Port
 from soak import changes, steps
 from soak.pair import CANARY, Pair, Rest, Row
@@ -201,8 +202,7 @@ def summary(tally: Tally) -> str:
         ("mirrors left to Open vSwitch", str(tally.mirrors - tally.offloaded)),
         *((f"  {reason[:_REASON]}", str(count)) for reason, count in tally.reasons.most_common()),
     ]
-    width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)
+    return "\n".join(align(lines))
 
 
 def _ranges(readings: Sequence[Reading]) -> list[tuple[str, str]]:
