@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from ovs_ebpf_tap.util.quantiles import quantiles
 
 NONE = "none"
 NATIVE = "native"
@@ -116,16 +117,5 @@ class Result:
 def summarise(values: Iterable[float]) -> Summary:
     """The median of the values, which are not none, and their spread."""
     known = sorted(values)
-    if len(known) == 1:
-        q1 = median = q3 = known[0]
-    else:
-        q1, median, q3 = statistics.quantiles(known, n=4, method="inclusive")
+    q1, median, q3 = quantiles(known, 4)
     return Summary(len(known), median, q1, q3, known[0], known[-1])
-
-
-def percentile(values: Iterable[float], percent: int) -> float | None:
-    """The value that so many percent, 1 to 99, are not above; None of none."""
-    known = sorted(values)
-    if len(known) < 2:
-        return known[0] if known else None
-    return statistics.quantiles(known, n=100, method="inclusive")[percent - 1]

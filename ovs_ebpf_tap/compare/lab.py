@@ -26,7 +26,6 @@ from ovs_ebpf_tap.compare.figures import (
     Metric,
     Reading,
     Result,
-    percentile,
 )
 from ovs_ebpf_tap.compare.host import datapath_name, describe_devices, describe_host
 from ovs_ebpf_tap.compare.interrupts import raised
@@ -42,6 +41,7 @@ from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Flood, Stream, round_trips, tcp_load
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.observe.netlink import Netlink, Statistics
+from ovs_ebpf_tap.util.quantiles import percentile
 
 _VARIANTS = (NONE, NATIVE, OFFLOADED)
 _MODES = {NATIVE: "native", OFFLOADED: "offload"}

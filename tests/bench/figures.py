@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from ovs_ebpf_tap.util.quantiles import percentile
+from ovs_ebpf_tap.util.text import align
 
 MEDIAN = "median"
 P99 = "99th"
@@ -24,10 +26,8 @@ class Figure:
     @property
     def found(self) -> dict[str, float]:
         """Median, 99th percentile and the largest value."""
-        if len(self.values) == 1:
-            return dict.fromkeys((MEDIAN, P99, WORST), self.values[0])
-        cut = statistics.quantiles(self.values, n=100, method="inclusive")
-        return {MEDIAN: cut[49], P99: cut[98], WORST: max(self.values)}
+        median, p99 = (percentile(self.values, percent) for percent in (50, 99))
+        return {MEDIAN: median, P99: p99, WORST: max(self.values)}
 
     @property
     def ratio(self) -> float:
@@ -57,15 +57,7 @@ _COLUMNS = ("WHAT", "MEDIAN", "99TH", "WORST", "N", "LIMIT", "OF LIMIT")
 
 def as_table(figures: Iterable[Figure]) -> str:
     """The figures as a table for people."""
-    rows = [_COLUMNS, *map(_cells, figures)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if 0 < i < 5 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return "\n".join(align([_COLUMNS, *map(_cells, figures)], right=range(1, 5)))
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:

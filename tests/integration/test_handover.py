@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from ovs_ebpf_tap.lab.sidecar import Tap
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import EMULATED, patience, wait_for
+from ovs_ebpf_tap.util.quantiles import percentile
 
 # Each way; an emulated machine takes seconds for one.
 MOVES = 5 if EMULATED else 50
@@ -243,8 +243,8 @@ def spread(seconds: list[float]) -> str:
     """Median and extremes in milliseconds."""
     if len(seconds) < 2:
         return "unseen"
-    cut = statistics.quantiles(seconds, n=100, method="inclusive")
     return (
-        f"median {cut[49] * 1e3:.1f} ms, 99th {cut[98] * 1e3:.1f} ms, "
+        f"median {percentile(seconds, 50) * 1e3:.1f} ms, "
+        f"99th {percentile(seconds, 99) * 1e3:.1f} ms, "
         f"{min(seconds) * 1e3:.1f} to {max(seconds) * 1e3:.1f} ms"
     )

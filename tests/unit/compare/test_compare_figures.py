@@ -17,7 +17,6 @@ from ovs_ebpf_tap.compare.figures import (
     Metric,
     Reading,
     Result,
-    percentile,
     summarise,
 )
 from ovs_ebpf_tap.compare.rounds import orders
@@ -59,12 +58,6 @@ def test_a_summary() -> None:
     found = summarise([4, 1, 3, 2, 5])
     assert (found.n, found.median, found.q1, found.q3) == (5, 3, 2, 4)
     assert summarise([7.0]).q1 == summarise([7.0]).q3 == 7.0
-
-
-def test_percentiles() -> None:
-    assert percentile([], 50) is None
-    assert percentile([3], 99) == 3
-    assert percentile(range(101), 90) == 90
 
 
 def test_ratios() -> None:
