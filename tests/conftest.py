@@ -10,7 +10,7 @@ import pytest
 
 from faults.table import print_table
 from ovs_ebpf_tap.lab.netns import reap
-from ovs_ebpf_tap.lab.sidecar import Tap, reap_pins
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.systemd import reap_cgroups
 from talking import Trio, add_trio
@@ -44,16 +44,16 @@ def switch() -> Iterator[Switch]:
 
 
 @pytest.fixture
-def tap(switch: Switch) -> Iterator[Tap]:
+def tap(switch: Switch) -> Iterator[SidecarProcess]:
     """A running sidecar beside the switch."""
-    with Tap(switch) as started:
+    with SidecarProcess(switch) as started:
         yield started
 
 
 @pytest.fixture
-def idle(switch: Switch) -> Iterator[Tap]:
+def idle(switch: Switch) -> Iterator[SidecarProcess]:
     """A sidecar that is not started; its files are removed at the end."""
-    made = Tap(switch)
+    made = SidecarProcess(switch)
     try:
         yield made
     finally:

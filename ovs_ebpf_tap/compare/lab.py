@@ -36,7 +36,7 @@ from ovs_ebpf_tap.daemon.runtime import require_root
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.frames import SEQUENCE_PORT
 from ovs_ebpf_tap.lab.netns import CommandError, reap
-from ovs_ebpf_tap.lab.sidecar import Tap, hook_count, reap_pins
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count, reap_pins
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Flood, Stream, round_trips, tcp_load
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -207,7 +207,7 @@ class _Lab:
         if pid is None:
             raise TapError("the lab's ovs-vswitchd has ended")
         self._vswitchd = pid
-        self._tap = stack.enter_context(Tap(switch))
+        self._tap = stack.enter_context(SidecarProcess(switch))
         self._variant = NONE
 
     # Runs.

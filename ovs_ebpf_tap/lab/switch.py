@@ -19,7 +19,7 @@ from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.processes import kill_and_wait, wait_gone
 from ovs_ebpf_tap.lab.queues import deepen_queues
 from ovs_ebpf_tap.lab.resource import Resource
-from ovs_ebpf_tap.lab.tap import Tap
+from ovs_ebpf_tap.lab.tap import TapDevice
 from ovs_ebpf_tap.lab.traffic import send
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 
@@ -70,7 +70,7 @@ class Bond:
     members: tuple[Host, ...]
 
 
-Port = str | Host | Bond | Tap
+Port = str | Host | Bond | TapDevice
 
 
 class Switch(Resource):
@@ -295,12 +295,12 @@ class Switch(Resource):
         self.vsctl("add-bond", bridge, name, *ports, *_settings(values))
         return Bond(name, hosts)
 
-    def add_tap(self, name: str, bridge: str = "br0", **values: Column) -> Tap:
+    def add_tap(self, name: str, bridge: str = "br0", **values: Column) -> TapDevice:
         """Add a tap device that this process holds open, as a virtual machine's would be."""
         self._need_free(name)
         number = self._next_number()
         tap = self._resources.enter_context(
-            Tap(self.ns, name, _mac(number), f"10.0.0.{number}", _TAP_QUEUE)
+            TapDevice(self.ns, name, _mac(number), f"10.0.0.{number}", _TAP_QUEUE)
         )
         self._add_port(bridge, name, values)
         return tap
@@ -338,7 +338,7 @@ class Switch(Resource):
 
     # Waiting
 
-    def learn(self, *hosts: Host | Tap, bridge: str = "br0") -> None:
+    def learn(self, *hosts: Host | TapDevice, bridge: str = "br0") -> None:
         """Have each host announce itself, and wait until the bridge has learned its address.
 
         The announcements are flooded, and have passed all hosts when this returns.
@@ -407,7 +407,7 @@ class Switch(Resource):
         if pid is not None:
             deepen_queues(pid)
 
-    def _know(self, bridge: str, hosts: Iterable[Host | Tap]) -> bool:
+    def _know(self, bridge: str, hosts: Iterable[Host | TapDevice]) -> bool:
         learned = self.appctl("fdb/show", bridge)
         return all(host.mac in learned for host in hosts)
 

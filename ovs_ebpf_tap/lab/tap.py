@@ -24,7 +24,7 @@ _IFREQ = struct.Struct("16sH22x")
 _LONGEST_FRAME = 1 << 17
 
 
-class Tap(Resource):
+class TapDevice(Resource):
     """A tap device in namespace `ns`; what it is sent is read at once, and kept."""
 
     def __init__(self, ns: Netns, name: str, mac: str, ip: str, queue: int) -> None:

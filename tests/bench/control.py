@@ -30,7 +30,7 @@ from ovs_ebpf_tap.daemon.runtime import Options, pinned_counters
 from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError
 from ovs_ebpf_tap.lab.frames import parse_seq
 from ovs_ebpf_tap.lab.netns import CommandError, Netns, reap
-from ovs_ebpf_tap.lab.sidecar import Tap, reap_pins
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -77,7 +77,7 @@ class Size:
 class Bench:
     """A switch where `a` sends to `b`, a mirror's output `monitor`, and the sidecar."""
 
-    def __init__(self, switch: Switch, tap: Tap, log: MirrorLog, far: Netns) -> None:
+    def __init__(self, switch: Switch, tap: SidecarProcess, log: MirrorLog, far: Netns) -> None:
         """`far` is where the other ends of further ports are."""
         self._switch = switch
         self._far = far
@@ -235,7 +235,7 @@ class Bench:
 def _bench(options: tuple[str, ...]) -> Iterator[Bench]:
     with Switch("bench") as switch, Netns("far") as far:
         switch.add_bridge()
-        with Tap(switch, *options) as tap, MirrorLog(switch.db) as log:
+        with SidecarProcess(switch, *options) as tap, MirrorLog(switch.db) as log:
             yield Bench(switch, tap, log, far)
 
 

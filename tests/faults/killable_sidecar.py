@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from faults.points import ARMED, POINT, SIGNAL
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience
 
@@ -17,8 +17,8 @@ _HIT = 60.0  # seconds: the programs may have to be compiled
 _TESTS = Path(__file__).resolve().parent.parent
 
 
-class KillableSidecar(Tap):
-    """A Tap that ends itself at `point` once it is armed; with `point` None it is as any other.
+class KillableSidecar(SidecarProcess):
+    """A sidecar that ends itself at `point` once it is armed; with `point` None it is as any other.
 
     Of its commands, only those that are started do.
     """
@@ -30,7 +30,7 @@ class KillableSidecar(Tap):
         self._armed = self.run_dir.with_suffix(".armed")
 
     def command(self, name: str, *arguments: str) -> list[str]:
-        """As of a Tap; `run` is one that is killed."""
+        """As its base class does; `run` is one that is killed."""
         command = super().command(name, *arguments)
         return self._killable(command) if name == "run" else command
 
@@ -39,7 +39,7 @@ class KillableSidecar(Tap):
         return [python, how, module if self.point is None else "faults.points", *others]
 
     def start(self, *, ready: bool = True, env: Mapping[str, str] | None = None) -> None:
-        """As of a Tap."""
+        """As its base class does."""
         super().start(ready=ready, env=self._env(env or {}))
 
     def start_release(self) -> subprocess.Popen[str]:
@@ -79,6 +79,6 @@ class KillableSidecar(Tap):
         self.point = None
 
     def close(self) -> None:
-        """As of a Tap."""
+        """As its base class does."""
         super().close()
         self._armed.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from faults.testbed import Testbed
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.names import unique_name
-from ovs_ebpf_tap.lab.sidecar import BPFFS
+from ovs_ebpf_tap.lab.sidecar_process import BPFFS
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import CLSACT, TCX

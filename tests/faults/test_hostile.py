@@ -20,7 +20,7 @@ from faults.peer import Peer
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import Account, account
 from ovs_ebpf_tap.lab.frames import udp_frame
-from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -66,7 +66,7 @@ class Bench:
     """m1 copies what a sends to m."""
 
     switch: Switch
-    tap: Tap
+    tap: SidecarProcess
     a: Host
     b: Host
     m: Host
@@ -116,7 +116,7 @@ def bench() -> Iterator[Bench]:
         a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
         switch.learn(a, b)
         switch.mirror("m1", src=[a], output=m)
-        with Tap(switch) as tap:
+        with SidecarProcess(switch) as tap:
             tap.wait_state("m1", "offloaded")
             yield Bench(switch, tap, a, b, m)
             assert_readable(tap.log().splitlines())

@@ -16,7 +16,7 @@ from faults.testbed import Testbed
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.lab.sidecar import hook_count
+from ovs_ebpf_tap.lab.sidecar_process import hook_count
 from ovs_ebpf_tap.model.desired import CLSACT, NATIVE, OFFLOADED, TCX
 from ovs_ebpf_tap.util import namespace
 

@@ -21,7 +21,7 @@ from faults.guests import LATE, await_copies, guest, make_device, remove_device,
 from faults.test_devices import EVENTS, make_events
 from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 
 PACKAGE = Path(ovs_ebpf_tap.__path__[0])
@@ -29,7 +29,7 @@ PACKAGE = Path(ovs_ebpf_tap.__path__[0])
 # Disks.
 
 
-def start_with_mounts(tap: Tap, script: str, ready: bool = True) -> None:
+def start_with_mounts(tap: SidecarProcess, script: str, ready: bool = True) -> None:
     """Starts the sidecar in a mount namespace of its own, after a shell's commands there."""
     own = (
         "unshare",
@@ -54,7 +54,7 @@ def start_with_mounts(tap: Tap, script: str, ready: bool = True) -> None:
         assert not has_ended(tap), tap.log()
 
 
-def has_ended(tap: Tap) -> bool:
+def has_ended(tap: SidecarProcess) -> bool:
     return tap.process is None or tap.process.poll() is not None
 
 
@@ -138,7 +138,7 @@ def test_nobody_reads_the_log(bare_ground: Testbed, fault: Fault) -> None:
 
 
 @contextlib.contextmanager
-def no_descriptors(tap: Tap) -> Iterator[None]:
+def no_descriptors(tap: SidecarProcess) -> Iterator[None]:
     """The sidecar can open no more than it has open."""
     assert tap.process is not None
     pid = tap.process.pid

@@ -9,7 +9,7 @@ import pytest
 from faults.fault import Fault
 from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
 
@@ -49,7 +49,7 @@ def test_two_start_at_once(bare_ground: Testbed, fault: Fault) -> None:
     assert hook_count(bare_ground.switch) == 1
 
 
-def start_two(tap: Tap) -> None:
+def start_two(tap: SidecarProcess) -> None:
     """One of them runs, the other is refused."""
     known = len(tap.log())
     pair = []
@@ -72,7 +72,7 @@ def test_the_next_starts_before_the_last_has_ended(bare_ground: Testbed, fault: 
     assert hook_count(bare_ground.switch) == 1
 
 
-def start_overlapping(tap: Tap) -> None:
+def start_overlapping(tap: SidecarProcess) -> None:
     """Starts one, again and again, while the last is told to end, until it is let."""
     last = tap.process
     assert last is not None

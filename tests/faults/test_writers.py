@@ -13,7 +13,7 @@ from faults.controller import Controller, Journal, Loop, delete_keys, update
 from faults.fault import RATE
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import udp_frame
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -27,7 +27,7 @@ class Bench:
     """m1 copies what a and c send to m; somebody else writes the row."""
 
     switch: Switch
-    tap: Tap
+    tap: SidecarProcess
     a: Host
     b: Host
     c: Host
@@ -73,7 +73,7 @@ def bench(switch: Switch) -> Iterator[Bench]:
     a, b, c, m, n = (switch.add_host(name, with_ip=False) for name in "abcmn")
     switch.learn(a, b, c)
     switch.mirror("m1", src=[a], output=m)
-    with Tap(switch) as tap, Controller(switch.db) as controller:
+    with SidecarProcess(switch) as tap, Controller(switch.db) as controller:
         tap.wait_state("m1", "offloaded")
         yield Bench(switch, tap, a, b, c, m, n, controller)
         assert "Traceback" not in tap.log()
@@ -259,7 +259,7 @@ def vlan_bench() -> Iterator[Bench]:
         switch.add_bridge()
         a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
         switch.mirror("m1", src=[a], output=m)
-        with Tap(switch) as tap, Controller(switch.db) as controller:
+        with SidecarProcess(switch) as tap, Controller(switch.db) as controller:
             yield Bench(switch, tap, a, b, b, m, m, controller)
 
 
@@ -351,7 +351,7 @@ def test_moved_to_another_bridge_and_back(bench: Bench) -> None:
 def test_two_sidecars_beside_one_database(bench: Bench) -> None:
     """The second ends before it writes anything."""
     journal = bench.journal()
-    other = Tap(bench.switch)
+    other = SidecarProcess(bench.switch)
     try:
         done = other.run("run")
     finally:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from faults.killable_sidecar import KillableSidecar
 from faults.rows import Rows, read_rows
 from ovs_ebpf_tap.lab.resource import Resource
-from ovs_ebpf_tap.lab.sidecar import hook_count
+from ovs_ebpf_tap.lab.sidecar_process import hook_count
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import OFFLOADED

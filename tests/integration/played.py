@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.switch import Host
-from ovs_ebpf_tap.lab.tap import Tap
+from ovs_ebpf_tap.lab.tap import TapDevice
 from ovs_ebpf_tap.lab.waiting import patience
 
 
@@ -24,7 +24,7 @@ class Sender(Protocol):
 Sent = Sequence[tuple[Sender, list[bytes]]]
 
 
-def play(everyone: list[Host | Tap], sent: Sent) -> dict[str, Counter[bytes]]:
+def play(everyone: list[Host | TapDevice], sent: Sent) -> dict[str, Counter[bytes]]:
     """Sends all, and returns what everyone got."""
     with contextlib.ExitStack() as stack:
         captures = {where.name: stack.enter_context(listen(where)) for where in everyone}
@@ -35,7 +35,7 @@ def play(everyone: list[Host | Tap], sent: Sent) -> dict[str, Counter[bytes]]:
         return {name: capture.multiset() for name, capture in captures.items()}
 
 
-def wait_quiet(captures: Iterable[Capture | Tap], idle: float) -> None:
+def wait_quiet(captures: Iterable[Capture | TapDevice], idle: float) -> None:
     """Waits until none has got anything for a while, in seconds."""
     last, since = -1, time.monotonic()
     while time.monotonic() - since < patience(idle):
@@ -46,8 +46,8 @@ def wait_quiet(captures: Iterable[Capture | Tap], idle: float) -> None:
 
 
 @contextlib.contextmanager
-def listen(where: Host | Tap) -> Iterator[Capture | Tap]:
-    if isinstance(where, Tap):
+def listen(where: Host | TapDevice) -> Iterator[Capture | TapDevice]:
+    if isinstance(where, TapDevice):
         where.clear()
         yield where
     else:

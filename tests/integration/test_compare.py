@@ -21,7 +21,7 @@ from ovs_ebpf_tap.compare.readers import Kernel, Span, between
 from ovs_ebpf_tap.daemon import runtime
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.names import unique_name
-from ovs_ebpf_tap.lab.sidecar import BPFFS, Tap
+from ovs_ebpf_tap.lab.sidecar_process import BPFFS, SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -41,13 +41,13 @@ def pins() -> Iterator[Path]:
 
 
 @pytest.fixture
-def tap(switch: Switch, pins: Path) -> Iterator[Tap]:
-    with Tap(switch, pin_dir=pins) as started:
+def tap(switch: Switch, pins: Path) -> Iterator[SidecarProcess]:
+    with SidecarProcess(switch, pin_dir=pins) as started:
         yield started
 
 
 @pytest.fixture
-def trio(switch: Switch, tap: Tap) -> Trio:
+def trio(switch: Switch, tap: SidecarProcess) -> Trio:
     """Two hosts that talk, and one that monitors; m1 mirrors what the first sends."""
     a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
     switch.learn(a, b)
@@ -60,7 +60,7 @@ def frames(a: Host, b: Host, count: int) -> list[bytes]:
     return [udp_frame(a, b, b"x" * 100)] * count
 
 
-def span_of(tap: Tap, act: Callable[[], object]) -> Span:
+def span_of(tap: SidecarProcess, act: Callable[[], object]) -> Span:
     """What is read of m1 while `act` is done, beginning and ending at rest."""
 
     def read() -> Span:
@@ -87,12 +87,12 @@ def span_of(tap: Tap, act: Callable[[], object]) -> Span:
     return tap.switch.ns.call(read)
 
 
-def offload(tap: Tap, state: str) -> None:
+def offload(tap: SidecarProcess, state: str) -> None:
     """Has m1 be offloaded or native."""
     (tap.offload if state == "offloaded" else tap.native)("m1")
 
 
-def test_counts_of_known_traffic(tap: Tap, trio: Trio) -> None:
+def test_counts_of_known_traffic(tap: SidecarProcess, trio: Trio) -> None:
     a, b, m = trio
     inside = Host("inside", tap.switch.ns, m.port, m.port, m.mac, m.ip)
     one = len(frames(a, b, 1)[0])
@@ -115,7 +115,7 @@ def test_counts_of_known_traffic(tap: Tap, trio: Trio) -> None:
     assert (span.account.missing, span.account.extra) == (5, 0)
 
 
-def test_copies_to_an_internal_port(switch: Switch, tap: Tap) -> None:
+def test_copies_to_an_internal_port(switch: Switch, tap: SidecarProcess) -> None:
     """Its device does not count those that programs make; an internal source is turned round."""
     a, b = (switch.add_host(name, with_ip=False) for name in "ab")
     output, source = (switch.add_internal(name) for name in ("int0", "int1"))
@@ -130,7 +130,7 @@ def test_copies_to_an_internal_port(switch: Switch, tap: Tap) -> None:
         assert span.account.exact
 
 
-def test_one_destination(switch: Switch, tap: Tap) -> None:
+def test_one_destination(switch: Switch, tap: SidecarProcess) -> None:
     a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
     switch.learn(a, b)
     switch.mirror("m1", dst=[b], output=m)
@@ -141,7 +141,7 @@ def test_one_destination(switch: Switch, tap: Tap) -> None:
         assert span.packets(span.places.destinations) == 200
 
 
-def compare(tap: Tap, *options: str) -> dict[str, Any]:
+def compare(tap: SidecarProcess, *options: str) -> dict[str, Any]:
     """What `compare m1 --json` prints; of one round of short runs, unless told."""
     done = tap.run("compare", "m1", "--json", "--rounds", "1", "--seconds", "0.1", *options)
     assert (done.returncode, done.stderr) == (0, "")
@@ -149,7 +149,7 @@ def compare(tap: Tap, *options: str) -> dict[str, Any]:
     return found
 
 
-def test_the_mode_is_given_back(switch: Switch, tap: Tap, trio: Trio) -> None:
+def test_the_mode_is_given_back(switch: Switch, tap: SidecarProcess, trio: Trio) -> None:
     a, b, _ = trio
     with Stream(a, b, rate=2000):
         found = compare(tap, "--seconds", "0.3")
@@ -170,7 +170,9 @@ def test_the_mode_is_given_back(switch: Switch, tap: Tap, trio: Trio) -> None:
     tap.wait_settled("m1", "offloaded")
 
 
-def test_the_mode_is_given_back_when_interrupted(switch: Switch, tap: Tap, trio: Trio) -> None:
+def test_the_mode_is_given_back_when_interrupted(
+    switch: Switch, tap: SidecarProcess, trio: Trio
+) -> None:
     for end, mode, flipped in (
         (signal.SIGINT, None, "offload"),
         (signal.SIGTERM, "native", "offload"),
@@ -191,7 +193,7 @@ def test_the_mode_is_given_back_when_interrupted(switch: Switch, tap: Tap, trio:
         assert tap.external_ids("m1").get(MODE) == mode
 
 
-def fails(tap: Tap, *arguments: str) -> str:
+def fails(tap: SidecarProcess, *arguments: str) -> str:
     """The one line that a comparison says that fails."""
     done = tap.run("compare", *arguments, "--rounds", "1", "--seconds", "0.1")
     assert (done.returncode, done.stdout) == (1, "")
@@ -199,7 +201,9 @@ def fails(tap: Tap, *arguments: str) -> str:
     return line.removeprefix("ovs-ebpf-tap: ")
 
 
-def test_errors_are_one_clear_line(switch: Switch, tap: Tap, trio: Trio, tmp_path: Path) -> None:
+def test_errors_are_one_clear_line(
+    switch: Switch, tap: SidecarProcess, trio: Trio, tmp_path: Path
+) -> None:
     _, b, _ = trio
     assert fails(tap, "m2") == "no mirror m2: see ovs-vsctl list Mirror"
     assert "it is to be a file in a directory" in fails(tap, "m1", "--html", str(tmp_path))
@@ -223,7 +227,7 @@ def test_errors_are_one_clear_line(switch: Switch, tap: Tap, trio: Trio, tmp_pat
     assert fails(tap, "m1").startswith("no sidecar runs with run directory ")
 
 
-def test_what_counters_do_not_tell_is_said(switch: Switch, tap: Tap) -> None:
+def test_what_counters_do_not_tell_is_said(switch: Switch, tap: SidecarProcess) -> None:
     a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
     switch.mirror("m1", src=[a], dst=[b], output=m)
     done = tap.run("compare", "m1", "--rounds", "1", "--seconds", "0.1")

@@ -18,10 +18,9 @@ from ovs_ebpf_tap.lab.compare import difference
 from ovs_ebpf_tap.lab.frames import arp_request, ethernet, icmp_frame, udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.names import unique_name
-from ovs_ebpf_tap.lab.sidecar import BPFFS
-from ovs_ebpf_tap.lab.sidecar import Tap as Sidecar
+from ovs_ebpf_tap.lab.sidecar_process import BPFFS, SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
-from ovs_ebpf_tap.lab.tap import Tap
+from ovs_ebpf_tap.lab.tap import TapDevice
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Scenario:
     """What to send, in order, and who shall get it besides the switch's hosts."""
 
     sent: Sent
-    others: list[Host | Tap] = field(default_factory=list)
+    others: list[Host | TapDevice] = field(default_factory=list)
 
 
 SCENARIOS: dict[str, Callable[[Switch], Scenario]] = {}
@@ -45,20 +44,22 @@ def hosts(switch: Switch, names: str = "abcm", **values: object) -> list[Host]:
     return [switch.add_host(name, with_ip=False) for name in names]
 
 
-def talk(a: Host | Tap, b: Host | Tap, count: int = 20) -> list[bytes]:
+def talk(a: Host | TapDevice, b: Host | TapDevice, count: int = 20) -> list[bytes]:
     """Frames of many lengths, some of them identical."""
     different = [udp_frame(a, b, bytes([n]) * (n * 37 % 1400)) for n in range(count)]
     return [*different, *[udp_frame(a, b, b"again")] * 10, icmp_frame(a, b)]
 
 
-def flood(a: Host | Tap, count: int = 5) -> list[bytes]:
+def flood(a: Host | TapDevice, count: int = 5) -> list[bytes]:
     """Broadcast, multicast and unknown unicast."""
     multicast = ethernet("01:00:5e:00:00:09", a.mac, 0x88B5, b"multicast" * 6)
     unknown = ethernet("02:ff:00:00:00:01", a.mac, 0x88B5, b"unknown" * 9)
     return [arp_request(a, "10.0.0.250"), multicast, unknown] * count
 
 
-def both_ways(a: Host | Tap, b: Host | Tap) -> list[tuple[Host | Tap, list[bytes]]]:
+def both_ways(
+    a: Host | TapDevice, b: Host | TapDevice
+) -> list[tuple[Host | TapDevice, list[bytes]]]:
     return [(a, talk(a, b)), (b, talk(b, a)), (a, flood(a)), (b, flood(b))]
 
 
@@ -325,7 +326,7 @@ def test_offloaded_is_as_native(switch: Switch, pins: Path, name: str, attach: s
     built = SCENARIOS[name](switch)
     everyone = [*switch.hosts.values(), *built.others]
     mirrors = switch.vsctl("--bare", "--columns=name", "find", "Mirror").split()
-    with Sidecar(switch, "--attach", attach, pin_dir=pins) as sidecar:
+    with SidecarProcess(switch, "--attach", attach, pin_dir=pins) as sidecar:
         sidecar.native(*mirrors)
         play(everyone, built.sent)  # Learns addresses, so that both runs find the same.
         native = play(everyone, built.sent)

@@ -9,7 +9,7 @@ import pytest
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import Address, udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 
 PAIRS = 20
@@ -34,7 +34,7 @@ def copied(a: Host, m: Host, frames: list[bytes]) -> Counter[bytes]:
         return copies.multiset()
 
 
-def test_an_answer_with_another_payload(switch: Switch, tap: Tap) -> None:
+def test_an_answer_with_another_payload(switch: Switch, tap: SidecarProcess) -> None:
     """A machine floods what it has just received, with another payload behind the same head."""
     a, c, m = (switch.add_host(name, with_ip=False) for name in "acm")
     switch.learn(a, c)
@@ -73,7 +73,7 @@ def test_digests_do_not_collide(switch: Switch, attach: str) -> None:
     for number in range(PAIRS):
         one = udp_frame(a, p, b"%03d" % number * 20, number)
         frames += [one, like(one)]
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         tap.native("m")
         native = copied(a, m, frames)
         tap.offload("m")

@@ -9,7 +9,7 @@ import pytest
 
 from ovs_ebpf_tap.apply.cutter import PREFIX
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.sidecar import Tap, cutters
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, cutters
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 
@@ -35,7 +35,7 @@ def test_encapsulated_packets_are_cut(switch: Switch, trio: tuple[Host, Host, Ho
         a.ns.run("ip", "neighbour", "replace", ip, "lladdr", mac, "dev", device)
     sender = a.ns.socket(socket.AF_INET, socket.SOCK_DGRAM)
     found = {}
-    with Tap(switch) as tap:
+    with SidecarProcess(switch) as tap:
         for mode, state in (("native", "native"), ("offload", "offloaded")):
             tap.set_mode("m1", mode)
             tap.wait_settled("m1", state)
@@ -56,7 +56,7 @@ def test_encapsulated_packets_are_cut(switch: Switch, trio: tuple[Host, Host, Ho
 def test_the_cutter_is_there_while_it_is_needed(
     switch: Switch, trio: tuple[Host, Host, Host]
 ) -> None:
-    with Tap(switch) as tap:
+    with SidecarProcess(switch) as tap:
         tap.wait_settled("m1", "offloaded")
         made = cutters(switch)
         assert made

@@ -13,7 +13,7 @@ import pytest
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.kernel import has_tcx
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.observe.netlink import Netlink
@@ -31,21 +31,21 @@ def stopped(switch: Switch) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def unpin_links(tap: Tap) -> None:
+def unpin_links(tap: SidecarProcess) -> None:
     shutil.rmtree(tap.pin_dir / "links")
 
 
-def unpin_maps(tap: Tap) -> None:
+def unpin_maps(tap: SidecarProcess) -> None:
     (build,) = programs.builds(tap.pin_dir)
     (build / "rules").unlink()
     (build / "counters").unlink()
 
 
-def unpin_all(tap: Tap) -> None:
+def unpin_all(tap: SidecarProcess) -> None:
     shutil.rmtree(tap.pin_dir)
 
 
-def detach(tap: Tap) -> None:
+def detach(tap: SidecarProcess) -> None:
     for pin in (tap.pin_dir / "links").iterdir():
         bpf.detach_link(bpf.get(pin))
 
@@ -55,7 +55,9 @@ only_tcx = pytest.mark.skipif(not has_tcx(), reason="no TCX hooks on this kernel
 
 @only_tcx
 @pytest.mark.parametrize("disturb", [unpin_links, unpin_maps, unpin_all, detach])
-def test_hooks_and_pins_come_back(switch: Switch, tap: Tap, disturb: Callable[[Tap], None]) -> None:
+def test_hooks_and_pins_come_back(
+    switch: Switch, tap: SidecarProcess, disturb: Callable[[SidecarProcess], None]
+) -> None:
     a, monitor = (switch.add_host(name) for name in "am")
     switch.mirror("m", src=[a], dst=[a], output=monitor)
     tap.wait_state("m", "offloaded")
@@ -76,7 +78,7 @@ def test_hooks_and_pins_come_back(switch: Switch, tap: Tap, disturb: Callable[[T
 
 
 @only_tcx
-def test_hooks_of_a_mirror_that_is_given_back(switch: Switch, tap: Tap) -> None:
+def test_hooks_of_a_mirror_that_is_given_back(switch: Switch, tap: SidecarProcess) -> None:
     """They come back for as long as Open vSwitch has not taken it in."""
     a, monitor = (switch.add_host(name) for name in "am")
     switch.mirror("m", src=[a], dst=[a], output=monitor)

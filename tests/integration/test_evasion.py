@@ -26,10 +26,9 @@ from ovs_ebpf_tap.lab.frames import ETH_8021AD, ETH_8021Q, ETH_IPV4, Tag, ethern
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.names import unique_name
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.lab.sidecar import BPFFS
-from ovs_ebpf_tap.lab.sidecar import Tap as Sidecar
+from ovs_ebpf_tap.lab.sidecar_process import BPFFS, SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
-from ovs_ebpf_tap.lab.tap import Tap
+from ovs_ebpf_tap.lab.tap import TapDevice
 
 EXPERIMENTAL = 0x88B5
 
@@ -101,7 +100,7 @@ def asking() -> list[dict[str, int]]:
     ]
 
 
-def frames(source: Host | Tap, to: Host | Tap) -> list[bytes]:
+def frames(source: Host | TapDevice, to: Host | TapDevice) -> list[bytes]:
     """One for each of these, each of another content."""
     values = [[fields.get(name, 0) for name in FIELDS] for fields in asking()]
     return [
@@ -118,18 +117,18 @@ class Testbed:
     """
 
     switch: Switch
-    askers: list[Host | Tap]
+    askers: list[Host | TapDevice]
     b: Host
     m: Host
     n: Host
 
     @property
-    def machines(self) -> list[Host | Tap]:
+    def machines(self) -> list[Host | TapDevice]:
         """The askers that are not the host itself."""
         return [each for each in self.askers if each.name != "int0"]
 
     @property
-    def everyone(self) -> list[Host | Tap]:
+    def everyone(self) -> list[Host | TapDevice]:
         return [*self.askers, self.b, self.m, self.n]
 
     def sent(self) -> Sent:
@@ -196,7 +195,7 @@ def mirrors(ground: Testbed, name: str) -> Iterator[list[str]]:
 
 
 def compare(
-    sidecar: Sidecar, names: list[str], everyone: list[Host | Tap], sent: Sent
+    sidecar: SidecarProcess, names: list[str], everyone: list[Host | TapDevice], sent: Sent
 ) -> dict[str, Counter[bytes]]:
     """Asserts that everyone gets what he does natively, and returns that."""
     sidecar.native(*names)
@@ -212,14 +211,14 @@ def compare(
 
 
 @pytest.fixture(scope="module", params=attachments())
-def sidecar(request: pytest.FixtureRequest, ground: Testbed) -> Iterator[Sidecar]:
-    with Sidecar(ground.switch, "--attach", request.param) as started:
+def sidecar(request: pytest.FixtureRequest, ground: Testbed) -> Iterator[SidecarProcess]:
+    with SidecarProcess(ground.switch, "--attach", request.param) as started:
         yield started
 
 
 @pytest.mark.parametrize("name", MIRRORS)
 def test_fields_of_a_packet_are_of_no_consequence(
-    ground: Testbed, sidecar: Sidecar, name: str
+    ground: Testbed, sidecar: SidecarProcess, name: str
 ) -> None:
     with mirrors(ground, name) as names:
         sent = ground.sent()
@@ -266,7 +265,7 @@ def test_the_type_is_what_the_frame_says(switch: Switch, attach: str) -> None:
         sent += [(Liar(each, said), lies(each, b, said)) for each in (a, i)]
         # One by one: a frame that a device refuses takes others with it.
         sent += [(Liar(i, said), [frame]) for frame in border(i, b, said)]
-    with Sidecar(switch, "--attach", attach) as sidecar:
+    with SidecarProcess(switch, "--attach", attach) as sidecar:
         compare(sidecar, ["m1", "m2", "m3"], [a, b, trunk, access, i, o], sent)
 
 
@@ -302,7 +301,7 @@ def test_what_an_ifb_sends_is_not_seen_to_arrive(switch: Switch) -> None:
     through_ifb(a)
     sent: Sent = [(Marked(a), frames(a, b))]
     count = len(sent[0][1])
-    with Sidecar(switch) as sidecar:
+    with SidecarProcess(switch) as sidecar:
         sidecar.offload("m1", "m2")
         got = play([b, m, n], sent)
     passed = count if os.environ.get("OVS_EBPF_TAP_DATAPATH") == "system" else 0

@@ -12,7 +12,7 @@ import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import Address, parse_seq, udp_frame
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import EMULATED, patience, wait_for
@@ -42,7 +42,7 @@ class Move:
 
 @pytest.mark.parametrize("selected", ["source", "destination", "both"])
 def test_no_copy_is_missing_over_many_moves(
-    switch: Switch, tap: Tap, figure: Callable[[str], None], selected: str
+    switch: Switch, tap: SidecarProcess, figure: Callable[[str], None], selected: str
 ) -> None:
     a, b, monitor = (switch.add_host(name) for name in "abm")
     switch.learn(a, b)
@@ -91,7 +91,7 @@ def test_no_copy_is_missing_over_many_moves(
 
 
 def test_no_copy_is_missing_with_many_flows(
-    switch: Switch, tap: Tap, figure: Callable[[str], None]
+    switch: Switch, tap: SidecarProcess, figure: Callable[[str], None]
 ) -> None:
     """OVS revalidates flow by flow, so the last one is late by as much as there are flows."""
     a, b, monitor = (switch.add_host(name, with_ip=False) for name in "abm")
@@ -124,7 +124,7 @@ def test_no_copy_is_missing_with_many_flows(
 
 @pytest.mark.parametrize("output", ["port", "former host", "vlan"])
 def test_a_move_harms_no_bystander(
-    switch: Switch, tap: Tap, figure: Callable[[str], None], output: str
+    switch: Switch, tap: SidecarProcess, figure: Callable[[str], None], output: str
 ) -> None:
     """No address is forgotten, so nobody is sent what is for others."""
     a, sender, monitor, *others = hosts = [switch.add_host(name) for name in "asmbcdef"]
@@ -163,7 +163,7 @@ def test_a_move_harms_no_bystander(
     assert forgotten == []
 
 
-def test_native_at_once(switch: Switch, tap: Tap) -> None:
+def test_native_at_once(switch: Switch, tap: SidecarProcess) -> None:
     """A mirror becomes native while it is moved to hooks, beside running flows."""
     a, b, monitor = (switch.add_host(name, with_ip=False) for name in "abm")
     switch.learn(a, b)
@@ -180,7 +180,7 @@ def test_native_at_once(switch: Switch, tap: Tap) -> None:
             switch.appctl("revalidator/purge")
 
 
-def test_another_output_is_reserved_for_running_flows(switch: Switch, tap: Tap) -> None:
+def test_another_output_is_reserved_for_running_flows(switch: Switch, tap: SidecarProcess) -> None:
     """Floods go to the former output port, and no more to the new one."""
     a, b, monitor, other = (switch.add_host(name, with_ip=False) for name in "abmn")
     switch.learn(b)
@@ -214,7 +214,7 @@ def test_another_output_is_reserved_for_running_flows(switch: Switch, tap: Tap) 
         assert copies(stream) == ({1}, {1})
 
 
-def test_moves_that_overlap(switch: Switch, tap: Tap) -> None:
+def test_moves_that_overlap(switch: Switch, tap: SidecarProcess) -> None:
     """However many Open vSwitch sees of them at once, the last one holds for running flows."""
     a, b, monitor = (switch.add_host(name, with_ip=False) for name in "abm")
     switch.learn(a, b)

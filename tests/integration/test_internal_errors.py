@@ -9,7 +9,7 @@ import pytest
 import ovs_ebpf_tap
 from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.lab.kernel import has_tcx
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from talking import Trio, copies_of
@@ -34,7 +34,7 @@ failing(sidecar.Sidecar, "_pass", lambda now: pathlib.Path({path!r}).exists())
 """
 
 
-def test_faults_of_ours(switch: Switch, trio: Trio, idle: Tap, tmp_path: Path) -> None:
+def test_faults_of_ours(switch: Switch, trio: Trio, idle: SidecarProcess, tmp_path: Path) -> None:
     a, b, m = trio
     switch.mirror("bad", src=[b], output=switch.add_host("n", with_ip=False))
     every = tmp_path / "every-pass-fails"
@@ -59,7 +59,7 @@ def test_faults_of_ours(switch: Switch, trio: Trio, idle: Tap, tmp_path: Path) -
 
 
 @pytest.mark.skipif(not has_tcx(), reason="on clsact, hw-offload leaves mirrors to Open vSwitch")
-def test_names_of_devices(switch: Switch, trio: Trio, tap: Tap) -> None:
+def test_names_of_devices(switch: Switch, trio: Trio, tap: SidecarProcess) -> None:
     """Whatever the kernel takes for a name, with hw-offload, which has all devices looked at."""
     a, b, m = trio
     tap.wait_state("m1", "offloaded")

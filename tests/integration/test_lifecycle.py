@@ -21,7 +21,7 @@ from ovs_ebpf_tap.lab.compare import account
 from ovs_ebpf_tap.lab.frames import sequenced, udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -40,7 +40,7 @@ def test_copies_go_on_without_the_process_and_are_taken_over(
     figure: Callable[[str], None],
 ) -> None:
     a, b, m = trio
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         hooks = hook_count(switch)
         with Capture.of(m) as copies:
@@ -59,7 +59,7 @@ def test_copies_go_on_without_the_process_and_are_taken_over(
 
 
 def test_a_restart_does_not_compile(switch: Switch, trio: Trio) -> None:
-    with Tap(switch) as tap:
+    with SidecarProcess(switch) as tap:
         directory = tap.pin_dir / programs.build_id()
         pins = [directory / name for name in (*PROGRAMS, *MAPS)]
         before = [path.stat().st_ino for path in pins]
@@ -67,7 +67,7 @@ def test_a_restart_does_not_compile(switch: Switch, trio: Trio) -> None:
         assert [path.stat().st_ino for path in pins] == before
 
 
-def test_the_sidecar_never_loads_llvm(switch: Switch, tap: Tap) -> None:
+def test_the_sidecar_never_loads_llvm(switch: Switch, tap: SidecarProcess) -> None:
     assert tap.process is not None
     maps = Path(f"/proc/{tap.process.pid}/maps").read_text()
     assert "libpython" in maps or "python3" in maps
@@ -78,7 +78,7 @@ def test_the_sidecar_never_loads_llvm(switch: Switch, tap: Tap) -> None:
 @pytest.mark.parametrize("attach", ATTACH)
 def test_counters_are_kept_and_statistics_follow(switch: Switch, trio: Trio, attach: str) -> None:
     a, b, m = trio
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         assert copies_of(a, b, m, 30) == 1
         wait_statistics(switch, 30)
@@ -104,7 +104,7 @@ def test_failed_copies_are_counted(switch: Switch) -> None:
     m = switch.add_host("m", mtu=500, with_ip=False)
     switch.learn(a, b)
     switch.mirror("m1", src=[a], output=m)
-    with Tap(switch) as tap:
+    with SidecarProcess(switch) as tap:
         tap.wait_state("m1", "offloaded")
         a.send([udp_frame(a, b, b"x" * 1000)] * 9 + [udp_frame(a, b, b"x")] * 4)
         wait_for(lambda: tap.status()[0]["drops"] == 9, what="drops")
@@ -116,7 +116,7 @@ def test_failed_copies_are_counted(switch: Switch) -> None:
 def test_release_leaves_nothing(switch: Switch, trio: Trio, attach: str, running: bool) -> None:
     a, b, m = trio
     loaded = program_count()
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         assert hook_count(switch)
         if not running:
@@ -152,7 +152,7 @@ def test_release_of_one_mirror_leaves_the_others(switch: Switch, running: bool) 
     switch.learn(a, b)
     switch.mirror("m1", src=[a], output=m)
     switch.mirror("m2", src=[a], output=n)
-    with Tap(switch) as tap:
+    with SidecarProcess(switch) as tap:
         tap.wait_state("m1", "offloaded")
         tap.wait_state("m2", "offloaded")
         if not running:
@@ -167,7 +167,7 @@ def test_release_of_one_mirror_leaves_the_others(switch: Switch, running: bool) 
 
 def test_on_exit_restore_gives_everything_back(switch: Switch, trio: Trio) -> None:
     a, b, m = trio
-    with Tap(switch, "--on-exit", "restore") as tap:
+    with SidecarProcess(switch, "--on-exit", "restore") as tap:
         tap.wait_state("m1", "offloaded")
         assert tap.stop() == 0
         assert switch.get("Mirror", "m1", "select_vlan") == "[]"
@@ -180,7 +180,7 @@ def test_on_exit_restore_gives_everything_back(switch: Switch, trio: Trio) -> No
 
 @pytest.mark.parametrize("attach", ATTACH)
 def test_hooks_of_no_mirror_are_removed_at_start(switch: Switch, trio: Trio, attach: str) -> None:
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
         switch.remove_mirror("m1")
@@ -192,7 +192,7 @@ def test_hooks_of_no_mirror_are_removed_at_start(switch: Switch, trio: Trio, att
 @pytest.mark.skipif(
     os.environ.get("OVS_EBPF_TAP_DATAPATH") == "system", reason="the userspace datapath's way"
 )
-def test_a_device_that_left_with_its_hook(switch: Switch, trio: Trio, tap: Tap) -> None:
+def test_a_device_that_left_with_its_hook(switch: Switch, trio: Trio, tap: SidecarProcess) -> None:
     """Its link is pinned, and on a device; but the device is not ours any more.
 
     Nor is another one of its name and index Open vSwitch's, which still has the one that left.
@@ -212,14 +212,14 @@ def test_a_device_that_left_with_its_hook(switch: Switch, trio: Trio, tap: Tap) 
         assert switch.ns.call(lambda: bpf.count_tcx(index)) == 0
 
 
-def test_a_second_sidecar_refuses(switch: Switch, tap: Tap) -> None:
+def test_a_second_sidecar_refuses(switch: Switch, tap: SidecarProcess) -> None:
     done = tap.run("run")
     assert done.returncode == 1
     assert "another ovs-ebpf-tap runs" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_two_sidecars_beside_two_databases(switch: Switch, trio: Trio, tap: Tap) -> None:
+def test_two_sidecars_beside_two_databases(switch: Switch, trio: Trio, tap: SidecarProcess) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
     with Switch("other") as other:
@@ -227,7 +227,7 @@ def test_two_sidecars_beside_two_databases(switch: Switch, trio: Trio, tap: Tap)
         c, d, n = (other.add_host(name, with_ip=False) for name in "cdn")
         other.learn(c, d)
         other.mirror("m1", src=[c], output=n)
-        with Tap(other) as second:
+        with SidecarProcess(other) as second:
             second.wait_state("m1", "offloaded")
             assert copies_of(a, b, m) == 1
             assert copies_of(c, d, n) == 1
@@ -258,7 +258,7 @@ def test_an_upgrade_takes_over_without_a_gap(
     shutil.copytree(abi.source_dir(), newer / "bpf")
     with (newer / "bpf" / "tap.c").open("a") as source:
         source.write("/* newer */\n")
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         hooks = hook_count(switch)
         mark = mark_of(tap.pin_dir / programs.build_id())
@@ -289,7 +289,7 @@ def test_an_upgrade_takes_over_without_a_gap(
         assert hook_count(switch) == 0
 
 
-def test_a_mirror_that_selects_no_port(switch: Switch, trio: Trio, tap: Tap) -> None:
+def test_a_mirror_that_selects_no_port(switch: Switch, trio: Trio, tap: SidecarProcess) -> None:
     """As Open vSwitch has it, a VLAN alone selects nothing."""
     a, b, m = trio
     switch.vsctl("clear", "Mirror", "m1", "select_src_port", "select_dst_port")

@@ -11,7 +11,7 @@ import pytest
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import Address, udp_frame
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream, send
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -33,7 +33,7 @@ class Bench:
     """A mirror of what `a` sends and `b` is sent; `br1` is behind a patch port."""
 
     switch: Switch
-    tap: Tap
+    tap: SidecarProcess
     a: Host
     b: Host
     monitor: Host
@@ -64,7 +64,7 @@ def bench() -> Iterator[Bench]:
             switch.vsctl("add-port", bridge, port, "--", *patch)
         switch.learn(a, b)
         switch.mirror("m", src=[a], dst=[b], output=monitor)
-        with Tap(switch) as tap:
+        with SidecarProcess(switch) as tap:
             yield Bench(switch, tap, a, b, monitor)
 
 
@@ -137,7 +137,7 @@ def test_a_bond_whose_flows_recirculate(switch: Switch) -> None:
     switch.mirror("m", src=[a], dst=["xbond"], output=monitor)
     frame = udp_frame(a, b, b"over a bond")
     wait_for(lambda: switch.appctl("lacp/show", "xbond").count("current attached") == 2)
-    with Tap(switch) as tap:
+    with SidecarProcess(switch) as tap:
         bench = Bench(switch, tap, a, b, monitor)
         with Capture.of(b) as arrived:
             made = bench.copies(frame, lambda: a.send([frame]))

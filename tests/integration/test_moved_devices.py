@@ -13,7 +13,7 @@ from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 
@@ -32,7 +32,7 @@ class Moving:
     """A switch with an internal port that can be moved, mirrored by m1 or m1's output."""
 
     switch: Switch
-    tap: Tap
+    tap: SidecarProcess
     elsewhere: Netns
     hosts: dict[str, Host]
 
@@ -91,7 +91,7 @@ class Moving:
 
 
 @pytest.fixture
-def moving(switch: Switch, idle: Tap) -> Iterator[Moving]:
+def moving(switch: Switch, idle: SidecarProcess) -> Iterator[Moving]:
     with Netns("elsewhere") as elsewhere:
         hosts = {name: switch.add_host(name, with_ip=False) for name in "abm"}
         hosts["i"] = switch.add_internal(NAME)

@@ -14,7 +14,7 @@ from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.observe.packet_sockets import open_sockets
@@ -33,7 +33,7 @@ class Naming:
     """A switch with ports a0, b0 and m0, the output, and a stranger's device x0."""
 
     switch: Switch
-    tap: Tap
+    tap: SidecarProcess
     a: Host
     b: Host
     m: Host
@@ -81,7 +81,7 @@ class Naming:
 
 
 @pytest.fixture
-def naming(switch: Switch, idle: Tap) -> Iterator[Naming]:
+def naming(switch: Switch, idle: SidecarProcess) -> Iterator[Naming]:
     a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
     x = switch.add_host("x", bridge=None, with_ip=False)
     switch.learn(a, b)

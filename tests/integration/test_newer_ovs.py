@@ -37,7 +37,7 @@ from ovs_ebpf_tap.lab.frames import (
     udp_frame,
 )
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import NEWER_OVS, Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -61,7 +61,7 @@ def test_it_is_newer(switch: Switch) -> None:
 
 @pytest.mark.parametrize("selected", ["source", "destination"])
 def test_a_mirror_moves_and_no_copy_is_missing(
-    switch: Switch, tap: Tap, selected: str, figure: Callable[[str], None]
+    switch: Switch, tap: SidecarProcess, selected: str, figure: Callable[[str], None]
 ) -> None:
     a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
     switch.learn(a, b)
@@ -364,7 +364,7 @@ class Bench:
     """A sidecar beside a switch with a mirror of what arrives, and one of what leaves."""
 
     oracle: Oracle
-    tap: Tap
+    tap: SidecarProcess
     leaving: Host
 
     def copied(self) -> tuple[Counter[bytes], Counter[bytes]]:
@@ -401,7 +401,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
         oracle = start_oracle(switch)
         leaving = switch.add_host("n", with_ip=False)
         switch.mirror("n", dst=[oracle.b], output=leaving)
-        with Tap(switch, "--attach", request.param) as tap:
+        with SidecarProcess(switch, "--attach", request.param) as tap:
             yield Bench(oracle, tap, leaving)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import parse_seq, sequenced
-from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 
@@ -275,7 +275,7 @@ OFFLOADED = [
 class Bench:
     """A switch with a live mirror m1 (source a, destination b, output m) and its sidecar."""
 
-    def __init__(self, switch: Switch, tap: Tap) -> None:
+    def __init__(self, switch: Switch, tap: SidecarProcess) -> None:
         self.switch = switch
         self.tap = tap
         self.fresh = True
@@ -388,7 +388,7 @@ class Group:
         if self._bench is None or not self._bench.fresh:
             self.close()
             switch = self._stack.enter_context(Switch())
-            tap = Tap(switch)
+            tap = SidecarProcess(switch)
             self._stack.callback(tap.close)
             self._bench = Bench(switch, tap)
         bench = self._bench

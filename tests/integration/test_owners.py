@@ -15,7 +15,7 @@ import ovs_ebpf_tap
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.lab.sidecar import Tap, cutters, hook_count
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, cutters, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
@@ -25,19 +25,19 @@ from talking import Trio, copies_of
 RESTORE = Path(ovs_ebpf_tap.__path__[0]).parent / "scripts" / "restore"
 
 Done = subprocess.CompletedProcess[str]
-Undo = Callable[[Netns, Tap], Done]
+Undo = Callable[[Netns, SidecarProcess], Done]
 
 
-def release(ns: Netns, tap: Tap) -> Done:
+def release(ns: Netns, tap: SidecarProcess) -> Done:
     return ns.run(*tap.command("release", "--all"), check=False)
 
 
-def restore(ns: Netns, tap: Tap) -> Done:
+def restore(ns: Netns, tap: SidecarProcess) -> Done:
     places = ("--run-dir", str(tap.run_dir), "--pin-dir", str(tap.pin_dir))
     return ns.run(str(RESTORE), *places, env=tap.switch.env, check=False)
 
 
-def remove_orphans(ns: Netns, tap: Tap) -> Done:
+def remove_orphans(ns: Netns, tap: SidecarProcess) -> Done:
     owner = f"{programs.owner(tap.pin_dir):x}"
     return ns.run(str(RESTORE), "--owner", owner, env=tap.switch.env, check=False)
 
@@ -46,10 +46,10 @@ UNDO = pytest.mark.parametrize("undo", [release, restore])
 
 
 @pytest.fixture
-def killed(switch: Switch, trio: Trio) -> Iterator[Tap]:
+def killed(switch: Switch, trio: Trio) -> Iterator[SidecarProcess]:
     """A sidecar with clsact hooks and a cutter that copies on without its process."""
     switch.vsctl("set", "Mirror", "m1", "snaplen=1500")
-    with Tap(switch, "--attach", "clsact") as tap:
+    with SidecarProcess(switch, "--attach", "clsact") as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
         assert cutters(switch)
@@ -57,14 +57,14 @@ def killed(switch: Switch, trio: Trio) -> Iterator[Tap]:
 
 
 @UNDO
-def test_what_other_sidecars_have_stays(trio: Trio, killed: Tap, undo: Undo) -> None:
+def test_what_other_sidecars_have_stays(trio: Trio, killed: SidecarProcess, undo: Undo) -> None:
     """One of another database and pin directory, in this namespace, is released; it has nothing."""
     a, b, m = trio
     ns = killed.switch.ns
     owner = f"{programs.owner(killed.pin_dir):x}"
     with Switch("other") as other:
         other.add_bridge()
-        idle = Tap(other)
+        idle = SidecarProcess(other)
         try:
             done = undo(ns, idle)
         finally:
@@ -82,7 +82,7 @@ def test_what_other_sidecars_have_stays(trio: Trio, killed: Tap, undo: Undo) -> 
 
 
 @pytest.mark.parametrize("undo", [release, restore, remove_orphans])
-def test_a_lost_pin_directory(trio: Trio, killed: Tap, undo: Undo) -> None:
+def test_a_lost_pin_directory(trio: Trio, killed: SidecarProcess, undo: Undo) -> None:
     a, b, m = trio
     shutil.rmtree(killed.pin_dir)
     ns = killed.switch.ns
@@ -97,7 +97,7 @@ def test_a_lost_pin_directory(trio: Trio, killed: Tap, undo: Undo) -> None:
 
 def test_a_qdisc_that_others_made_stays(switch: Switch, trio: Trio) -> None:
     switch.ns.run("tc", "qdisc", "add", "dev", "a0", "clsact")
-    with Tap(switch, "--attach", "clsact") as tap:
+    with SidecarProcess(switch, "--attach", "clsact") as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
         assert remove_orphans(switch.ns, tap).returncode == 0
@@ -146,7 +146,7 @@ def test_filters_of_two_owners_on_a_device() -> None:
 @UNDO
 def test_in_another_namespace(switch: Switch, trio: Trio, attach: str, undo: Undo) -> None:
     a, b, m = trio
-    with Tap(switch, "--attach", attach) as tap, Netns("elsewhere") as elsewhere:
+    with SidecarProcess(switch, "--attach", attach) as tap, Netns("elsewhere") as elsewhere:
         tap.wait_state("m1", "offloaded")
         tap.kill()
         shown = ("--columns=select_vlan,external_ids", "list", "Mirror")
@@ -179,7 +179,7 @@ class _Entered(Netns):
 
 def test_the_namespace_is_gone(switch: Switch, trio: Trio) -> None:
     """What is pinned then is of hooks that went with it."""
-    with Tap(switch) as tap:
+    with SidecarProcess(switch) as tap:
         tap.stop()
         note = tap.pin_dir / "netns"
         note.unlink()
@@ -190,7 +190,7 @@ def test_the_namespace_is_gone(switch: Switch, trio: Trio) -> None:
 
 
 def test_the_namespace_is_gone_and_another_has_its_number(switch: Switch, trio: Trio) -> None:
-    with Tap(switch) as tap, Netns("elsewhere") as elsewhere:
+    with SidecarProcess(switch) as tap, Netns("elsewhere") as elsewhere:
         tap.stop()
         number = elsewhere.run("readlink", "/proc/self/ns/net").stdout.strip()
         note = tap.pin_dir / "netns"
@@ -203,7 +203,7 @@ def test_the_namespace_is_gone_and_another_has_its_number(switch: Switch, trio: 
 # Names.
 
 
-def test_two_mirrors_of_one_name(switch: Switch, trio: Trio, tap: Tap) -> None:
+def test_two_mirrors_of_one_name(switch: Switch, trio: Trio, tap: SidecarProcess) -> None:
     switch.add_bridge("br1")
     n = switch.add_host("n", bridge="br1", with_ip=False)
     o = switch.add_host("o", bridge="br1", with_ip=False)

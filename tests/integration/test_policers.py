@@ -15,7 +15,7 @@ from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import SEQUENCE_PORT, sequenced
 from ovs_ebpf_tap.lab.kernel import has_tcx
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import CLSACT, TCX
@@ -50,7 +50,7 @@ def nowhere(switch: Switch) -> None:
     switch.ns.run("ip", "link", "set", "n1", "up")
 
 
-def wait_for_reason(tap: Tap, mirror: str, part: str) -> None:
+def wait_for_reason(tap: SidecarProcess, mirror: str, part: str) -> None:
     wait_for(lambda: part in (tap.reason(mirror) or ""), what=f"a reason with {part}")
 
 
@@ -61,7 +61,7 @@ def test_what_the_host_sends_is_diverted_behind_a_tcx_hook(switch: Switch) -> No
     b, m = (switch.add_host(name, with_ip=False) for name in "bm")
     switch.learn(a, b)
     switch.mirror("m1", src=[a], output=m)
-    with Tap(switch, "--attach", TCX) as tap:
+    with SidecarProcess(switch, "--attach", TCX) as tap:
         tap.wait_state("m1", "offloaded")
         switch.ns.run("tc", "qdisc", "add", "dev", "i1", "clsact")
         divert(switch, "i1", "egress", 50)
@@ -82,7 +82,7 @@ def test_what_arrives_is_diverted_before_a_clsact_hook(switch: Switch) -> None:
     divert(switch, a.port, "ingress", 50)
     switch.mirror("m1", src=[a], output=m)
     native = copies(a, b, m)
-    with Tap(switch, "--attach", CLSACT) as tap:
+    with SidecarProcess(switch, "--attach", CLSACT) as tap:
         kept = native[TAKEN] == COUNT
         tap.wait_settled("m1", "native" if kept else "offloaded")
         if kept:
@@ -113,7 +113,7 @@ def limit(switch: Switch, device: str) -> None:
 def test_a_new_device_is_left_to_others_for_a_while(switch: Switch) -> None:
     m = switch.add_host("m", with_ip=False)
     switch.add_host("b", with_ip=False)
-    with Tap(switch, "--attach", CLSACT, "--clsact-delay", "6") as tap:
+    with SidecarProcess(switch, "--attach", CLSACT, "--clsact-delay", "6") as tap:
         switch.mirror("m1", select_all=True, output=m)
         tap.wait_state("m1", "offloaded")
         switch.add_tap("tap1")
@@ -131,7 +131,7 @@ def test_a_new_device_is_left_to_others_for_a_while(switch: Switch) -> None:
 
 def test_older_devices_are_not_waited_for(switch: Switch) -> None:
     a, m = (switch.add_host(name, with_ip=False) for name in "am")
-    with Tap(switch, "--attach", CLSACT, "--clsact-delay", "600") as tap:
+    with SidecarProcess(switch, "--attach", CLSACT, "--clsact-delay", "600") as tap:
         switch.mirror("m1", src=[a], dst=[a], output=m)
         tap.wait_state("m1", "offloaded")
         # Those of Open vSwitch's own are policed by nobody.

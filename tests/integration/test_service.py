@@ -14,7 +14,7 @@ from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import account
 from ovs_ebpf_tap.lab.kernel import attachments, has_tcx
 from ovs_ebpf_tap.lab.netns import CommandError
-from ovs_ebpf_tap.lab.sidecar import hook_count
+from ovs_ebpf_tap.lab.sidecar_process import hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.systemd import PREFIX, Systemd
 from ovs_ebpf_tap.lab.traffic import Stream

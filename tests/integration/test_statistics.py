@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -94,7 +94,7 @@ class Reader:
 
 
 def test_no_reader_sees_statistics_fall(
-    switch: Switch, trio: Trio, tap: Tap, figure: Callable[[str], None]
+    switch: Switch, trio: Trio, tap: SidecarProcess, figure: Callable[[str], None]
 ) -> None:
     a, b, m = trio
     reader = Reader(Row(switch, "m1"))
@@ -132,7 +132,7 @@ def test_no_reader_sees_statistics_fall(
 
 
 def test_what_ovs_writes_is_put_right_before_the_next_reading(
-    switch: Switch, trio: Trio, tap: Tap, figure: Callable[[str], None]
+    switch: Switch, trio: Trio, tap: SidecarProcess, figure: Callable[[str], None]
 ) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
@@ -152,7 +152,7 @@ def test_what_ovs_writes_is_put_right_before_the_next_reading(
 
 def test_totals_go_on_after_a_release_without_a_sidecar(switch: Switch, trio: Trio) -> None:
     a, b, m = trio
-    with Tap(switch) as tap:
+    with SidecarProcess(switch) as tap:
         tap.wait_state("m1", "offloaded")
         copies_of(a, b, m, 30)
         tap.kill()
@@ -172,7 +172,7 @@ def test_totals_go_on_after_a_release_without_a_sidecar(switch: Switch, trio: Tr
 
 def test_hooks_whose_row_is_gone_are_shown(switch: Switch, trio: Trio) -> None:
     a, b, m = trio
-    with Tap(switch) as tap:
+    with SidecarProcess(switch) as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
         uuid = switch.get("Mirror", "m1", "_uuid")

@@ -22,7 +22,7 @@ from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import arp_request, sequenced
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import SCHEMA, Host, Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from talking import Trio
@@ -32,7 +32,7 @@ FRAMES = 20
 
 
 def assert_refused(
-    switch: Switch, tap: Tap, done: subprocess.CompletedProcess[str], *words: str
+    switch: Switch, tap: SidecarProcess, done: subprocess.CompletedProcess[str], *words: str
 ) -> None:
     """Asserts exit status 1, one line that says what to do, and that nothing is left behind."""
     assert done.returncode == 1, done
@@ -49,7 +49,7 @@ def assert_one_line(said: str, *words: str) -> None:
         assert word in said
 
 
-def assert_nothing_left(switch: Switch, tap: Tap) -> None:
+def assert_nothing_left(switch: Switch, tap: SidecarProcess) -> None:
     assert not tap.pin_dir.exists(), sorted(tap.pin_dir.rglob("*"))
     assert not tap.run_dir.exists(), sorted(tap.run_dir.rglob("*"))
     assert hook_count(switch) == 0
@@ -99,14 +99,14 @@ def wait_passes(sender: Host, receiver: Host) -> None:
 
 
 @pytest.mark.parametrize("command", [["run"], ["status"], ["release", "--all"]])
-def test_not_root(switch: Switch, idle: Tap, command: list[str]) -> None:
+def test_not_root(switch: Switch, idle: SidecarProcess, command: list[str]) -> None:
     nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
     done = under(switch, nobody, idle.command(*command))
     words = ("Permission denied",) if command == ["status"] else ("not root",)
     assert_refused(switch, idle, done, *words)
 
 
-def test_root_without_capabilities(switch: Switch, idle: Tap) -> None:
+def test_root_without_capabilities(switch: Switch, idle: SidecarProcess) -> None:
     powerless = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all")
     done = under(switch, powerless, idle.command("run"))
     assert_refused(switch, idle, done, "not allowed to load BPF programs", "run as root")
@@ -127,7 +127,7 @@ def test_root_without_capabilities(switch: Switch, idle: Tap) -> None:
         ["release", "--all", "m1"],
     ],
 )
-def test_wrong_usage(switch: Switch, idle: Tap, arguments: list[str]) -> None:
+def test_wrong_usage(switch: Switch, idle: SidecarProcess, arguments: list[str]) -> None:
     done = switch.ns.run(*idle.command("status")[:3], *arguments, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -137,7 +137,7 @@ def test_wrong_usage(switch: Switch, idle: Tap, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("remote", ["", "nonsense", "unix:", "unix:/nowhere/db.sock", "tcp:::"])
-def test_unusable_database_address(switch: Switch, idle: Tap, remote: str) -> None:
+def test_unusable_database_address(switch: Switch, idle: SidecarProcess, remote: str) -> None:
     done = idle.run("status", "--ovsdb", remote)
     assert_refused(switch, idle, done)
 
@@ -145,12 +145,12 @@ def test_unusable_database_address(switch: Switch, idle: Tap, remote: str) -> No
 # The database.
 
 
-def waits(tap: Tap) -> int:
+def waits(tap: SidecarProcess) -> int:
     """How often it has said that it waits."""
     return sum("database not there" in line for line in tap.log().splitlines())
 
 
-def assert_waits(tap: Tap, lines: int) -> None:
+def assert_waits(tap: SidecarProcess, lines: int) -> None:
     """Asserts that it says so, one line each time, and goes on waiting."""
     wait_for(lambda: waits(tap) >= lines or not is_running(tap), 60, "a sidecar that waits")
     assert is_running(tap), tap.log()
@@ -159,11 +159,11 @@ def assert_waits(tap: Tap, lines: int) -> None:
     assert "event=ready" not in tap.log()
 
 
-def is_running(tap: Tap) -> bool:
+def is_running(tap: SidecarProcess) -> bool:
     return tap.process is not None and tap.process.poll() is None
 
 
-def test_database_that_comes_later(switch: Switch, trio: Trio, idle: Tap) -> None:
+def test_database_that_comes_later(switch: Switch, trio: Trio, idle: SidecarProcess) -> None:
     a, b, m = trio
     switch.stop_ovsdb()
     assert_refused(switch, idle, idle.run("status"), "cannot connect to", switch.db)
@@ -187,7 +187,7 @@ def test_database_that_comes_later(switch: Switch, trio: Trio, idle: Tap) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_end_while_waiting(switch: Switch, idle: Tap, number: signal.Signals) -> None:
+def test_end_while_waiting(switch: Switch, idle: SidecarProcess, number: signal.Signals) -> None:
     switch.stop_ovsdb()
     idle.start(ready=False)
     assert_waits(idle, 2)
@@ -208,7 +208,7 @@ def silent_socket(path: Path) -> Iterator[str]:
 
 def test_database_that_never_answers(switch: Switch, tmp_path: Path) -> None:
     with silent_socket(tmp_path / "db.sock") as remote:
-        tap = Tap(switch, "--ovsdb", remote)
+        tap = SidecarProcess(switch, "--ovsdb", remote)
         try:
             for command in (["status"], ["release", "--all"]):
                 done = tap.run(*command, "--ovsdb", remote)
@@ -265,7 +265,7 @@ def database(switch: Switch, directory: Path, schema: str) -> Iterator[str]:
 )
 def test_another_database(
     switch: Switch,
-    idle: Tap,
+    idle: SidecarProcess,
     tmp_path: Path,
     name: str,
     without: str | None,
@@ -277,7 +277,7 @@ def test_another_database(
         assert_refused(switch, idle, done, remote, *words)
 
 
-def test_database_without_rows(switch: Switch, idle: Tap, tmp_path: Path) -> None:
+def test_database_without_rows(switch: Switch, idle: SidecarProcess, tmp_path: Path) -> None:
     """Nobody has run `ovs-vsctl init` yet: there are no mirrors, which is no error."""
     with database(switch, tmp_path, SCHEMA.read_text()) as remote:
         done = idle.run("status", "--json", "--ovsdb", remote)
@@ -287,7 +287,7 @@ def test_database_without_rows(switch: Switch, idle: Tap, tmp_path: Path) -> Non
 # The kernel's side.
 
 
-def test_no_bpffs_is_mounted(switch: Switch, trio: Trio, idle: Tap) -> None:
+def test_no_bpffs_is_mounted(switch: Switch, trio: Trio, idle: SidecarProcess) -> None:
     """In a mount namespace of its own, which shows nobody else what is mounted in it."""
     a, b, m = trio
     private = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
@@ -317,7 +317,7 @@ def test_no_bpffs_is_mounted(switch: Switch, trio: Trio, idle: Tap) -> None:
     assert_nothing_left(switch, idle)
 
 
-def test_bpffs_that_cannot_be_mounted(switch: Switch, idle: Tap, tmp_path: Path) -> None:
+def test_bpffs_that_cannot_be_mounted(switch: Switch, idle: SidecarProcess, tmp_path: Path) -> None:
     """/sys is hidden, so there is no directory to mount one on."""
     private = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
     script = (
@@ -330,7 +330,7 @@ def test_bpffs_that_cannot_be_mounted(switch: Switch, idle: Tap, tmp_path: Path)
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_pin_directory_that_is_on_no_bpffs(
-    switch: Switch, idle: Tap, tmp_path: Path, exists: bool
+    switch: Switch, idle: SidecarProcess, tmp_path: Path, exists: bool
 ) -> None:
     place = tmp_path / "pins"
     if exists:
@@ -340,7 +340,7 @@ def test_pin_directory_that_is_on_no_bpffs(
     assert place.exists() == exists
 
 
-def test_pin_directory_that_is_a_file(switch: Switch, idle: Tap, tmp_path: Path) -> None:
+def test_pin_directory_that_is_a_file(switch: Switch, idle: SidecarProcess, tmp_path: Path) -> None:
     place = tmp_path / "pins"
     place.write_text("mine")
     done = idle.run("run", "--pin-dir", str(place))
@@ -350,7 +350,7 @@ def test_pin_directory_that_is_a_file(switch: Switch, idle: Tap, tmp_path: Path)
 
 @pytest.mark.parametrize("command", [["run"], ["status"], ["release", "--all"]])
 def test_run_directory_that_is_a_file(
-    switch: Switch, idle: Tap, tmp_path: Path, command: list[str]
+    switch: Switch, idle: SidecarProcess, tmp_path: Path, command: list[str]
 ) -> None:
     place = tmp_path / "run"
     place.write_text("mine")
@@ -362,7 +362,7 @@ def test_run_directory_that_is_a_file(
     assert place.read_text() == "mine"
 
 
-def test_bcc_is_missing(switch: Switch, idle: Tap, tmp_path: Path) -> None:
+def test_bcc_is_missing(switch: Switch, idle: SidecarProcess, tmp_path: Path) -> None:
     stub = tmp_path / "bcc"
     stub.mkdir()
     (stub / "__init__.py").write_text("raise ImportError('no bcc here')\n")
@@ -373,7 +373,7 @@ def test_bcc_is_missing(switch: Switch, idle: Tap, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", ["", "{", '{"maps": {}, "codes": {}}'])
 def test_what_was_compiled_is_kept_or_made_anew(
-    switch: Switch, idle: Tap, tmp_path: Path, kept: str
+    switch: Switch, idle: SidecarProcess, tmp_path: Path, kept: str
 ) -> None:
     """A file that is damaged is of no consequence; with one that is whole, bcc is not needed."""
     name = f"{programs.build_id()}.json"
@@ -390,7 +390,7 @@ def test_what_was_compiled_is_kept_or_made_anew(
 
 
 def test_a_second_sidecar_refuses_and_disturbs_nothing(
-    switch: Switch, trio: Trio, tap: Tap
+    switch: Switch, trio: Trio, tap: SidecarProcess
 ) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
@@ -408,7 +408,9 @@ def test_a_second_sidecar_refuses_and_disturbs_nothing(
 
 
 @pytest.mark.parametrize("mode", ["fast", "Offload", "", "native "])
-def test_mode_that_does_not_exist(switch: Switch, trio: Trio, tap: Tap, mode: str) -> None:
+def test_mode_that_does_not_exist(
+    switch: Switch, trio: Trio, tap: SidecarProcess, mode: str
+) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
     switch.vsctl("set", "Mirror", "m1", f"external_ids:ebpf-tap-mode={json.dumps(mode)}")
@@ -428,7 +430,7 @@ def test_mode_that_does_not_exist(switch: Switch, trio: Trio, tap: Tap, mode: st
 
 @pytest.mark.parametrize("names", [["nobody"], ["m1", "nobody"]])
 def test_release_of_a_mirror_that_does_not_exist(
-    switch: Switch, trio: Trio, tap: Tap, names: list[str]
+    switch: Switch, trio: Trio, tap: SidecarProcess, names: list[str]
 ) -> None:
     tap.wait_state("m1", "offloaded")
     done = tap.release(*names)
@@ -441,12 +443,12 @@ def test_release_of_a_mirror_that_does_not_exist(
 # Ports and devices that come and go.
 
 
-def hooks(tap: Tap) -> set[str]:
+def hooks(tap: SidecarProcess) -> set[str]:
     """The devices that mirrors have hooks on."""
     return {hook.partition(":")[0] for row in tap.status() for hook in row["hooks"]}
 
 
-def wait_hooks(tap: Tap, *devices: str) -> None:
+def wait_hooks(tap: SidecarProcess, *devices: str) -> None:
     wait_for(lambda: hooks(tap) == set(devices), 15, f"hooks on {devices}")
 
 
@@ -458,7 +460,7 @@ def set_ports(switch: Switch, **columns: Host) -> None:
     switch.vsctl("--", *gets, "set", "Mirror", "m1", *(f"{c}=@{c}" for c in columns))
 
 
-def test_source_and_destination_ports_that_are_removed(switch: Switch, tap: Tap) -> None:
+def test_source_and_destination_ports_that_are_removed(switch: Switch, tap: SidecarProcess) -> None:
     a, b, c, m = (switch.add_host(name, with_ip=False) for name in "abcm")
     switch.learn(a, b, c)
     switch.mirror("m1", src=[a, c], dst=[b], output=m)
@@ -484,7 +486,7 @@ def test_source_and_destination_ports_that_are_removed(switch: Switch, tap: Tap)
     assert "Traceback" not in tap.log()
 
 
-def test_output_port_that_is_removed(switch: Switch, trio: Trio, tap: Tap) -> None:
+def test_output_port_that_is_removed(switch: Switch, trio: Trio, tap: SidecarProcess) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
     switch.vsctl("del-port", "br0", m.port)
@@ -505,7 +507,7 @@ def test_output_port_that_is_removed(switch: Switch, trio: Trio, tap: Tap) -> No
 
 @pytest.mark.parametrize("column", ["select_src_port", "select_dst_port"])
 def test_selected_device_that_comes_later(
-    switch: Switch, trio: Trio, tap: Tap, column: str
+    switch: Switch, trio: Trio, tap: SidecarProcess, column: str
 ) -> None:
     a, b, m = trio
     switch.vsctl("add-port", "br0", "late0")
@@ -523,7 +525,7 @@ def test_selected_device_that_comes_later(
     assert "Traceback" not in tap.log()
 
 
-def test_output_device_that_comes_later(switch: Switch, trio: Trio, tap: Tap) -> None:
+def test_output_device_that_comes_later(switch: Switch, trio: Trio, tap: SidecarProcess) -> None:
     a, b, m = trio
     switch.vsctl("add-port", "br0", "late0")
     set_ports(switch, output_port=Host("late", m.ns, "eth0", "late0", m.mac, m.ip))
@@ -544,7 +546,7 @@ def reopen(switch: Switch) -> None:
 
 
 @pytest.mark.parametrize("which", ["source", "destination", "output"])
-def test_device_that_goes_and_comes_back(switch: Switch, tap: Tap, which: str) -> None:
+def test_device_that_goes_and_comes_back(switch: Switch, tap: SidecarProcess, which: str) -> None:
     a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
     switch.learn(a, b)
     switch.mirror("m1", src=[a], dst=[b], output=m)
@@ -575,7 +577,9 @@ def test_device_that_goes_and_comes_back(switch: Switch, tap: Tap, which: str) -
     assert "Traceback" not in tap.log()
 
 
-def test_device_that_comes_back_before_anybody_looks(switch: Switch, trio: Trio, tap: Tap) -> None:
+def test_device_that_comes_back_before_anybody_looks(
+    switch: Switch, trio: Trio, tap: SidecarProcess
+) -> None:
     """Another ifindex from one pass to the next, with no pass in between that saw it gone."""
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
@@ -627,7 +631,7 @@ GARBAGE = [
 ]
 
 
-def test_garbage_on_the_control_socket(switch: Switch, trio: Trio, tap: Tap) -> None:
+def test_garbage_on_the_control_socket(switch: Switch, trio: Trio, tap: SidecarProcess) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
     path = tap.run_dir / "ovs-ebpf-tap.ctl"
@@ -652,7 +656,7 @@ def test_garbage_on_the_control_socket(switch: Switch, trio: Trio, tap: Tap) -> 
 
 
 def test_one_that_does_not_answer(
-    switch: Switch, trio: Trio, tap: Tap, monkeypatch: pytest.MonkeyPatch
+    switch: Switch, trio: Trio, tap: SidecarProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "_ANSWER", 0.5)
     assert tap.process is not None
@@ -697,7 +701,7 @@ RESTARTS: list[Callable[[Switch], None]] = [
 
 @pytest.mark.parametrize("restart", RESTARTS, ids=lambda restart: restart.__name__)
 def test_restart_of_open_vswitch(
-    switch: Switch, trio: Trio, tap: Tap, restart: Callable[[Switch], None]
+    switch: Switch, trio: Trio, tap: SidecarProcess, restart: Callable[[Switch], None]
 ) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
@@ -720,20 +724,20 @@ def test_restart_of_open_vswitch(
     assert "Traceback" not in tap.log()
 
 
-def wait_moves(tap: Tap, mode: str) -> None:
+def wait_moves(tap: SidecarProcess, mode: str) -> None:
     """Flips the mode; after a restart the sidecar may take a while to reconnect."""
     tap.set_mode("m1", mode)
     tap.wait_settled("m1", "offloaded" if mode == "offload" else "native", 30)
 
 
-def wakes(tap: Tap) -> int:
+def wakes(tap: SidecarProcess) -> int:
     """How often it went to sleep so far."""
     assert tap.process is not None
     status = Path(f"/proc/{tap.process.pid}/status").read_text().split()
     return int(status[status.index("voluntary_ctxt_switches:") + 1])
 
 
-def test_database_that_goes_while_it_runs(switch: Switch, trio: Trio, tap: Tap) -> None:
+def test_database_that_goes_while_it_runs(switch: Switch, trio: Trio, tap: SidecarProcess) -> None:
     a, b, m = trio
     tap.wait_state("m1", "offloaded")
     switch.stop_ovsdb()
@@ -751,7 +755,7 @@ def test_database_that_goes_while_it_runs(switch: Switch, trio: Trio, tap: Tap) 
     assert times_copied(a, b, m) == 1
 
 
-def test_log_has_one_line_an_event(tap: Tap) -> None:
+def test_log_has_one_line_an_event(tap: SidecarProcess) -> None:
     lines = tap.log().splitlines()
     assert all(line.startswith("timestamp=") for line in lines), lines
     assert os.linesep.join(lines).count("event=ready") == 1

@@ -18,7 +18,7 @@ from ovs_ebpf_tap.apply import foreign
 from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
-from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.observe.links import list_devices
@@ -29,16 +29,16 @@ RESTORE = Path(ovs_ebpf_tap.__path__[0]).parent / "scripts" / "restore"
 ATTACH = attachments()
 
 Done = subprocess.CompletedProcess[str]
-Undo = Callable[[Tap], Done]
+Undo = Callable[[SidecarProcess], Done]
 
 has_tcx = pytest.mark.skipif("tcx" not in ATTACH, reason="TCX takes Linux 6.6 or later")
 
 
-def release(tap: Tap) -> Done:
+def release(tap: SidecarProcess) -> Done:
     return tap.release()
 
 
-def restore(tap: Tap) -> Done:
+def restore(tap: SidecarProcess) -> Done:
     places = ("--run-dir", str(tap.run_dir), "--pin-dir", str(tap.pin_dir))
     return tap.switch.ns.run(str(RESTORE), *places, env=tap.switch.env, check=False)
 
@@ -47,23 +47,23 @@ UNDO = pytest.mark.parametrize("undo", [release, restore])
 
 
 @pytest.fixture
-def offloaded(trio: Trio, tap: Tap) -> Tap:
+def offloaded(trio: Trio, tap: SidecarProcess) -> SidecarProcess:
     """A running sidecar that copies m1."""
     tap.wait_state("m1", "offloaded")
     return tap
 
 
 @pytest.fixture
-def left(offloaded: Tap) -> Tap:
+def left(offloaded: SidecarProcess) -> SidecarProcess:
     """One that was killed and copies on."""
     offloaded.kill()
     return offloaded
 
 
 @pytest.fixture
-def second(switch: Switch) -> Iterator[Tap]:
+def second(switch: Switch) -> Iterator[SidecarProcess]:
     """Another, with directories of its own beside the same database; it is not started."""
-    made = Tap(switch)
+    made = SidecarProcess(switch)
     try:
         yield made
     finally:
@@ -73,7 +73,9 @@ def second(switch: Switch) -> Iterator[Tap]:
 # One at a time.
 
 
-def test_a_second_one_is_refused(switch: Switch, trio: Trio, offloaded: Tap, second: Tap) -> None:
+def test_a_second_one_is_refused(
+    switch: Switch, trio: Trio, offloaded: SidecarProcess, second: SidecarProcess
+) -> None:
     hooks, row = hook_count(switch), offloaded.external_ids("m1")
     done = second.run("run")
     assert done.returncode == 1
@@ -86,7 +88,7 @@ def test_a_second_one_is_refused(switch: Switch, trio: Trio, offloaded: Tap, sec
 
 
 def test_one_mirror_released_with_other_directories(
-    switch: Switch, trio: Trio, offloaded: Tap, second: Tap
+    switch: Switch, trio: Trio, offloaded: SidecarProcess, second: SidecarProcess
 ) -> None:
     """The second one's pins are there; it may not be the sidecar, not for a moment."""
     offloaded.stop()
@@ -100,7 +102,7 @@ def test_one_mirror_released_with_other_directories(
     assert "another ovs-ebpf-tap runs beside the database" in line
 
 
-def test_it_waits_for_one_that_ends(offloaded: Tap, second: Tap) -> None:
+def test_it_waits_for_one_that_ends(offloaded: SidecarProcess, second: SidecarProcess) -> None:
     second.start(ready=False)
     wait_for(second.run_dir.exists, what="the second one started")
     time.sleep(patience(0.3))
@@ -108,7 +110,7 @@ def test_it_waits_for_one_that_ends(offloaded: Tap, second: Tap) -> None:
     wait_for(lambda: "event=ready" in second.log(), 20, "the second one ready")
 
 
-def test_a_database_that_restarts(switch: Switch, trio: Trio, offloaded: Tap) -> None:
+def test_a_database_that_restarts(switch: Switch, trio: Trio, offloaded: SidecarProcess) -> None:
     switch.restart_ovsdb()
     offloaded.native("m1")
     offloaded.offload("m1")
@@ -116,7 +118,7 @@ def test_a_database_that_restarts(switch: Switch, trio: Trio, offloaded: Tap) ->
     assert "has the database's lock" not in offloaded.log()
 
 
-def test_a_lock_that_is_stolen(switch: Switch, trio: Trio, offloaded: Tap) -> None:
+def test_a_lock_that_is_stolen(switch: Switch, trio: Trio, offloaded: SidecarProcess) -> None:
     """Nothing is written until it is back, not what waits in ovsdb-server either."""
     thief = switch.ns.popen("ovsdb-client", "steal", switch.db, LOCK, stdout=subprocess.DEVNULL)
     try:
@@ -156,7 +158,7 @@ def overwrite_statistics(switch: Switch) -> None:
 @has_tcx
 @UNDO
 def test_tcx_hooks_of_another_pin_directory_are_named(
-    switch: Switch, trio: Trio, left: Tap, second: Tap, undo: Undo
+    switch: Switch, trio: Trio, left: SidecarProcess, second: SidecarProcess, undo: Undo
 ) -> None:
     hooks = hook_count(switch)
     done = undo(second)
@@ -175,7 +177,9 @@ def test_tcx_hooks_of_another_pin_directory_are_named(
 
 
 @has_tcx
-def test_one_that_starts_warns_of_them(trio: Trio, left: Tap, second: Tap) -> None:
+def test_one_that_starts_warns_of_them(
+    trio: Trio, left: SidecarProcess, second: SidecarProcess
+) -> None:
     """Once for each device of a mirror, and goes on."""
     second.start()
     second.wait_state("m1", "offloaded")
@@ -192,7 +196,7 @@ def test_one_that_starts_warns_of_them(trio: Trio, left: Tap, second: Tap) -> No
     assert second.log().count("hooks of another") == 1
 
 
-def test_none_are_found_beside_another_switch(switch: Switch, offloaded: Tap) -> None:
+def test_none_are_found_beside_another_switch(switch: Switch, offloaded: SidecarProcess) -> None:
     offloaded.restart()
     assert "hooks of another" not in offloaded.log()
 
@@ -233,7 +237,7 @@ def test_hooks_of_unknown_pins_and_names(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @has_tcx
 def test_pins_tell_where_names_may_not_be_asked_for(
-    switch: Switch, left: Tap, second: Tap, monkeypatch: pytest.MonkeyPatch
+    switch: Switch, left: SidecarProcess, second: SidecarProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with the capabilities that the unit gives."""
 
@@ -252,9 +256,9 @@ def test_pins_tell_where_names_may_not_be_asked_for(
 
 @pytest.mark.parametrize("attach", ATTACH)
 def test_status_with_another_pin_directory(
-    switch: Switch, trio: Trio, second: Tap, attach: str
+    switch: Switch, trio: Trio, second: SidecarProcess, attach: str
 ) -> None:
-    with Tap(switch, "--attach", attach) as first:
+    with SidecarProcess(switch, "--attach", attach) as first:
         first.wait_state("m1", "offloaded")
         (row,) = second.status()
         assert row["hooks"] == []
@@ -267,7 +271,7 @@ def test_status_with_another_pin_directory(
     assert row["reason"].startswith("nobody copies") or attach == "clsact"
 
 
-def test_status_in_another_namespace(switch: Switch, trio: Trio, offloaded: Tap) -> None:
+def test_status_in_another_namespace(switch: Switch, trio: Trio, offloaded: SidecarProcess) -> None:
     with Netns("elsewhere") as elsewhere:
         done = elsewhere.run(*offloaded.command("status", "--json"))
         (row,) = json.loads(done.stdout)

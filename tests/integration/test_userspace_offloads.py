@@ -21,7 +21,7 @@ from ovs_ebpf_tap.lab.frames import (
     udp_frame,
 )
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import NEWER_OVS, Host, Switch
 
 # Of <linux/if_packet.h> and <linux/virtio_net.h>.
@@ -107,7 +107,7 @@ def test_super_packets_that_are_dropped_are_not_copied(
             copies.wait_quiet()
             return copies.multiset(), arrived.multiset()
 
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         tap.native("m")
         native = play()
         tap.offload("m")
@@ -197,7 +197,7 @@ def test_checksums_that_are_filled_in_on_the_way(newer: Switch, selected: str) -
             copies.wait_quiet()
             return [kind_of(frame) for frame in copies.frames()]
 
-    with Tap(newer) as tap:
+    with SidecarProcess(newer) as tap:
         tap.native("m")
         native = play()
         tap.offload("m")
@@ -234,7 +234,9 @@ def sent_by_tcp(i: Host, b: Host) -> None:
 
 
 @pytest.mark.parametrize("snaplen", [0, 100])
-def test_the_hosts_super_packets_are_left_to_ovs(switch: Switch, tap: Tap, snaplen: int) -> None:
+def test_the_hosts_super_packets_are_left_to_ovs(
+    switch: Switch, tap: SidecarProcess, snaplen: int
+) -> None:
     b, m = switch.add_host("b"), switch.add_host("m", with_ip=False)
     i = switch.add_internal("int0", with_ip=True)
     switch.set_columns("Interface", i.port, mtu_request=_MTU)

@@ -9,7 +9,7 @@ import pytest
 
 import ovs_ebpf_tap
 from ovs_ebpf_tap.ebpf import bpf, programs
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
 
 PACKAGE = Path(ovs_ebpf_tap.__path__[0]).parent
@@ -30,7 +30,7 @@ def test_what_it_says(switch: Switch) -> None:
     assert "R0 !read_ok" in refused.value.said
 
 
-def test_it_is_logged(switch: Switch, idle: Tap, tmp_path: Path) -> None:
+def test_it_is_logged(switch: Switch, idle: SidecarProcess, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(_FAULT)
     env = {"PYTHONPATH": f"{tmp_path}:{PACKAGE}"}
     done = switch.ns.run(*idle.command("run"), check=False, timeout=120, env=env)

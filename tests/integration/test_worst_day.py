@@ -21,7 +21,7 @@ from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import account
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.lab.sidecar import Tap, hook_count
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import wait_for
@@ -34,14 +34,14 @@ RESTORE = PACKAGE / "scripts" / "restore"
 OTHERS = {'a "b" $(id) `id`': "'; \\ \n\x01\x7f%s*~é\u2028", "ebpf-tap-of-theirs": ""}
 
 Done = subprocess.CompletedProcess[str]
-Undo = Callable[[Tap], Done]
+Undo = Callable[[SidecarProcess], Done]
 
 
-def release(tap: Tap) -> Done:
+def release(tap: SidecarProcess) -> Done:
     return tap.release()
 
 
-def restore(tap: Tap, *options: str) -> Done:
+def restore(tap: SidecarProcess, *options: str) -> Done:
     places = ("--run-dir", str(tap.run_dir), "--pin-dir", str(tap.pin_dir))
     return tap.switch.ns.run(str(RESTORE), *places, *options, env=tap.switch.env, check=False)
 
@@ -62,7 +62,7 @@ def transact(switch: Switch, operation: dict[str, object]) -> None:
     assert "error" not in answer, answer
 
 
-def ids_of(tap: Tap, mirror: str) -> dict[str, str]:
+def ids_of(tap: SidecarProcess, mirror: str) -> dict[str, str]:
     """The keys of a row but for those that `release` sets or leaves."""
     found = tap.external_ids(mirror)
     kept = ("ebpf-tap-mode", "ebpf-tap-counted")
@@ -79,7 +79,7 @@ def backup(tmp_path: Path) -> Path:
         n = before.add_host("n", with_ip=False)
         before.mirror("m2", src=[a], output=n, select_vlan=[20, 10])
         set_ids(before, "m2", OTHERS)
-        with Tap(before) as tap:
+        with SidecarProcess(before) as tap:
             tap.wait_state("m1", "offloaded")
             tap.wait_state("m2", "offloaded")
             tap.kill()
@@ -88,7 +88,7 @@ def backup(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def rebooted(backup: Path) -> Iterator[Tap]:
+def rebooted(backup: Path) -> Iterator[SidecarProcess]:
     """A sidecar that is not started, beside a switch with that database."""
     with Switch("after", database=backup) as after:
         for name in "abmn":
@@ -96,19 +96,19 @@ def rebooted(backup: Path) -> Iterator[Tap]:
         for name in "abmn":
             after.wait_until("Interface", f"{name}0", "ofport>0")
         after.learn(*(after.hosts[name] for name in "ab"))
-        tap = Tap(after)
+        tap = SidecarProcess(after)
         try:
             yield tap
         finally:
             tap.close()
 
 
-def trio(tap: Tap) -> Trio:
+def trio(tap: SidecarProcess) -> Trio:
     a, b, m = (tap.switch.hosts[name] for name in "abm")
     return a, b, m
 
 
-def assert_given_back(tap: Tap, done: Done) -> None:
+def assert_given_back(tap: SidecarProcess, done: Done) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     switch = tap.switch
@@ -124,7 +124,7 @@ def assert_given_back(tap: Tap, done: Done) -> None:
 
 
 @UNDO
-def test_after_a_reboot_without_a_sidecar(rebooted: Tap, undo: Undo) -> None:
+def test_after_a_reboot_without_a_sidecar(rebooted: SidecarProcess, undo: Undo) -> None:
     """The same database on another host, from a backup, is the same to us."""
     assert copies_of(*trio(rebooted)) == 0
     assert all(row["reason"].startswith("nobody copies") for row in rebooted.status())
@@ -133,7 +133,7 @@ def test_after_a_reboot_without_a_sidecar(rebooted: Tap, undo: Undo) -> None:
     assert_given_back(rebooted, undo(rebooted))
 
 
-def test_after_a_reboot_with_a_sidecar(rebooted: Tap) -> None:
+def test_after_a_reboot_with_a_sidecar(rebooted: SidecarProcess) -> None:
     rebooted.start()
     rebooted.wait_state("m1", "offloaded")
     assert copies_of(*trio(rebooted)) == 1
@@ -143,7 +143,7 @@ def test_after_a_reboot_with_a_sidecar(rebooted: Tap) -> None:
 
 
 def test_a_backup_that_is_restored_beside_a_sidecar(
-    switch: Switch, tap: Tap, tmp_path: Path
+    switch: Switch, tap: SidecarProcess, tmp_path: Path
 ) -> None:
     """The rows of mirrors that were parked, for one that is not, and for one that is no more."""
     a, b, m = add_trio(switch)
@@ -166,7 +166,7 @@ def test_a_backup_that_is_restored_beside_a_sidecar(
 
 
 @UNDO
-def test_while_ovs_vswitchd_is_down(rebooted: Tap, undo: Undo) -> None:
+def test_while_ovs_vswitchd_is_down(rebooted: SidecarProcess, undo: Undo) -> None:
     rebooted.switch.kill_vswitchd()
     done = undo(rebooted)
     assert done.returncode == 0, done.stderr
@@ -209,7 +209,7 @@ def without_bpf(error: int) -> tuple[str, ...]:
     ids=["no_bcc", "no_right_to_use_bpf", "no_bpf", "no_bpffs"],
 )
 def test_release_where_no_sidecar_can_run(
-    rebooted: Tap, tmp_path: Path, wrapper: tuple[str, ...]
+    rebooted: SidecarProcess, tmp_path: Path, wrapper: tuple[str, ...]
 ) -> None:
     (tmp_path / "bcc").mkdir()
     (tmp_path / "bcc" / "__init__.py").write_text("raise ImportError('no bcc here')\n")
@@ -226,7 +226,7 @@ def test_release_where_no_sidecar_can_run(
 def test_hooks_of_one_that_may_not_use_bpf_any_more(switch: Switch, attach: str) -> None:
     """Whose the qdisc is, its filters say, too."""
     a, b, m = add_trio(switch)
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
         command = (*without_bpf(errno.EPERM), *tap.command("release", "--all"))
@@ -258,7 +258,7 @@ def test_hooks_of_one_that_may_not_use_bpf_any_more(switch: Switch, attach: str)
     ],
 )
 def test_kept_vlans_of_any_kind(
-    switch: Switch, idle: Tap, undo: Undo, kept: str, vlans: str | None
+    switch: Switch, idle: SidecarProcess, undo: Undo, kept: str, vlans: str | None
 ) -> None:
     switch.add_host("m", with_ip=False)
     switch.mirror("m1", output="m0", select_all=True, select_vlan=4095)
@@ -271,7 +271,7 @@ def test_kept_vlans_of_any_kind(
 
 
 @UNDO
-def test_names_of_any_kind(switch: Switch, idle: Tap, undo: Undo) -> None:
+def test_names_of_any_kind(switch: Switch, idle: SidecarProcess, undo: Undo) -> None:
     name = "-- $(id)\n\x1b[2J\"'\\"
     switch.add_host("m", with_ip=False)
     switch.mirror("m1", output="m0", select_all=True, select_vlan=4095)
@@ -291,7 +291,7 @@ def test_names_of_any_kind(switch: Switch, idle: Tap, undo: Undo) -> None:
 @pytest.mark.parametrize("own", ["true", "false"])
 @pytest.mark.parametrize("where", ["output", "other", "gone", "unsaid"])
 def test_a_move_that_was_interrupted(
-    switch: Switch, idle: Tap, undo: Undo, own: str, where: str
+    switch: Switch, idle: SidecarProcess, undo: Undo, own: str, where: str
 ) -> None:
     """`protected` of a port is flipped, and what it was is on the Mirror."""
     add_trio(switch)
@@ -315,7 +315,7 @@ def test_restore_removes_hooks_when_ovs_copies(
     switch: Switch, attach: str, figure: Callable[[str], None]
 ) -> None:
     a, b, m = add_trio(switch)
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
         with Capture.of(m) as copies:
@@ -336,7 +336,7 @@ def test_restore_removes_hooks_when_ovs_copies(
 @pytest.mark.parametrize("attach", attachments())
 def test_a_dry_run_says_all_and_does_nothing(switch: Switch, attach: str) -> None:
     add_trio(switch)
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         tap.kill()
 
@@ -362,7 +362,7 @@ def test_a_dry_run_says_all_and_does_nothing(switch: Switch, attach: str) -> Non
 
 def test_restore_leaves_a_running_sidecar_alone(switch: Switch) -> None:
     add_trio(switch)
-    with Tap(switch) as tap:
+    with SidecarProcess(switch) as tap:
         tap.wait_state("m1", "offloaded")
         done = restore(tap)
         assert done.returncode == 1
@@ -377,7 +377,7 @@ def test_usage_of_restore(switch: Switch, arguments: list[str]) -> None:
     assert len(done.stderr.splitlines()) == (0 if arguments == ["--help"] else 1)
 
 
-def test_restore_without_a_database(switch: Switch, idle: Tap) -> None:
+def test_restore_without_a_database(switch: Switch, idle: SidecarProcess) -> None:
     switch.stop_ovsdb()
     done = restore(idle)
     assert done.returncode == 1

@@ -16,9 +16,9 @@ from typing import Any
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.resource import Resource
-from ovs_ebpf_tap.lab.sidecar import Tap as Sidecar
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
-from ovs_ebpf_tap.lab.tap import Tap
+from ovs_ebpf_tap.lab.tap import TapDevice
 from ovs_ebpf_tap.lab.traffic import send
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, OffloadDecision
@@ -61,7 +61,7 @@ class Bench(Resource):
     def __init__(self, attach: str) -> None:
         self.switch = Switch("parity")
         self.peers = Netns("machines")
-        self.sidecar = Sidecar(self.switch, "--attach", attach)
+        self.sidecar = SidecarProcess(self.switch, "--attach", attach)
         self.serials = itertools.count(1)
         self._resources = contextlib.ExitStack()
 
@@ -119,7 +119,7 @@ class CaseBridge(Resource):
         self.devices: dict[str, str] = {}
         """The device of each port that has one; of a bond's member, under "port.member"."""
         self._port_rows: dict[str, str] = {}
-        self._machines: dict[str, Machine | Tap] = {}
+        self._machines: dict[str, Machine | TapDevice] = {}
         self._places: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
         self._order = itertools.count(1)
@@ -244,7 +244,7 @@ class CaseBridge(Resource):
         self.devices[name] = device
 
     def _add_tap(self, name: str, device: str) -> None:
-        tap = Tap(self.switch.ns, device, "02:00:00:00:00:00", "0.0.0.0", _QUEUE)
+        tap = TapDevice(self.switch.ns, device, "02:00:00:00:00:00", "0.0.0.0", _QUEUE)
         self._machines[name] = self._resources.enter_context(tap)
         self._places[name] = name
         self.devices[name] = device
@@ -417,12 +417,12 @@ class _Watch:
     """Captures behind ports, several of which may be one place."""
 
     def __init__(self) -> None:
-        self._listeners: list[tuple[str, Capture | Tap]] = []
+        self._listeners: list[tuple[str, Capture | TapDevice]] = []
 
     @contextlib.contextmanager
-    def over(self, place: str, machine: Machine | Tap) -> Iterator[None]:
+    def over(self, place: str, machine: Machine | TapDevice) -> Iterator[None]:
         """Watches a machine as well, while the with-block runs."""
-        if isinstance(machine, Tap):
+        if isinstance(machine, TapDevice):
             self._listeners.append((place, machine))
             yield
         else:

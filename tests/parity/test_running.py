@@ -11,7 +11,7 @@ from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import account
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience
@@ -21,13 +21,13 @@ CHANGES = 5
 
 
 @pytest.fixture(params=attachments())
-def tap(switch: Switch, request: pytest.FixtureRequest) -> Iterator[Tap]:
+def tap(switch: Switch, request: pytest.FixtureRequest) -> Iterator[SidecarProcess]:
     """A running sidecar beside the switch, with each kind of hooks."""
-    with Tap(switch, "--attach", request.param) as started:
+    with SidecarProcess(switch, "--attach", request.param) as started:
         yield started
 
 
-def test_identical_frames_at_full_rate(switch: Switch, tap: Tap) -> None:
+def test_identical_frames_at_full_rate(switch: Switch, tap: SidecarProcess) -> None:
     a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
     switch.learn(a, b)
     switch.mirror("m", src=[a], dst=[b], output=m)
@@ -46,7 +46,7 @@ def test_identical_frames_at_full_rate(switch: Switch, tap: Tap) -> None:
     assert counts["native"] == counts["offload"]
 
 
-def test_ports_come_and_go_where_all_are_selected(switch: Switch, tap: Tap) -> None:
+def test_ports_come_and_go_where_all_are_selected(switch: Switch, tap: SidecarProcess) -> None:
     a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
     other = switch.add_host("c", bridge=None, with_ip=False)
     switch.learn(a, b)

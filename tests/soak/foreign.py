@@ -8,7 +8,7 @@ import socket
 from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.names import unique_name
 from ovs_ebpf_tap.lab.resource import Resource
-from ovs_ebpf_tap.lab.sidecar import BPFFS
+from ovs_ebpf_tap.lab.sidecar_process import BPFFS
 from ovs_ebpf_tap.lab.switch import Switch
 
 

@@ -15,9 +15,9 @@ from ovs_ebpf_tap.decide.offload_checker import FLOWS_UNKNOWN
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.resource import Resource
-from ovs_ebpf_tap.lab.sidecar import Tap as Sidecar
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
-from ovs_ebpf_tap.lab.tap import Tap
+from ovs_ebpf_tap.lab.tap import TapDevice
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
@@ -44,7 +44,7 @@ class Twin(Resource):
         self.switch = Switch(label)
         self.peers = Netns(f"{label}-machines")
         self._scene = scene
-        self._taps: dict[str, Tap] = {}
+        self._taps: dict[str, TapDevice] = {}
         self._resources = contextlib.ExitStack()
 
     def open(self) -> None:
@@ -68,7 +68,7 @@ class Twin(Resource):
         for tap in self._taps.values():
             tap.close()
 
-    def machine(self, name: str) -> Machine | Tap:
+    def machine(self, name: str) -> Machine | TapDevice:
         """Who sends and receives behind a port."""
         if name in self._taps:
             return self._taps[name]
@@ -83,7 +83,7 @@ class Twin(Resource):
     def add_device(self, name: str) -> None:
         """Make a port's device: a machine's veth pair, or a virtual machine's tap."""
         if KINDS[name] == "tap":
-            tap = Tap(self.switch.ns, name, "02:00:00:00:00:00", "0.0.0.0", _QUEUE)
+            tap = TapDevice(self.switch.ns, name, "02:00:00:00:00:00", "0.0.0.0", _QUEUE)
             tap.open()
             self._taps[name] = tap
             return
@@ -178,7 +178,7 @@ class Pair(Resource):
         self.scene = Scene()
         self.tested = Twin("tested", self.scene)
         self.oracle = Twin("oracle", self.scene)
-        self.sidecar = Sidecar(self.tested.switch, "--attach", attach)
+        self.sidecar = SidecarProcess(self.tested.switch, "--attach", attach)
         self.foreign = Foreign(self.tested.switch)
         self._resources = contextlib.ExitStack()
         self._asked = 0

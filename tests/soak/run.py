@@ -19,7 +19,7 @@ from types import FrameType
 from ovs_ebpf_tap.lab.capture import CaptureLossError
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import CommandError, reap
-from ovs_ebpf_tap.lab.sidecar import reap_pins
+from ovs_ebpf_tap.lab.sidecar_process import reap_pins
 from ovs_ebpf_tap.model.rows import REASON_KEY
 from ovs_ebpf_tap.util.text import align
 from parity.case import Case, Port

@@ -11,7 +11,7 @@ from random import Random
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.compare import Difference, difference
 from ovs_ebpf_tap.lab.frames import Tag
-from ovs_ebpf_tap.lab.tap import Tap
+from ovs_ebpf_tap.lab.tap import TapDevice
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from parity.case import Case, Sent
 from parity.strategies import DESTINATIONS, TAGS, Example, Frame
@@ -90,7 +90,7 @@ def compare(expected: Frames, seen: Frames) -> dict[str, Difference]:
 class _Watch:
     """What arrives behind the ports of one switch."""
 
-    def __init__(self, listeners: dict[str, Capture | Tap]) -> None:
+    def __init__(self, listeners: dict[str, Capture | TapDevice]) -> None:
         self._listeners = listeners
 
     def clear(self) -> None:
@@ -110,10 +110,10 @@ def _watch(twin: Twin, pair: Pair) -> Iterator[_Watch]:
     scene = pair.scene
     names = {*scene.reachable, *(name for name, state in scene.devices.items() if state == UP)}
     with contextlib.ExitStack() as stack:
-        listeners: dict[str, Capture | Tap] = {}
+        listeners: dict[str, Capture | TapDevice] = {}
         for name in sorted(names):
             machine = twin.machine(name)
-            if isinstance(machine, Tap):
+            if isinstance(machine, TapDevice):
                 machine.clear()
                 listeners[name] = machine
             else:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ovs_ebpf_tap.lab.kernel import attachments, has_tcx
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
 
 
 def test_tcx_is_asked_for(switch: Switch) -> None:
-    tap = Tap(switch, "--attach", "tcx")
+    tap = SidecarProcess(switch, "--attach", "tcx")
     try:
         if has_tcx():
             tap.start()
@@ -26,5 +26,5 @@ def test_tcx_is_asked_for(switch: Switch) -> None:
 
 
 def test_auto_takes_what_there_is(switch: Switch) -> None:
-    with Tap(switch) as tap:
+    with SidecarProcess(switch) as tap:
         assert f"attach={attachments()[0]}" in tap.log()

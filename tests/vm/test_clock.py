@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import EMULATED
@@ -34,7 +34,7 @@ def step() -> Iterator[Callable[[float], None]]:
 
 
 @pytest.fixture
-def trio(switch: Switch, tap: Tap) -> tuple[Host, Host, Host]:
+def trio(switch: Switch, tap: SidecarProcess) -> tuple[Host, Host, Host]:
     """Two hosts that talk, and one that sees each frame once, which both their ports select."""
     a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
     switch.learn(a, b)
@@ -55,7 +55,9 @@ def test_copies_are_the_same(trio: tuple[Host, Host, Host], step: Callable[[floa
         assert copies.sequences(stream.stream_id) == list(range(sent))
 
 
-def test_moves_end(tap: Tap, trio: tuple[Host, Host, Host], step: Callable[[float], None]) -> None:
+def test_moves_end(
+    tap: SidecarProcess, trio: tuple[Host, Host, Host], step: Callable[[float], None]
+) -> None:
     """And none of them loses a copy."""
     a, b, m = trio
     with Capture.of(m) as copies, Stream(a, b, rate=RATE) as stream:

@@ -6,7 +6,7 @@ import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import sequenced
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.model.desired import CLSACT
 
@@ -28,7 +28,7 @@ def test_they_are_left_alone(switch: Switch, kind: str) -> None:
         shown = switch.ns.run("tc", "filter", "show", "dev", a.port, "ingress").stdout
         return [line for line in shown.splitlines() if f" {kind} " in line]
 
-    with Tap(switch, "--attach", CLSACT) as tap:
+    with SidecarProcess(switch, "--attach", CLSACT) as tap:
         tap.wait_state("m", "offloaded")
         behind = ("dev", a.port, "ingress", "protocol", "ip", "pref", "50000", kind)
         switch.ns.run("tc", "filter", "add", *behind, *KINDS[kind].split(), "action", "continue")

@@ -13,9 +13,9 @@ import pytest
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
-from ovs_ebpf_tap.lab.tap import Tap as TapDevice
+from ovs_ebpf_tap.lab.tap import TapDevice
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import CLSACT
@@ -53,13 +53,13 @@ def trio(switch: Switch) -> tuple[Host, Host, Host]:
     return a, b, m
 
 
-def expect_policed(tap: Tap) -> None:
+def expect_policed(tap: SidecarProcess) -> None:
     """A TCX hook comes before the policer, and clsact excludes it: the mirror is native."""
     tap.wait_settled("m1", "native")
     assert "port a0 has ingress_policing" in (tap.reason("m1") or "")
 
 
-def wait_for_reason(tap: Tap, part: str) -> None:
+def wait_for_reason(tap: SidecarProcess, part: str) -> None:
     wait_for(lambda: part in (tap.reason("m1") or ""), what=f"a reason with {part}")
 
 
@@ -104,7 +104,7 @@ def test_policed_before(
     police(switch, a.port, LIMIT)
     before = rate(a, b)
     switch.mirror("m1", src=[a], output=m)
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         expect_policed(tap)
         after = rate(a, b)
         assert_exact(a, b, m, limited=True)
@@ -121,7 +121,7 @@ def test_policed_later(
 ) -> None:
     a, b, m = trio
     switch.mirror("m1", src=[a], output=m)
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         free = rate(a, b)
         police(switch, a.port, LIMIT)
@@ -154,7 +154,7 @@ def test_policed_by_another_program(
     filters = ("tc", "filter", "add", "dev", a.port, "ingress", "protocol", "all")
     everything = ("matchall", "action")
     switch.mirror("m1", src=[a], output=m)
-    with Tap(switch, "--attach", attach) as tap:
+    with SidecarProcess(switch, "--attach", attach) as tap:
         if (attach, qdisc) != (CLSACT, "ingress"):
             tap.wait_state("m1", "offloaded")
             assert_exact(a, b, m, limited=False)
@@ -194,7 +194,7 @@ def test_a_machine_is_plugged_in_and_limited(
     switch: Switch, trio: tuple[Host, Host, Host], attach: str
 ) -> None:
     _, b, m = trio
-    with Tap(switch, "--attach", attach, "--clsact-delay", "30") as tap:
+    with SidecarProcess(switch, "--attach", attach, "--clsact-delay", "30") as tap:
         switch.mirror("m1", select_all=True, output=m)
         tap.wait_state("m1", "offloaded")
         machine = switch.add_tap("tap1")

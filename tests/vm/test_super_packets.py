@@ -17,7 +17,7 @@ import pytest
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import ethernet, ipv4, tcp, udp, vlans, with_tags
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.lab.sidecar import Tap
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 
 pytestmark = pytest.mark.skipif(
@@ -146,7 +146,7 @@ def test_copies_are_as_native(switch: Switch, trio: tuple[Host, Host, Host], att
     switch.mirror("m1", src=[a, b], dst=[a, b], output=m)
     sender = Sender(a, b)
     try:
-        with Tap(switch, "--attach", attach) as tap:
+        with SidecarProcess(switch, "--attach", attach) as tap:
             found = {}
             for mode, state in (("native", "native"), ("offload", "offloaded")):
                 tap.set_mode("m1", mode)

@@ -54,7 +54,7 @@ def _remove_pins(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-class Tap:
+class SidecarProcess:
     """The sidecar's process, and its command line; pins and run files are removed at the end.
 
     It runs in the switch's network namespace, but in our mount namespace: `ip netns exec`
