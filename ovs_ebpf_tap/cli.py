@@ -25,44 +25,78 @@ _Number = TypeVar("_Number", int, float)
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ovs-ebpf-tap",
-        description="Copies the packets of Open vSwitch's mirrors with eBPF.",
+        description="Copies the packets of Open vSwitch's port mirrors with eBPF programs.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
-    run = commands.add_parser("run", help="take mirrors over and keep them, in the foreground")
+    run = commands.add_parser(
+        "run",
+        help="offload mirrors, in the foreground",
+        description="Offloads the mirrors of a database to eBPF, in the foreground, until SIGTERM "
+        "or SIGINT. Logs go to standard error; the event `ready` follows the first full pass.",
+    )
     _add_places(run)
-    run.add_argument("--attach", choices=("auto", "tcx", "clsact"), default="auto")
+    run.add_argument(
+        "--attach",
+        choices=("auto", "tcx", "clsact"),
+        default="auto",
+        help="kind of hooks: TCX links need Linux 6.6 or later, clsact filters work before; auto "
+        "takes TCX where the kernel has it (default: %(default)s)",
+    )
     run.add_argument(
         "--clsact-delay",
         type=_not_negative,
         default=policing.COOL_DOWN,
         metavar="S",
-        help="how long a device that is new, or has lost another program's ingress qdisc, is kept "
-        "free of clsact, which would exclude another (default: %(default)g; not with TCX)",
+        help="seconds for which a device that is new, or has lost another program's ingress "
+        "qdisc, is left free of clsact, so that the program can add an ingress qdisc (default: "
+        "%(default)g; not for TCX)",
     )
     run.add_argument(
         "--on-exit",
         choices=("keep", "restore"),
         default="keep",
-        help="keep: mirrors stay offloaded without the process; restore: give them back to OVS",
+        help="keep: mirrors stay offloaded after the sidecar has ended; restore: give them back to "
+        "Open vSwitch first (default: %(default)s)",
     )
     run.add_argument(
         "--fast-attach",
         action="store_true",
-        help="have the kernel expedite RCU's grace periods while TCX hooks come and go",
+        help="expedite the kernel's RCU grace periods while TCX hooks are attached or removed: "
+        "faster, but interrupts each busy CPU briefly for each hook",
     )
 
-    show = commands.add_parser("status", help="show every mirror")
+    show = commands.add_parser(
+        "status",
+        help="show every mirror",
+        description="Shows for every mirror: bridge, name, state, output, copied packets and "
+        "bytes, drops, hooks, and why it is not offloaded. Reads the database and the kernel, so "
+        "it works with and without a running sidecar.",
+    )
     _add_places(show)
     show.add_argument("--json", action="store_true", help="print JSON")
 
-    give = commands.add_parser("release", help="give mirrors back to Open vSwitch")
+    give = commands.add_parser(
+        "release",
+        help="give mirrors back to Open vSwitch",
+        description="Gives mirrors back to Open vSwitch and sets their mode to native, with or "
+        "without a running sidecar. Without names: all mirrors; a running sidecar then ends, and "
+        "everything of this pin directory is removed from the kernel.",
+    )
     _add_places(give)
     chosen = give.add_mutually_exclusive_group()
-    chosen.add_argument("--all", action="store_true", help="all mirrors (default), for good")
-    chosen.add_argument("mirrors", nargs="*", metavar="MIRROR", default=[], help="names or UUIDs")
+    chosen.add_argument("--all", action="store_true", help="all mirrors (the default)")
+    chosen.add_argument("mirrors", nargs="*", metavar="MIRROR", default=[], help="name or UUID")
 
-    _add_compare(commands.add_parser("compare", help="measure a mirror both ways, in turn"))
+    _add_compare(
+        commands.add_parser(
+            "compare",
+            help="compare native and eBPF copies of a mirror",
+            description="Compares Open vSwitch's copies and eBPF's: packets, copies, missing and "
+            "extra copies, drops and CPU time. MIRROR is moved between native and offloaded, round "
+            "by round, beside the running sidecar; its mode is restored at the end.",
+        )
+    )
     return parser
 
 
@@ -70,26 +104,36 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     _add_places(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "mirror", nargs="?", metavar="MIRROR", help="a name or UUID; its traffic is left alone"
+        "mirror",
+        nargs="?",
+        metavar="MIRROR",
+        help="name or UUID of a mirror of this host",
     )
-    what.add_argument("--lab", action="store_true", help="a switch, hosts and traffic of its own")
+    what.add_argument("--lab", action="store_true", help="use a private switch, hosts and traffic")
     parser.add_argument(
-        "--datapath", choices=("netdev", "system"), help="the lab's (default: netdev)"
+        "--datapath",
+        choices=("netdev", "system"),
+        help="datapath of --lab (default: netdev, userspace)",
     )
     parser.add_argument(
         "--seconds",
         type=_positive(float),
         metavar="S",
-        help="how long each run is (default: 5; 2 in the lab)",
+        help="length of each run in seconds (default: 5; with --lab: 2)",
     )
     parser.add_argument(
         "--rounds",
         type=_positive(int),
         metavar="N",
-        help="how often each way is measured (default: 4; 3 in the lab)",
+        help="how often each way is measured (default: 4; with --lab: 3)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON, with every reading")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots, too")
+    parser.add_argument("--json", action="store_true", help="print all readings as JSON")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="also write a page with plots; needs pip install '.[html]'",
+    )
 
 
 def _not_negative(text: str) -> float:
@@ -114,9 +158,26 @@ def _positive(kind: type[_Number]) -> Callable[[str], _Number]:
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ovsdb", default=default_remote(), metavar="unix:PATH")
-    parser.add_argument("--run-dir", type=Path, default=control.DEFAULT_RUN_DIR, metavar="DIR")
-    parser.add_argument("--pin-dir", type=Path, default=runtime.DEFAULT_PIN_DIR, metavar="DIR")
+    parser.add_argument(
+        "--ovsdb",
+        default=default_remote(),
+        metavar="unix:PATH",
+        help="socket of Open vSwitch's database (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=control.DEFAULT_RUN_DIR,
+        metavar="DIR",
+        help="directory of the control socket and the lock (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pin-dir",
+        type=Path,
+        default=runtime.DEFAULT_PIN_DIR,
+        metavar="DIR",
+        help="directory of pinned programs, maps and links, under a bpffs (default: %(default)s)",
+    )
 
 
 def _options(arguments: argparse.Namespace) -> runtime.Options:
