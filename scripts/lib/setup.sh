@@ -1,13 +1,16 @@
 # shellcheck shell=bash
-# Sourced by the scripts that run the sidecar: gets what it and its lab need, on Debian 12.
+# Sourced by the scripts that run the sidecar: installs what it and its lab need, on Debian 12.
 #
 #   setup_environment [EXTRA]
 #
-# installs the missing Debian packages, and the project with its EXTRA (e.g. "test") in a virtual
-# environment, .venv in the checkout; for tests it also fetches a newer Open vSwitch. It prints a line
-# for each thing that it does, so nothing when all is there, and returns 1 after one line on standard
-# error if it can't. An Open vSwitch of the machine is left alone; one that comes with the packages is
-# neither started nor enabled.
+# installs missing Debian packages, and the project with its EXTRA ("test", for example) in the virtual environment
+# .venv of the checkout; for tests it also fetches a newer Open vSwitch. It prints a line for each step, and so nothing
+# if nothing is missing. On failure it prints one line on standard error and returns 1. An Open vSwitch of the machine
+# is left alone; one that comes with the packages is neither started nor enabled.
+#
+#   setup_help ARGUMENT...
+#
+# prints the comment at the head of the running script and ends the script, if the first argument is --help.
 
 SETUP_CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly SETUP_CHECKOUT
@@ -19,6 +22,13 @@ readonly SETUP_TEST_PACKAGES=(systemd)
 # Debian's package scripts ask this program whether they may start or stop a service; 101 means no.
 readonly SETUP_POLICY=/usr/sbin/policy-rc.d
 readonly SETUP_FORBIDDEN=101
+
+setup_help() {
+    if [[ ${1-} == -h || ${1-} == --help ]]; then
+        sed -n '2,/^set/s/^# \?//p' "$0"
+        exit
+    fi
+}
 
 setup_environment() {
     if ((EUID != 0)); then
