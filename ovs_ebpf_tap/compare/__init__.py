@@ -1,11 +1,11 @@
-"""`compare`: a mirror copied by eBPF beside the same one copied by Open vSwitch, in figures.
+"""`compare`: measures a mirror copied by eBPF and the same one copied by Open vSwitch.
 
 `command` is what `cli` calls.
 
-- pure: `rounds` (their order), `figures` (readings, medians, spreads) and the `metrics` that both
-  kinds of runs have, `places` (which counters tell of a mirror), `counting` (copies that are
-  missing or extra), `report` (table, JSON) and `page` (HTML).
-- reading: `readers` (devices' counters, copies of the programs, CPU) and `host` (what it ran on).
-- running: `live` (a mirror and the traffic that there is, with `mover` and `interrupts`) and `lab`
-  (a switch, hosts and traffic of its own).
+- no I/O: `rounds` (order of runs), `figures` (readings, medians, spreads), `metrics` (those that
+  both kinds of runs have), `mirror_counters` (which counters belong to a mirror), `counting`
+  (missing and extra copies), `report` (table, JSON) and `page` (HTML).
+- reading: `readers` (counters of devices and programs, CPU time) and `host` (what it ran on).
+- running: `live` (a mirror of the switch and the traffic that there is, with `mode_switcher` and
+  `interrupts`) and `lab_runs` (a switch, hosts and traffic of its own).
 """

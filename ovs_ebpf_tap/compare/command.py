@@ -43,12 +43,12 @@ def run(options: Options, request: Request) -> None:
 
 def _compare(options: Options, request: Request) -> Result:
     if request.mirror is not None:
-        plan = live.Plan(request.mirror, request.seconds or _SECONDS, request.rounds or _ROUNDS)
-        return live.compare(options, plan, _tell)
-    from ovs_ebpf_tap.compare import lab
+        runs = live.LiveRuns(request.mirror, request.seconds or _SECONDS, request.rounds or _ROUNDS)
+        return live.compare(options, runs, _tell)
+    from ovs_ebpf_tap.compare import lab_runs
 
     seconds, rounds = request.seconds or _LAB_SECONDS, request.rounds or _LAB_ROUNDS
-    return lab.compare(request.datapath, seconds, rounds, _tell)
+    return lab_runs.compare(request.datapath, seconds, rounds, _tell)
 
 
 def _check_page(page: Path) -> None:

@@ -13,7 +13,7 @@ from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED, Load, Metric, Readin
 from ovs_ebpf_tap.compare.host import datapath_name, describe_devices, describe_host
 from ovs_ebpf_tap.compare.interrupts import Interrupts
 from ovs_ebpf_tap.compare.metrics import COPIES, CPU, cpu_figures
-from ovs_ebpf_tap.compare.mirror_counters import Meter, MirrorCounters, find_places
+from ovs_ebpf_tap.compare.mirror_counters import Meter, MirrorCounters, find_counters
 from ovs_ebpf_tap.compare.mode_switcher import ModeSwitcher, bridge_of
 from ovs_ebpf_tap.compare.readers import Kernel, Span, between, is_vswitchd, may_count_otherwise
 from ovs_ebpf_tap.compare.rounds import orders
@@ -47,15 +47,15 @@ _SUPER_PACKETS = (
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to compare, for how long a run in seconds, and in how many rounds."""
+class LiveRuns:
+    """The mirror to compare, in how many rounds, and for how many seconds a run."""
 
     mirror: str
     seconds: float
     rounds: int
 
 
-def compare(options: Options, plan: Plan, tell: Callable[[str], None]) -> Result:
+def compare(options: Options, runs: LiveRuns, tell: Callable[[str], None]) -> Result:
     """Flips the mirror's mode round by round, and reads; at the end it is as it was.
 
     `tell` is told of each run before it begins. Raises TapError.
@@ -67,33 +67,35 @@ def compare(options: Options, plan: Plan, tell: Callable[[str], None]) -> Result
         )
     with (
         Interrupts() as interrupts,
-        _moved(options, plan, interrupts) as mover,
-        Kernel(options.pin_dir, mover.uuid) as kernel,
+        _mode_given_back(options, runs, interrupts) as switcher,
+        Kernel(options.pin_dir, switcher.uuid) as kernel,
     ):
-        return _Comparison(options, plan, mover, kernel, interrupts).run(tell)
+        return _Comparison(options, runs, switcher, kernel, interrupts).run(tell)
 
 
 @contextlib.contextmanager
-def _moved(options: Options, plan: Plan, interrupts: Interrupts) -> Iterator[ModeSwitcher]:
-    """A mover of the mirror, whose mode is given back at the end."""
-    mover = ModeSwitcher(options, plan.mirror, interrupts)
+def _mode_given_back(
+    options: Options, runs: LiveRuns, interrupts: Interrupts
+) -> Iterator[ModeSwitcher]:
+    """Switches the mirror's mode, and gives back at the end the one that it had."""
+    switcher = ModeSwitcher(options, runs.mirror, interrupts)
     try:
-        yield mover
+        yield switcher
     except TapError as error:
-        raise TapError(f"{error}; {_restore(mover)}") from None
+        raise TapError(f"{error}; {_restore(switcher)}") from None
     except BaseException:
-        _restore(mover)
+        _restore(switcher)
         raise
     else:
-        mover.restore()
+        switcher.restore()
     finally:
-        mover.close()
+        switcher.close()
 
 
-def _restore(mover: ModeSwitcher) -> str:
+def _restore(switcher: ModeSwitcher) -> str:
     """Gives the mode back; says, at the end of a line, what came of it."""
     try:
-        mover.restore()
+        switcher.restore()
     except TapError as error:
         return str(error)
     return "the mirror's mode is as it was"
@@ -105,85 +107,87 @@ class _Comparison:
     def __init__(
         self,
         options: Options,
-        plan: Plan,
-        mover: ModeSwitcher,
+        runs: LiveRuns,
+        switcher: ModeSwitcher,
         kernel: Kernel,
         interrupts: Interrupts,
     ) -> None:
         self._options = options
-        self._plan = plan
-        self._mover = mover
+        self._runs = runs
+        self._switcher = switcher
         self._kernel = kernel
         self._interrupts = interrupts
         self._vswitchd = _find_vswitchd(ovs_run_dir(options.ovsdb))
-        self._places = self._find_places()
+        self._counters = self._find_counters()
         self._super_packets = False
         self._hooks: dict[str, str] = {}
 
-    def _find_places(self) -> MirrorCounters:
-        db, mirror = self._mover.db, self._mover.mirror
-        return find_places(db, bridge_of(db, mirror), mirror, self._kernel.devices)
+    def _find_counters(self) -> MirrorCounters:
+        db, mirror = self._switcher.db, self._switcher.mirror
+        return find_counters(db, bridge_of(db, mirror), mirror, self._kernel.devices)
 
     def run(self, tell: Callable[[str], None]) -> Result:
-        plan, readings = self._plan, []
-        for number, order in enumerate(orders((OFFLOADED, NATIVE), plan.rounds)):
+        runs, readings = self._runs, []
+        for number, order in enumerate(orders((OFFLOADED, NATIVE), runs.rounds)):
             for variant in order:
-                tell(f"round {number + 1} of {plan.rounds}: {variant}")
+                tell(f"round {number + 1} of {runs.rounds}: {variant}")
                 readings.append(self._read(number, variant))
         return self._result(tuple(readings))
 
     def _read(self, number: int, variant: str) -> Reading:
-        self._mover.move(variant, lambda: bool(self._kernel.hooks()))
-        places = self._find_places()
-        if not places.same_mirror(self._places):
-            raise TapError(f"mirror {self._mover.name}, or a device of it, was changed meanwhile")
-        self._places = places
+        self._switcher.move(variant, lambda: bool(self._kernel.hooks()))
+        counters = self._find_counters()
+        if not counters.same_mirror(self._counters):
+            raise TapError(
+                f"mirror {self._switcher.name}, or a device of it, was changed meanwhile"
+            )
+        self._counters = counters
         self._hooks = self._kernel.hooks() or self._hooks
-        begin = self._kernel.look(self._places, self._vswitchd)
-        self._interrupts.sleep(self._plan.seconds)
-        end = self._kernel.look(self._places, self._vswitchd)
-        self._mover.check_still(variant)
-        span = between(self._places, begin, end)
+        begin = self._kernel.look(self._counters, self._vswitchd)
+        self._interrupts.sleep(self._runs.seconds)
+        end = self._kernel.look(self._counters, self._vswitchd)
+        self._switcher.check_still(variant)
+        span = between(self._counters, begin, end)
         return Reading(number, LOAD.name, variant, span.seconds, self._figures(span), span.raw())
 
     def _figures(self, span: Span) -> dict[str, float | None]:
-        places, account = self._places, span.account
+        counters, account = self._counters, span.account
         known = self._is_known(span)
-        counted = bool(places.outputs)
+        counted = bool(counters.outputs)
         return {
-            **_rates("switch", span, places.switch),
-            **_rates("source", span, places.sources),
-            **_rates("destination", span, places.destinations),
+            **_rates("switch", span, counters.switch),
+            **_rates("source", span, counters.sources),
+            **_rates("destination", span, counters.destinations),
             "due_pps": account.due / span.seconds if known else None,
             "copies_pps": account.copies / span.seconds if counted else None,
             "missing": account.missing if known else None,
             "extra": account.extra if known else None,
             "uncertain": account.uncertain if counted else None,
             "drops": span.drops,
-            **cpu_figures(span.cpu, span.seconds, span.packets(places.switch)),
+            **cpu_figures(span.cpu, span.seconds, span.packets(counters.switch)),
         }
 
     def _is_known(self, span: Span) -> bool:
         """Whether it is known how many copies were due; where they agree, it is."""
-        if self._places.due is None:
+        if self._counters.due is None:
             return False
         if span.account.exact:
             return True
         self._super_packets |= may_count_otherwise(span, self._kernel.devices)
-        return self._places.doubt is None and not self._super_packets
+        return self._counters.doubt is None and not self._super_packets
 
     def _result(self, readings: tuple[Reading, ...]) -> Result:
-        db, mirror = self._mover.db, self._mover.mirror
+        db, mirror = self._switcher.db, self._switcher.mirror
         bridge = bridge_of(db, mirror)
-        places = self._places
+        counters = self._counters
         return Result(
-            title=f"Mirror {self._mover.name}: eBPF beside Open vSwitch",
+            title=f"Mirror {self._switcher.name}: eBPF beside Open vSwitch",
             about=_in_lines(
-                ("Mirror", f"{self._mover.name} ({mirror.uuid}) on bridge {bridge.name}"),
-                ("Source ports' devices", self._devices(places.sources)),
-                ("Destination ports' devices", self._devices(places.destinations)),
-                ("Output port's device", self._devices(places.outputs)),
-                ("Rounds", f"{self._plan.rounds}, {self._plan.seconds:g} s each way"),
+                ("Mirror", f"{self._switcher.name} ({mirror.uuid}) on bridge {bridge.name}"),
+                ("Source ports' devices", self._devices(counters.sources)),
+                ("Destination ports' devices", self._devices(counters.destinations)),
+                ("Output port's device", self._devices(counters.outputs)),
+                ("Rounds", f"{self._runs.rounds}, {self._runs.seconds:g} s each way"),
             ),
             host=_in_lines(
                 *describe_host(),
@@ -199,10 +203,10 @@ class _Comparison:
         )
 
     def _unknown(self, readings: tuple[Reading, ...]) -> Iterator[str]:
-        if not self._places.outputs:
+        if not self._counters.outputs:
             yield "copies: they leave with other packets of the output_vlan"
         if any(each.values["missing"] is None for each in readings):
-            why = [self._places.doubt, _SUPER_PACKETS if self._super_packets else None]
+            why = [self._counters.doubt, _SUPER_PACKETS if self._super_packets else None]
             yield printable("copies missing or extra: " + "; ".join(filter(None, why)))
 
     def _devices(self, meters: tuple[Meter, ...]) -> str:

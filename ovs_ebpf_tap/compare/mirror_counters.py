@@ -51,7 +51,7 @@ class _NotKnownError(Exception):
     """Why counters do not tell how many copies are due."""
 
 
-def find_places(
+def find_counters(
     db: Database, bridge: Bridge, mirror: Mirror, devices: Mapping[str, Device]
 ) -> MirrorCounters:
     """The counters of the mirror, which is on the bridge."""

@@ -85,7 +85,7 @@ class Span:
     """What was counted between two ends of a run, of a mirror."""
 
     seconds: float
-    places: MirrorCounters
+    counters: MirrorCounters
     devices: Mapping[str, Statistics]
     programs: Counters
     cpu: Cpu
@@ -107,8 +107,8 @@ class Span:
     @property
     def drops(self) -> int:
         """What the mirror's devices, and its programs, have dropped."""
-        places = self.places
-        meters = {*places.sources, *places.destinations, *places.outputs}
+        counters = self.counters
+        meters = {*counters.sources, *counters.destinations, *counters.outputs}
         return self._count(meters, "dropped") + self.programs.drops
 
     def raw(self) -> dict[str, Any]:
@@ -171,25 +171,30 @@ class Kernel:
         except OSError as error:
             raise TapError(f"device {meter.device}: {error.strerror}") from None
 
-    def look(self, places: MirrorCounters, vswitchd: int) -> Sample:
+    def look(self, counters: MirrorCounters, vswitchd: int) -> Sample:
         """Reads all counters, which takes `_UNDER_WAY` and a little. Raises TapError."""
-        early = self._copies(places)
-        meters = {*places.sources, *places.destinations, *places.outputs, *(places.due or ())}
+        early = self._copies(counters)
+        meters = {
+            *counters.sources,
+            *counters.destinations,
+            *counters.outputs,
+            *(counters.due or ()),
+        }
         devices = {m.device: self.statistics(m) for m in meters}
-        due = sum(getattr(devices[m.device], f"{m.side}_packets") for m in places.due or ())
+        due = sum(getattr(devices[m.device], f"{m.side}_packets") for m in counters.due or ())
         counted = self._datapath.counters().get(self._mirror, Counters())
-        for meter in places.switch:
+        for meter in counters.switch:
             if meter.device not in devices:
                 with contextlib.suppress(TapError):  # It went away.
                     devices[meter.device] = self.statistics(meter)
         when, cpu = time.monotonic(), read_cpu(vswitchd)
         time.sleep(_UNDER_WAY)
-        edge = Edge(early, due, self._copies(places))
+        edge = Edge(early, due, self._copies(counters))
         return Sample(when, devices, counted, cpu, edge)
 
-    def _copies(self, places: MirrorCounters) -> int:
-        copies = sum(getattr(self.statistics(m), f"{m.side}_packets") for m in places.outputs)
-        if places.internal_output:
+    def _copies(self, counters: MirrorCounters) -> int:
+        copies = sum(getattr(self.statistics(m), f"{m.side}_packets") for m in counters.outputs)
+        if counters.internal_output:
             copies += self._datapath.counters().get(self._mirror, Counters()).packets
         return int(copies)
 
@@ -215,13 +220,13 @@ def counted_between(
     return devices
 
 
-def between(places: MirrorCounters, begin: Sample, end: Sample) -> Span:
+def between(counters: MirrorCounters, begin: Sample, end: Sample) -> Span:
     """What was counted in between. Raises TapError if a counter began anew."""
     devices = counted_between(begin.devices, end.devices)
     copied = {key: n - getattr(begin.programs, key) for key, n in asdict(end.programs).items()}
     return Span(
         seconds=end.when - begin.when,
-        places=places,
+        counters=counters,
         devices=devices,
         programs=Counters(**copied),
         cpu=end.cpu - begin.cpu,
@@ -235,7 +240,7 @@ def may_count_otherwise(span: Span, devices: Mapping[str, Device]) -> bool:
     What is one packet of up to 64 KB to a virtual device is many to a wire, and the kernel joins
     what came by a wire (GRO) after the device has counted it.
     """
-    for meter in span.places.due or ():
+    for meter in span.counters.due or ():
         packets, length = span.packets([meter]), span.bytes([meter])
         longest = devices[meter.device].mtu + _HEADERS if meter.device in devices else 0
         if packets and length / packets > longest:

@@ -30,7 +30,7 @@ from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.daemon.runtime import Options, pinned_counters
 from ovs_ebpf_tap.daemon.status import MirrorStatus
 from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError, Direction
-from ovs_ebpf_tap.lab.compare import difference
+from ovs_ebpf_tap.lab.differences import difference
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.netns import CommandError, reap
 from ovs_ebpf_tap.lab.switch import Switch
@@ -50,7 +50,7 @@ class DemoError(Exception):
 
 
 @dataclass(frozen=True)
-class Round:
+class TrafficRound:
     """One round of traffic: how many frames the machines sent, and the copies of vm1's."""
 
     copier: str
@@ -104,7 +104,7 @@ class Demo:
         self._run_dir = switch.rundir / "sidecar"
         self._log = switch.rundir / "sidecar.log"
         self._sidecar: subprocess.Popen[str] | None = None
-        self._rounds: list[Round] = []
+        self._rounds: list[TrafficRound] = []
         self._datapath = datapath
         switch.add_bridge("br0", datapath)
         self._vm1 = switch.add_host("vm1-eth")
@@ -210,7 +210,7 @@ class Demo:
             for capture in (from_vm2, from_host, passed, copies):
                 capture.wait_quiet()
         from_vm1 = [record for record in passed.records() if record.outgoing]
-        done = Round(
+        done = TrafficRound(
             copier,
             len(from_vm1) + len(from_vm2.records()) + len(from_host.records()),
             passed.multiset(),

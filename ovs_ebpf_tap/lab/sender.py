@@ -27,7 +27,7 @@ def main() -> int:
     frame, offset = make_template(options)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as opened:
         opened.bind((options.device, 0))
-        sender = _Sender(opened, frame, offset, options.stream)
+        sender = _StreamSender(opened, frame, offset, options.stream)
         _pace(sender, options.rate, options.count)
     print(sender.sent, flush=True)
     return 0
@@ -60,7 +60,7 @@ def make_template(options: argparse.Namespace) -> tuple[bytearray, int]:
     return bytearray(frame), frame.index(pack_seq(stream, 0))
 
 
-class _Sender:
+class _StreamSender:
     """Sends the next frames of a stream."""
 
     def __init__(self, opened: socket.socket, frame: bytearray, offset: int, stream: int) -> None:
@@ -84,7 +84,7 @@ class _Sender:
             self.sent += 1
 
 
-def _pace(sender: _Sender, rate: float, count: int) -> None:
+def _pace(sender: _StreamSender, rate: float, count: int) -> None:
     """Send at `rate` until told to stop, or `count` are sent if that is not 0."""
     start = time.monotonic()
     print(STARTED, flush=True)

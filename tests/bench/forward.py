@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import replace
 
-from ovs_ebpf_tap.compare import lab
+from ovs_ebpf_tap.compare import lab_runs
 from ovs_ebpf_tap.compare.figures import NATIVE, NONE, OFFLOADED, TC
 from ovs_ebpf_tap.compare.report import as_json, as_table
 from ovs_ebpf_tap.errors import TapError
@@ -30,7 +30,7 @@ def main() -> int:
     """Measures as the command line says; returns the exit status."""
     options = _options()
     try:
-        result = lab.compare(
+        result = lab_runs.compare(
             options.datapath,
             options.seconds,
             options.rounds,

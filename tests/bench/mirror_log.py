@@ -19,7 +19,7 @@ from ovs_ebpf_tap.observe.ovsdb import DATABASE
 
 
 @dataclass(frozen=True)
-class Row:
+class MirrorUpdate:
     """A Mirror row, and by CLOCK_REALTIME when the database told of it, in seconds."""
 
     told: float
@@ -46,8 +46,8 @@ class MirrorLog:
     def __init__(self, remote: str) -> None:
         """`remote` is a database's address, `unix:PATH`."""
         self._path = remote.removeprefix("unix:")
-        self._rows: dict[str, Row] = {}
-        self._told: list[Row] = []
+        self._rows: dict[str, MirrorUpdate] = {}
+        self._told: list[MirrorUpdate] = []
         self._failure: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -65,22 +65,24 @@ class MirrorLog:
         self._socket.close()
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[MirrorUpdate]:
         """The rows as they are."""
         return list(self._rows.values())
 
-    def wait_row(self, name: str, since: float, what: Callable[[Row], bool]) -> Row:
+    def wait_row(
+        self, name: str, since: float, what: Callable[[MirrorUpdate], bool]
+    ) -> MirrorUpdate:
         """The first row of that name told of since then that `what` is true for."""
 
-        def find() -> Row | None:
+        def find() -> MirrorUpdate | None:
             told = (row for row in list(self._told) if row.told >= since and row.name == name)
             return next(filter(what, told), None)
 
         row = self._wait(find, f"mirror {name}")
-        assert isinstance(row, Row)
+        assert isinstance(row, MirrorUpdate)
         return row
 
-    def wait_all(self, count: int, what: Callable[[Row], bool]) -> float:
+    def wait_all(self, count: int, what: Callable[[MirrorUpdate], bool]) -> float:
         """Waits until there are `count` rows and all are so; returns when the last one was."""
 
         def check() -> bool:
@@ -137,7 +139,9 @@ class MirrorLog:
             if new is None:
                 self._rows.pop(uuid, None)
                 continue
-            row = Row(now, new["name"], dict(new["external_ids"][1]), _numbers(new["select_vlan"]))
+            row = MirrorUpdate(
+                now, new["name"], dict(new["external_ids"][1]), _numbers(new["select_vlan"])
+            )
             self._rows[uuid] = row
             self._told.append(row)
 

@@ -18,7 +18,7 @@ from faults.controller import Controller, update
 from faults.fault import RATE
 from faults.peer import Peer
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.compare import Account, account
+from ovs_ebpf_tap.lab.differences import StreamDifference, stream_difference
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
 from ovs_ebpf_tap.lab.switch import Host, Switch
@@ -49,20 +49,20 @@ NAMES = [
 class Counted:
     """What became of the copies of frames."""
 
-    account: Account | None = None
+    difference: StreamDifference | None = None
 
     def assert_none_missing(self) -> None:
-        assert self.account is not None
-        assert self.account.sent
-        assert not self.account.missing, str(self.account)
+        assert self.difference is not None
+        assert self.difference.sent
+        assert not self.difference.missing, str(self.difference)
 
     def assert_each_once(self) -> None:
         self.assert_none_missing()
-        assert not self.account, str(self.account)
+        assert not self.difference, str(self.difference)
 
 
 @dataclass
-class Bench:
+class HostileBench:
     """m1 copies what a sends to m."""
 
     switch: Switch
@@ -79,7 +79,7 @@ class Bench:
             with Stream(self.a, self.b, rate=RATE) as stream:
                 yield result
             copies.wait_quiet()
-            result.account = account(stream.sent, copies.sequences(stream.stream_id))
+            result.difference = stream_difference(stream.sent, copies.sequences(stream.stream_id))
 
     def assert_well(self) -> None:
         """Asserts that it still does what it is told, and copies once."""
@@ -109,7 +109,7 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench() -> Iterator[HostileBench]:
     """For many tests."""
     with Switch() as switch:
         switch.add_bridge()
@@ -118,7 +118,7 @@ def bench() -> Iterator[Bench]:
         switch.mirror("m1", src=[a], output=m)
         with SidecarProcess(switch) as tap:
             tap.wait_state("m1", "offloaded")
-            yield Bench(switch, tap, a, b, m)
+            yield HostileBench(switch, tap, a, b, m)
             assert_readable(tap.log().splitlines())
 
 
@@ -133,7 +133,7 @@ def assert_readable(lines: list[str]) -> None:
 # Names.
 
 
-def test_names_of_any_characters(bench: Bench) -> None:
+def test_names_of_any_characters(bench: HostileBench) -> None:
     """Log, status and reasons stay a line each, whatever mirrors and values are called."""
     switch, tap = bench.switch, bench.tap
     with Controller(switch.db) as controller, bench.counted() as result:
@@ -186,7 +186,7 @@ def test_names_of_any_characters(bench: Bench) -> None:
     bench.assert_well()
 
 
-def test_a_bridge_whose_name_is_too_long_for_a_path(bench: Bench) -> None:
+def test_a_bridge_whose_name_is_too_long_for_a_path(bench: HostileBench) -> None:
     """There is no socket to be found for it, nor is one looked for."""
     with Controller(bench.switch.db) as controller:
         for name in ("b" * 150, "b" * 100_000, "a\nb", "..", "\u6f22" * 60):
@@ -218,7 +218,7 @@ def _other_bridge(switch: Switch) -> str:
 
 
 def test_ten_thousand_mirrors_on_another_bridge(
-    bench: Bench, figure: Callable[[str], None]
+    bench: HostileBench, figure: Callable[[str], None]
 ) -> None:
     """They take a while, but no copy and no memory without end."""
     count = 10_000
@@ -266,7 +266,7 @@ def test_ten_thousand_mirrors_on_another_bridge(
     bench.assert_well()
 
 
-def test_a_mirror_of_all_vlans_one_by_one(bench: Bench) -> None:
+def test_a_mirror_of_all_vlans_one_by_one(bench: HostileBench) -> None:
     every = ["set", list(range(4096))]
     with Controller(bench.switch.db) as controller, bench.counted() as result:
         controller.write(update("Mirror", "m1", select_vlan=every))
@@ -295,7 +295,7 @@ PEERS = {
 }
 
 
-def test_mad_peers_in_the_place_of_the_database(bench: Bench) -> None:
+def test_mad_peers_in_the_place_of_the_database(bench: HostileBench) -> None:
     """Hooks stay and copy on; what is wrong is said once each; the right one is taken back."""
     switch, tap = bench.switch, bench.tap
     hooks = hook_count(switch)
@@ -320,7 +320,7 @@ def test_mad_peers_in_the_place_of_the_database(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("what", PEERS)
-def test_mad_peers_in_the_place_of_ovs_vswitchd(bench: Bench, what: str) -> None:
+def test_mad_peers_in_the_place_of_ovs_vswitchd(bench: HostileBench, what: str) -> None:
     """Its control socket: moves end, and miss no copy."""
     switch, tap = bench.switch, bench.tap
     path = switch.rundir / f"ovs-vswitchd.{switch.vswitchd_pid()}.ctl"
@@ -336,7 +336,7 @@ def test_mad_peers_in_the_place_of_ovs_vswitchd(bench: Bench, what: str) -> None
 # The control socket.
 
 
-def test_callers_without_manners(bench: Bench) -> None:
+def test_callers_without_manners(bench: HostileBench) -> None:
     """They are cut off, or wait; others are served, and copies are made."""
     tap = bench.tap
     path = tap.run_dir / "ovs-ebpf-tap.ctl"

@@ -23,7 +23,7 @@ EMPTY: list[object] = ["map", []]
 
 
 @dataclass
-class Bench:
+class WritersBench:
     """m1 copies what a and c send to m; somebody else writes the row."""
 
     switch: Switch
@@ -69,20 +69,20 @@ class Bench:
 
 
 @pytest.fixture
-def bench(switch: Switch) -> Iterator[Bench]:
+def bench(switch: Switch) -> Iterator[WritersBench]:
     a, b, c, m, n = (switch.add_host(name, with_ip=False) for name in "abcmn")
     switch.learn(a, b, c)
     switch.mirror("m1", src=[a], output=m)
     with SidecarProcess(switch) as tap, Controller(switch.db) as controller:
         tap.wait_state("m1", "offloaded")
-        yield Bench(switch, tap, a, b, c, m, n, controller)
+        yield WritersBench(switch, tap, a, b, c, m, n, controller)
         assert "Traceback" not in tap.log()
 
 
 class Watch:
     """Numbered frames from a to b, and how often each of them was copied to m and n together."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: WritersBench) -> None:
         self._stream = Stream(bench.a, bench.b, rate=RATE)
         self._captures = [Capture.of(bench.m), Capture.of(bench.n)]
 
@@ -118,7 +118,7 @@ class Watch:
 # Controllers in loops.
 
 
-def test_a_controller_that_writes_the_same_again_and_again(bench: Bench) -> None:
+def test_a_controller_that_writes_the_same_again_and_again(bench: WritersBench) -> None:
     """As ovn-controller does."""
     row = {
         "select_src_port": bench.uuid("Port", "a0"),
@@ -135,7 +135,7 @@ def test_a_controller_that_writes_the_same_again_and_again(bench: Bench) -> None
     assert bench.tap.state("m1") == "offloaded"
 
 
-def test_a_controller_that_changes_its_mind_again_and_again(bench: Bench) -> None:
+def test_a_controller_that_changes_its_mind_again_and_again(bench: WritersBench) -> None:
     """Selected ports and the output change; no frame is copied twice, or not."""
     a, c = bench.uuid("Port", "a0"), bench.uuid("Port", "c0")
     sources = [a, ["set", [a, c]]]
@@ -163,7 +163,7 @@ FIGHTS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("what", FIGHTS)
-def test_a_controller_that_undoes_what_is_written(bench: Bench, what: str) -> None:
+def test_a_controller_that_undoes_what_is_written(bench: WritersBench, what: str) -> None:
     """No loop of transactions: the mirror is left to Open vSwitch, which the log says once."""
     write = update("Mirror", "m1", **FIGHTS[what])
     journal = bench.journal()
@@ -187,7 +187,7 @@ def test_a_controller_that_undoes_what_is_written(bench: Bench, what: str) -> No
 # Once, at any moment.
 
 
-def test_keys_replaced_as_a_whole(bench: Bench) -> None:
+def test_keys_replaced_as_a_whole(bench: WritersBench) -> None:
     """What the row has lost, the running sidecar remembers."""
     bench.switch.vsctl("set", "Mirror", "m1", "select_vlan=10")
     bench.wait_parked("10")
@@ -213,7 +213,7 @@ def test_keys_replaced_as_a_whole(bench: Bench) -> None:
     }
 
 
-def test_given_back_by_hand(bench: Bench) -> None:
+def test_given_back_by_hand(bench: WritersBench) -> None:
     """OVS's running flows do not notice by themselves."""
     native = ["map", [["ebpf-tap-mode", "native"]]]
     with Watch(bench) as watch:
@@ -243,7 +243,9 @@ def test_given_back_by_hand(bench: Bench) -> None:
         (("clear Mirror m1 external_ids", "set Mirror m1 select_vlan=30"), "30"),
     ],
 )
-def test_what_is_wanted_of_vlans(changes: tuple[str, ...], kept: str, vlan_bench: Bench) -> None:
+def test_what_is_wanted_of_vlans(
+    changes: tuple[str, ...], kept: str, vlan_bench: WritersBench
+) -> None:
     """`select_vlan` set to anything else than 4095 is what is wanted; the rest is ours."""
     bench = vlan_bench
     bench.switch.vsctl("set", "Mirror", "m1", "select_vlan=10,20")
@@ -253,20 +255,20 @@ def test_what_is_wanted_of_vlans(changes: tuple[str, ...], kept: str, vlan_bench
 
 
 @pytest.fixture(scope="module")
-def vlan_bench() -> Iterator[Bench]:
+def vlan_bench() -> Iterator[WritersBench]:
     """For many tests."""
     with Switch() as switch:
         switch.add_bridge()
         a, b, m = (switch.add_host(name, with_ip=False) for name in "abm")
         switch.mirror("m1", src=[a], output=m)
         with SidecarProcess(switch) as tap, Controller(switch.db) as controller:
-            yield Bench(switch, tap, a, b, b, m, m, controller)
+            yield WritersBench(switch, tap, a, b, b, m, m, controller)
 
 
 # The row itself.
 
 
-def recreate(bench: Bench, **columns: object) -> None:
+def recreate(bench: WritersBench, **columns: object) -> None:
     """Deletes the row and creates one of the same name, in one transaction."""
     row = {
         "name": "m1",
@@ -282,7 +284,7 @@ def recreate(bench: Bench, **columns: object) -> None:
     )
 
 
-def test_deleted_and_created_at_once(bench: Bench) -> None:
+def test_deleted_and_created_at_once(bench: WritersBench) -> None:
     with Watch(bench) as watch:
         for _ in range(5):
             recreate(bench)
@@ -297,7 +299,7 @@ def test_deleted_and_created_at_once(bench: Bench) -> None:
     assert bench.copies() == 1
 
 
-def test_two_mirrors_of_one_name(bench: Bench) -> None:
+def test_two_mirrors_of_one_name(bench: WritersBench) -> None:
     bench.switch.mirror("m1", src=[bench.c], output=bench.n)
 
     def states() -> list[tuple[str, bool]]:
@@ -312,7 +314,7 @@ def test_two_mirrors_of_one_name(bench: Bench) -> None:
     wait_for(lambda: states() == [("native", False)] * 2, 5, "two mirrors native")
 
 
-def test_moved_to_another_bridge_and_back(bench: Bench) -> None:
+def test_moved_to_another_bridge_and_back(bench: WritersBench) -> None:
     """There it is invalid: its ports are not on that bridge."""
     bench.switch.add_bridge("br1")
     mirror = bench.uuid("Mirror", "m1")
@@ -348,7 +350,7 @@ def test_moved_to_another_bridge_and_back(bench: Bench) -> None:
     )
 
 
-def test_two_sidecars_beside_one_database(bench: Bench) -> None:
+def test_two_sidecars_beside_one_database(bench: WritersBench) -> None:
     """The second ends before it writes anything."""
     journal = bench.journal()
     other = SidecarProcess(bench.switch)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 
 from faults.killable_sidecar import KillableSidecar
-from faults.rows import Rows, read_rows
+from faults.mirror_rows import Rows, read_rows
 from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.sidecar_process import hook_count
 from ovs_ebpf_tap.lab.switch import Host, Switch

@@ -14,14 +14,14 @@ from ovs_ebpf_tap.lab.tap import TapDevice
 from ovs_ebpf_tap.lab.waiting import patience
 
 
-class Sender(Protocol):
+class FrameSender(Protocol):
     """A Host, for one."""
 
     def send(self, frames: Iterable[bytes]) -> int:
         """Send each once, in order; returns how many."""
 
 
-Sent = Sequence[tuple[Sender, list[bytes]]]
+Sent = Sequence[tuple[FrameSender, list[bytes]]]
 
 
 def play(everyone: list[Host | TapDevice], sent: Sent) -> dict[str, Counter[bytes]]:

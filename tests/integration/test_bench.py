@@ -17,7 +17,7 @@ TESTS = Path(__file__).resolve().parents[1]
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_control() -> None:
     small = ("--rounds=2", "--starts=1", "--idle=0.5", "--ports=6", "--mirrors=3", "--json")
-    command = (sys.executable, "-m", "bench.control", *small)
+    command = (sys.executable, "-m", "bench.control_path", *small)
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
@@ -40,7 +40,7 @@ def test_control() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_copy() -> None:
     small = ("--setups=2", "--rounds=1", "--batches=1", "--no-others")
-    command = (sys.executable, "-m", "bench.copy", *small)
+    command = (sys.executable, "-m", "bench.copy_cost", *small)
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS)
     assert done.returncode == 0, done.stderr
     assert "64 bytes a frame" in done.stdout

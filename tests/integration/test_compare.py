@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 
-from ovs_ebpf_tap.compare.mirror_counters import find_places
+from ovs_ebpf_tap.compare.mirror_counters import find_counters
 from ovs_ebpf_tap.compare.mode_switcher import bridge_of, choose
 from ovs_ebpf_tap.compare.readers import Kernel, Span, between
 from ovs_ebpf_tap.daemon import runtime
@@ -73,16 +73,16 @@ def span_of(tap: SidecarProcess, act: Callable[[], object]) -> Span:
         pid = tap.switch.vswitchd_pid()
         assert pid is not None
         with Kernel(tap.pin_dir, mirror.uuid) as kernel:
-            places = find_places(rows, bridge_of(rows, mirror), mirror, kernel.devices)
-            begin = kernel.look(places, pid)
+            counters = find_counters(rows, bridge_of(rows, mirror), mirror, kernel.devices)
+            begin = kernel.look(counters, pid)
             act()
             wait_for(
-                lambda: kernel.look(places, pid).copies != begin.copies, what="the first copies"
+                lambda: kernel.look(counters, pid).copies != begin.copies, what="the first copies"
             )
-            end = kernel.look(places, pid)
-            while (later := kernel.look(places, pid)).copies != end.copies:
+            end = kernel.look(counters, pid)
+            while (later := kernel.look(counters, pid)).copies != end.copies:
                 end = later
-            return between(places, begin, end)
+            return between(counters, begin, end)
 
     return tap.switch.ns.call(read)
 
@@ -99,11 +99,11 @@ def test_counts_of_known_traffic(tap: SidecarProcess, trio: Trio) -> None:
     for state in STATES:
         offload(tap, state)
         span = span_of(tap, lambda: (a.send(frames(a, b, 500)), b.send(frames(b, a, 300))))
-        account, places = span.account, span.places
+        account, counters = span.account, span.counters
         assert (account.due, account.copies, account.uncertain) == (500, 500, 0)
         assert account.exact
-        assert (span.packets(places.sources), span.bytes(places.sources)) == (500, 500 * one)
-        assert span.packets(places.switch) == 800
+        assert (span.packets(counters.sources), span.bytes(counters.sources)) == (500, 500 * one)
+        assert span.packets(counters.switch) == 800
         assert span.drops == 0
         assert span.programs.packets == (500 if state == "offloaded" else 0)
         # What the host itself sends through the output's device is no copy.
@@ -138,7 +138,7 @@ def test_one_destination(switch: Switch, tap: SidecarProcess) -> None:
         offload(tap, state)
         span = span_of(tap, lambda: (a.send(frames(a, b, 200)), b.send(frames(b, a, 100))))
         assert (span.account.due, span.account.copies) == (200, 200)
-        assert span.packets(span.places.destinations) == 200
+        assert span.packets(span.counters.destinations) == 200
 
 
 def compare(tap: SidecarProcess, *options: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from played import Sent, play
 
-from ovs_ebpf_tap.lab.compare import difference
+from ovs_ebpf_tap.lab.differences import difference
 from ovs_ebpf_tap.lab.frames import arp_request, ethernet, icmp_frame, udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.names import unique_name

@@ -21,7 +21,7 @@ import pytest
 from played import Sent, play
 
 from ovs_ebpf_tap.ebpf import bpf
-from ovs_ebpf_tap.lab.compare import difference
+from ovs_ebpf_tap.lab.differences import difference
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, ETH_8021Q, ETH_IPV4, Tag, ethernet
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.names import unique_name
@@ -110,7 +110,7 @@ def frames(source: Host | TapDevice, to: Host | TapDevice) -> list[bytes]:
 
 
 @dataclass
-class Testbed:
+class EvasionTestbed:
     """Machines that ask for fields: behind a veth pair, a bridge, an internal port and a tap.
 
     `b` is an honest one, `m` and `n` monitor.
@@ -140,7 +140,7 @@ class Testbed:
 
 
 @pytest.fixture(scope="module")
-def ground(program: Path) -> Iterator[Testbed]:
+def ground(program: Path) -> Iterator[EvasionTestbed]:
     """For all tests."""
     with Switch() as switch:
         switch.add_bridge()
@@ -151,7 +151,7 @@ def ground(program: Path) -> Iterator[Testbed]:
         for each in (a, b, c, i):
             obey(each.ns, each.device, program)
         switch.learn(a, b, c, i, t)
-        yield Testbed(switch, [a, c, i, t], b, m, n)
+        yield EvasionTestbed(switch, [a, c, i, t], b, m, n)
 
 
 def add_behind_bridge(switch: Switch, name: str) -> Host:
@@ -182,7 +182,7 @@ MIRRORS = {
 
 
 @contextlib.contextmanager
-def mirrors(ground: Testbed, name: str) -> Iterator[list[str]]:
+def mirrors(ground: EvasionTestbed, name: str) -> Iterator[list[str]]:
     made = []
     try:
         for number, values in enumerate(MIRRORS[name](ground), start=1):
@@ -211,14 +211,14 @@ def compare(
 
 
 @pytest.fixture(scope="module", params=attachments())
-def sidecar(request: pytest.FixtureRequest, ground: Testbed) -> Iterator[SidecarProcess]:
+def sidecar(request: pytest.FixtureRequest, ground: EvasionTestbed) -> Iterator[SidecarProcess]:
     with SidecarProcess(ground.switch, "--attach", request.param) as started:
         yield started
 
 
 @pytest.mark.parametrize("name", MIRRORS)
 def test_fields_of_a_packet_are_of_no_consequence(
-    ground: Testbed, sidecar: SidecarProcess, name: str
+    ground: EvasionTestbed, sidecar: SidecarProcess, name: str
 ) -> None:
     with mirrors(ground, name) as names:
         sent = ground.sent()

@@ -20,7 +20,7 @@ from any_frames import frames, matches
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bench.copy import TRUNK
+from bench.copy_cost import TRUNK
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.apply.encoding import Encoding
 from ovs_ebpf_tap.decide.mirror_filter import parse

@@ -17,7 +17,7 @@ from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.ebpf.object import LATER, MAPS, PROGRAMS
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.compare import account
+from ovs_ebpf_tap.lab.differences import stream_difference
 from ovs_ebpf_tap.lab.frames import sequenced, udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
@@ -53,7 +53,7 @@ def test_copies_go_on_without_the_process_and_are_taken_over(
                     tap.start()
                     assert hook_count(switch) == hooks
             copies.wait_quiet()
-            result = account(stream.sent, copies.sequences(stream.stream_id))
+            result = stream_difference(stream.sent, copies.sequences(stream.stream_id))
         figure(f"3 times {end.name}: {result}")
         assert not result, str(result)
 
@@ -272,7 +272,7 @@ def test_an_upgrade_takes_over_without_a_gap(
                 tap.start(env={"PYTHONPATH": str(newer), "PYTHONSAFEPATH": "1"})
                 time.sleep(0.3)
             copies.wait_quiet()
-            result = account(stream.sent, copies.sequences(stream.stream_id))
+            result = stream_difference(stream.sent, copies.sequences(stream.stream_id))
         assert not result, str(result)
         assert "replacing an older build" in tap.log()
         (build,) = programs.builds(tap.pin_dir)

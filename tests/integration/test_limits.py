@@ -29,7 +29,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Bench:
+class LimitsBench:
     """A mirror of what `a` sends and `b` is sent; `br1` is behind a patch port."""
 
     switch: Switch
@@ -53,7 +53,7 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench() -> Iterator[LimitsBench]:
     """For all tests."""
     with Switch() as switch:
         switch.add_bridge()
@@ -65,10 +65,10 @@ def bench() -> Iterator[Bench]:
         switch.learn(a, b)
         switch.mirror("m", src=[a], dst=[b], output=monitor)
         with SidecarProcess(switch) as tap:
-            yield Bench(switch, tap, a, b, monitor)
+            yield LimitsBench(switch, tap, a, b, monitor)
 
 
-def test_packet_out_of_a_controller(bench: Bench) -> None:
+def test_packet_out_of_a_controller(bench: LimitsBench) -> None:
     """Its `in_port` is a mirrored port, where no such packet has passed a hook."""
     frame = udp_frame(bench.a, bench.b, b"from a controller")
     message = f"in_port={bench.a.port}, packet={frame.hex()}, actions=local"
@@ -76,7 +76,7 @@ def test_packet_out_of_a_controller(bench: Bench) -> None:
     assert made == {NATIVE: 1, OFFLOADED: 0}
 
 
-def test_frames_that_the_host_sends_through_a_port(bench: Bench) -> None:
+def test_frames_that_the_host_sends_through_a_port(bench: LimitsBench) -> None:
     """As lldpd does: past Open vSwitch, but not past the hook on the device's egress."""
     frame = udp_frame(Address("02:aa:00:00:00:01", "10.0.0.99"), bench.b, b"from the host")
     device = Place(bench.switch.ns, bench.b.port)
@@ -84,7 +84,7 @@ def test_frames_that_the_host_sends_through_a_port(bench: Bench) -> None:
     assert made == {NATIVE: 0, OFFLOADED: 1}
 
 
-def test_packets_that_leave_by_a_patch_port_and_come_back(bench: Bench) -> None:
+def test_packets_that_leave_by_a_patch_port_and_come_back(bench: LimitsBench) -> None:
     """Open vSwitch copies once for each time that they pass the mirror's bridge."""
     flows = [
         ("br0", f"priority=9,in_port={bench.a.port},udp,actions=output:p0"),
@@ -102,7 +102,7 @@ def test_packets_that_leave_by_a_patch_port_and_come_back(bench: Bench) -> None:
     assert made == {NATIVE: 2, OFFLOADED: 1}
 
 
-def test_cleared_and_created_in_two_transactions(bench: Bench) -> None:
+def test_cleared_and_created_in_two_transactions(bench: LimitsBench) -> None:
     """In between, Open vSwitch's running flows go on copying; hooks do not."""
     with Stream(bench.a, bench.b, rate=1_000) as stream:
         for state, mode in MODES.items():
@@ -138,7 +138,7 @@ def test_a_bond_whose_flows_recirculate(switch: Switch) -> None:
     frame = udp_frame(a, b, b"over a bond")
     wait_for(lambda: switch.appctl("lacp/show", "xbond").count("current attached") == 2)
     with SidecarProcess(switch) as tap:
-        bench = Bench(switch, tap, a, b, monitor)
+        bench = LimitsBench(switch, tap, a, b, monitor)
         with Capture.of(b) as arrived:
             made = bench.copies(frame, lambda: a.send([frame]))
             arrived.wait_quiet(patience(0.1))

@@ -17,7 +17,7 @@ import pytest
 
 from ovs_ebpf_tap.decide.mirror_filter import InvalidFilterError, UnsupportedFilterError, parse
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.compare import Difference, account, difference
+from ovs_ebpf_tap.lab.differences import Difference, difference, stream_difference
 from ovs_ebpf_tap.lab.flowkey import key_of, selects
 from ovs_ebpf_tap.lab.frames import (
     ETH_8021AD,
@@ -84,7 +84,7 @@ def test_a_mirror_moves_and_no_copy_is_missing(
         with Stream(*way, rate=RATE, stream_id=2, count=1000) as rest:
             rest.wait()
         copies.wait_quiet()
-        found = account(rest.sent, copies.sequences(2))
+        found = stream_difference(rest.sent, copies.sequences(2))
     counted = Counter(moved)
     missing = stream.sent - len(counted)
     figure(f"{stream.sent} frames, {missing} missing, {len(moved) - len(counted)} doubled")
@@ -360,7 +360,7 @@ def test_what_it_takes_and_we_do_not(oracle: Oracle, text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Bench:
+class NewerOvsBench:
     """A sidecar beside a switch with a mirror of what arrives, and one of what leaves."""
 
     oracle: Oracle
@@ -395,18 +395,18 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest) -> Iterator[NewerOvsBench]:
     with Switch(ovs=NEWER_OVS) as switch:
         switch.add_bridge()
         oracle = start_oracle(switch)
         leaving = switch.add_host("n", with_ip=False)
         switch.mirror("n", dst=[oracle.b], output=leaving)
         with SidecarProcess(switch, "--attach", request.param) as tap:
-            yield Bench(oracle, tap, leaving)
+            yield NewerOvsBench(oracle, tap, leaving)
 
 
 @pytest.mark.parametrize("bench", attachments(), indirect=True, scope="module")
-def test_offloaded_is_as_native(bench: Bench) -> None:
+def test_offloaded_is_as_native(bench: NewerOvsBench) -> None:
     bench.tap.native("m", "n")
     native = {}
     for text in [*VALID, *NONE_OF_ALL]:
@@ -421,7 +421,7 @@ def test_offloaded_is_as_native(bench: Bench) -> None:
 
 @pytest.mark.parametrize("bench", attachments()[:1], indirect=True, scope="module")
 @pytest.mark.parametrize(("text", "state"), [(INVALID[0], "invalid"), (UNSUPPORTED[0], "native")])
-def test_what_is_not_offloaded(bench: Bench, text: str, state: str) -> None:
+def test_what_is_not_offloaded(bench: NewerOvsBench, text: str, state: str) -> None:
     bench.filter(text)
     bench.tap.set_mode("m", "offload")
     bench.tap.wait_settled("m", state)

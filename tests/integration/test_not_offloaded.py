@@ -26,7 +26,7 @@ Vsctl = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Case:
+class RowChange:
     """A change of a live mirror's row or of what it refers to, and how to undo it.
 
     Both are arguments of ovs-vsctl in one string. `reason` has to occur in the row's. `copied` are
@@ -46,24 +46,24 @@ class Case:
     select_vlan: Vlans = ()
 
 
-def setting(name: str, port: str, setting: str, reason: str, **more: Vlans) -> Case:
+def setting(name: str, port: str, setting: str, reason: str, **more: Vlans) -> RowChange:
     """A case of a Port row's columns, which are empty by default."""
     undo = f"clear Port {port} tag trunks cvlans vlan_mode other_config"
-    return Case(name, f"set Port {port} {setting}", undo, reason, **more)  # type: ignore[arg-type]
+    return RowChange(name, f"set Port {port} {setting}", undo, reason, **more)  # type: ignore[arg-type]
 
 
-def live(name: str, change: str, undo: str, **more: Vlans | tuple[str, ...]) -> Case:
+def live(name: str, change: str, undo: str, **more: Vlans | tuple[str, ...]) -> RowChange:
     """A case of what hooks copy."""
-    return Case(name, change, undo, "", state="offloaded", **more)  # type: ignore[arg-type]
+    return RowChange(name, change, undo, "", state="offloaded", **more)  # type: ignore[arg-type]
 
 
-def live_setting(name: str, port: str, columns: str, **more: Vlans) -> Case:
+def live_setting(name: str, port: str, columns: str, **more: Vlans) -> RowChange:
     """A case of a Port row's columns where hooks copy."""
     undo = f"clear Port {port} tag trunks cvlans vlan_mode other_config"
     return live(name, f"set Port {port} {columns}", undo, **more)
 
 
-def vlans_selected(name: str, vlans: Vlans, **more: Vlans) -> Case:
+def vlans_selected(name: str, vlans: Vlans, **more: Vlans) -> RowChange:
     """A case of `select_vlan` where hooks copy."""
     change = f"set Mirror m1 select_vlan={','.join(map(str, vlans))}"
     return replace(live(name, change, "clear Mirror m1 select_vlan", **more), select_vlan=vlans)
@@ -92,26 +92,26 @@ NO_OUTPUT = "clear Mirror m1 output_port -- set Mirror m1"
 TEN: Vlans = (10,)
 
 CASES = [
-    Case(
+    RowChange(
         "snaplen_of_an_internal_output",
         output("br0", "snaplen=200"),
         output("m0", "-- clear Mirror m1 snaplen"),
         "output port br0 is internal, and the mirror has a snaplen",
         copied=(),
     ),
-    Case(
+    RowChange(
         "another_snaplen",
         second_mirror("select_src_port=@c output_port=@m snaplen=200", "offload"),
         NO_SECOND,
         "a mirror of another snaplen",
     ),
-    Case(
+    RowChange(
         "two_bridges",
         "--id=@m get Mirror m1 -- add Bridge br1 mirrors @m",
         "--id=@m get Mirror m1 -- remove Bridge br1 mirrors @m",
         "it is on more than one bridge",
     ),
-    Case(
+    RowChange(
         "output_vlan_out_of_a_tunnel",
         "set Port a0 vlan_mode=dot1q-tunnel tag=10 -- set Port d0 tag=99 -- "
         "clear Mirror m1 output_port select_dst_port -- set Mirror m1 output_vlan=99",
@@ -144,19 +144,19 @@ CASES = [
         "vlan_mode=dot1q-tunnel",
         "port d0 is a dot1q-tunnel without a tag",
     ),
-    Case(
+    RowChange(
         "trunk_between_a_tunnel_and_an_access_port",
         "set Port d0 vlan_mode=dot1q-tunnel tag=9 -- set Port m0 tag=10",
         "clear Port d0 vlan_mode tag -- clear Port m0 tag",
         "port b0 sends what comes from dot1q-tunnels and from others",
     ),
-    Case(
+    RowChange(
         "output_protected",
         "set Port m0 protected=true -- set Port d0 protected=true",
         "set Port m0 protected=false -- set Port d0 protected=false",
         "output port m0 is protected, and so is d0",
     ),
-    Case(
+    RowChange(
         "patch_port",
         "add-port br0 patch0 -- set Interface patch0 type=patch options:peer=patch1 -- "
         "add-port br1 patch1 -- set Interface patch1 type=patch options:peer=patch0 -- "
@@ -164,47 +164,49 @@ CASES = [
         "del-port patch0 -- del-port patch1",
         "port patch0 is of type patch",
     ),
-    Case(
+    RowChange(
         "tunnel",
         "add-port br0 vx0 -- set Interface vx0 type=vxlan options:remote_ip=192.0.2.9 -- "
         + selected("vx0", "select_dst_port"),
         "del-port vx0",
         "port vx0 is of type vxlan",
     ),
-    Case(
+    RowChange(
         "bond_as_output",
         output("bond0", "-- set Port bond0 bond_mode=balance-slb"),
         f"{OUTPUT_M} -- set Port bond0 bond_mode=active-backup",
         "output port bond0 is a bond",
         at=("p", "q"),
     ),
-    Case("stp", "set Bridge br0 stp_enable=true", "set Bridge br0 stp_enable=false", "STP"),
-    Case("rstp", "set Bridge br0 rstp_enable=true", "set Bridge br0 rstp_enable=false", "RSTP"),
-    Case(
+    RowChange("stp", "set Bridge br0 stp_enable=true", "set Bridge br0 stp_enable=false", "STP"),
+    RowChange(
+        "rstp", "set Bridge br0 rstp_enable=true", "set Bridge br0 rstp_enable=false", "RSTP"
+    ),
+    RowChange(
         "mode_of_mirror",
         f"set Mirror m1 {MODE}=native",
         f"set Mirror m1 {MODE}=offload",
         MODE_IS_NATIVE,
     ),
-    Case(
+    RowChange(
         "mode_of_bridge",
         f"remove Mirror m1 external_ids ebpf-tap-mode -- set Bridge br0 {MODE}=native",
         "remove Bridge br0 external_ids ebpf-tap-mode",
         MODE_IS_NATIVE,
     ),
-    Case(
+    RowChange(
         "mode_of_all",
         f"remove Mirror m1 external_ids ebpf-tap-mode -- set Open_vSwitch . {MODE}=native",
         "remove Open_vSwitch . external_ids ebpf-tap-mode",
         MODE_IS_NATIVE,
     ),
-    Case(
+    RowChange(
         "mode_of_mirror_before_bridge",
         f"set Mirror m1 {MODE}=native -- set Bridge br0 {MODE}=offload",
         f"set Mirror m1 {MODE}=offload -- remove Bridge br0 external_ids ebpf-tap-mode",
         MODE_IS_NATIVE,
     ),
-    Case(
+    RowChange(
         "no_output",
         "clear Mirror m1 output_port",
         OUTPUT_M,
@@ -212,7 +214,7 @@ CASES = [
         copied=(),
         state="invalid",
     ),
-    Case(
+    RowChange(
         "output_on_another_bridge",
         output("n0"),
         OUTPUT_M,
@@ -221,13 +223,13 @@ CASES = [
         at=("m", "n"),
         state="invalid",
     ),
-    Case(
+    RowChange(
         "output_shared_with_a_native_mirror",
         second_mirror("select_src_port=@c output_port=@m", "native"),
         NO_SECOND,
         "shares its output with mirror m2",
     ),
-    Case(
+    RowChange(
         "output_selected_by_a_native_mirror",
         second_mirror("select_dst_port=@m output_port=@d", "native"),
         NO_SECOND,
@@ -272,7 +274,7 @@ OFFLOADED = [
 ]
 
 
-class Bench:
+class LiveMirrorBench:
     """A switch with a live mirror m1 (source a, destination b, output m) and its sidecar."""
 
     def __init__(self, switch: Switch, tap: SidecarProcess) -> None:
@@ -381,16 +383,16 @@ class Group:
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-        self._bench: Bench | None = None
+        self._bench: LiveMirrorBench | None = None
 
     @contextlib.contextmanager
-    def use(self) -> Iterator[Bench]:
+    def use(self) -> Iterator[LiveMirrorBench]:
         if self._bench is None or not self._bench.fresh:
             self.close()
             switch = self._stack.enter_context(Switch())
             tap = SidecarProcess(switch)
             self._stack.callback(tap.close)
-            self._bench = Bench(switch, tap)
+            self._bench = LiveMirrorBench(switch, tap)
         bench = self._bench
         bench.fresh = False
         yield bench
@@ -410,7 +412,7 @@ def group() -> Iterator[Group]:
 
 
 @pytest.fixture
-def bench(group: Group) -> Iterator[Bench]:
+def bench(group: Group) -> Iterator[LiveMirrorBench]:
     with group.use() as used:
         yield used
 
@@ -419,7 +421,7 @@ pytestmark = pytest.mark.openvswitch
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_stays_with_ovs(bench: Bench, case: Case) -> None:
+def test_what_stays_with_ovs(bench: LiveMirrorBench, case: RowChange) -> None:
     bench.vsctl(case.change)
     bench.assert_not_offloaded(case.state, case.reason, case.select_vlan)
     assert hook_count(bench.switch) == 0
@@ -437,7 +439,7 @@ def test_what_stays_with_ovs(bench: Bench, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", OFFLOADED, ids=lambda case: case.name)
-def test_what_the_hooks_copy(bench: Bench, case: Case) -> None:
+def test_what_the_hooks_copy(bench: LiveMirrorBench, case: RowChange) -> None:
     """As often as OVS did; `tests/parity` compares the copies themselves."""
     bench.vsctl(case.change)
     bench.assert_parked(case.select_vlan)
@@ -461,7 +463,9 @@ def test_what_the_hooks_copy(bench: Bench, case: Case) -> None:
         ("m0", "no-forward", "forward", "output port m0 has the OpenFlow flag no-forward"),
     ],
 )
-def test_flags_of_ports(bench: Bench, port: str, flag: str, undo: str, reason: str) -> None:
+def test_flags_of_ports(
+    bench: LiveMirrorBench, port: str, flag: str, undo: str, reason: str
+) -> None:
     bench.switch.ofctl("mod-port", "br0", port, flag)
     bench.assert_not_offloaded("native", reason)
     streams = () if flag == "no-forward" else (A_TO_B, C_TO_B)
@@ -478,7 +482,7 @@ def test_flags_of_ports(bench: Bench, port: str, flag: str, undo: str, reason: s
         ("udp,actions=normal,normal", "flows output to a port more than once"),
     ],
 )
-def test_flows(bench: Bench, flow: str, reason: str) -> None:
+def test_flows(bench: LiveMirrorBench, flow: str, reason: str) -> None:
     bench.switch.ofctl("add-flow", "br0", f"priority=9,{flow}")
     bench.assert_not_offloaded("native", reason)
     bench.switch.ofctl("--strict", "del-flows", "br0", "priority=9,udp")
@@ -486,7 +490,7 @@ def test_flows(bench: Bench, flow: str, reason: str) -> None:
     bench.fresh = True
 
 
-def wait_forwarding(bench: Bench) -> None:
+def wait_forwarding(bench: LiveMirrorBench) -> None:
     """Waits until the spanning tree lets frames through."""
 
     def passes() -> bool:
@@ -495,7 +499,7 @@ def wait_forwarding(bench: Bench) -> None:
     wait_for(passes, 40, "ports that forward")
 
 
-def test_destination_that_is_down(bench: Bench) -> None:
+def test_destination_that_is_down(bench: LiveMirrorBench) -> None:
     bench.switch.ns.run("ip", "link", "set", "b0", "down")
     bench.assert_not_offloaded("native", "port b0: device b0 is down")
     assert hook_count(bench.switch) == 0
@@ -508,7 +512,7 @@ def test_destination_that_is_down(bench: Bench) -> None:
 @pytest.mark.skipif(
     os.environ.get("OVS_EBPF_TAP_DATAPATH") == "system", reason="the userspace datapath's way"
 )
-def test_destination_under_another_name(bench: Bench) -> None:
+def test_destination_under_another_name(bench: LiveMirrorBench) -> None:
     """OVS goes on sending to it, and copying what it sends; so do we who saw it renamed."""
     for name, new in (("b0", "b1"), ("b1", "b0")):
         for words in ((name, "down"), (name, "name", new), (new, "up")):
@@ -535,7 +539,7 @@ def test_destination_under_another_name(bench: Bench) -> None:
     ],
 )
 def test_the_nearest_mode_holds(
-    bench: Bench, mirror: str, bridge: str, everything: str, native: bool
+    bench: LiveMirrorBench, mirror: str, bridge: str, everything: str, native: bool
 ) -> None:
     rows = [("Mirror", "m1", mirror), ("Bridge", "br0", bridge), ("Open_vSwitch", ".", everything)]
     changes = [f"set {table} {row} {MODE}={mode}" for table, row, mode in rows if mode]
@@ -567,7 +571,9 @@ def test_the_nearest_mode_holds(
         ("remove Mirror m1 select_vlan 4095 -- add Mirror m1 select_vlan 10", (10,)),
     ],
 )
-def test_vlans_selected_while_parked_are_kept(bench: Bench, change: str, intent: Vlans) -> None:
+def test_vlans_selected_while_parked_are_kept(
+    bench: LiveMirrorBench, change: str, intent: Vlans
+) -> None:
     bench.assert_offloaded()
     bench.vsctl(change)
     bench.assert_parked(intent)
@@ -602,7 +608,9 @@ def test_vlans_selected_while_parked_are_kept(bench: Bench, change: str, intent:
         "set Mirror m1 select_vlan=4095",
     ],
 )
-def test_no_vlans_selected_while_parked_is_parked_again(bench: Bench, change: str) -> None:
+def test_no_vlans_selected_while_parked_is_parked_again(
+    bench: LiveMirrorBench, change: str
+) -> None:
     bench.assert_offloaded()
     for _ in range(3):
         bench.vsctl(change)
@@ -610,7 +618,7 @@ def test_no_vlans_selected_while_parked_is_parked_again(bench: Bench, change: st
     bench.fresh = True
 
 
-def test_vlans_change_while_no_sidecar_runs(bench: Bench) -> None:
+def test_vlans_change_while_no_sidecar_runs(bench: LiveMirrorBench) -> None:
     bench.assert_offloaded()
     bench.tap.stop()
     bench.vsctl("set Mirror m1 select_vlan=10")
@@ -624,7 +632,7 @@ def test_vlans_change_while_no_sidecar_runs(bench: Bench) -> None:
     bench.fresh = True
 
 
-def test_other_columns_change_while_parked(bench: Bench) -> None:
+def test_other_columns_change_while_parked(bench: LiveMirrorBench) -> None:
     """Selected ports, output port and name are the user's, parked or not."""
     bench.assert_offloaded()
     bench.vsctl("--id=@c get Port c0 -- set Mirror m1 name=other select_src_port=@c")

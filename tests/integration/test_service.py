@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.compare import account
+from ovs_ebpf_tap.lab.differences import stream_difference
 from ovs_ebpf_tap.lab.kernel import attachments, has_tcx
 from ovs_ebpf_tap.lab.netns import CommandError
 from ovs_ebpf_tap.lab.sidecar_process import hook_count
@@ -202,7 +202,7 @@ def test_copies_go_on_over_restarts(
             assert service.show("Result") == "success"
             time.sleep(0.2)
         copies.wait_quiet()
-        result = account(stream.sent, copies.sequences(stream.stream_id))
+        result = stream_difference(stream.sent, copies.sequences(stream.stream_id))
     figure(str(result))
     assert not result, str(result)
     assert state(switch) == "offloaded"

@@ -23,7 +23,7 @@ OVS_WRITES = 5.5
 Count = tuple[int, int]
 
 
-class Row:
+class StatisticsReader:
     """A connection that reads a mirror's statistics: packets and bytes."""
 
     def __init__(self, switch: Switch, mirror: str) -> None:
@@ -60,7 +60,7 @@ class Reader:
     between ovs-vswitchd's transaction and the one that waited for it.
     """
 
-    row: Row
+    row: StatisticsReader
     last: Count = (0, 0)
     falls: list[str] = field(default_factory=list)
     readings: int = 0
@@ -97,7 +97,7 @@ def test_no_reader_sees_statistics_fall(
     switch: Switch, trio: Trio, tap: SidecarProcess, figure: Callable[[str], None]
 ) -> None:
     a, b, m = trio
-    reader = Reader(Row(switch, "m1"))
+    reader = Reader(StatisticsReader(switch, "m1"))
     tap.native("m1")
     with contextlib.closing(reader.row), Capture.of(m) as copies:
         with Stream(a, b, rate=200):
@@ -138,7 +138,7 @@ def test_what_ovs_writes_is_put_right_before_the_next_reading(
     tap.wait_state("m1", "offloaded")
     assert copies_of(a, b, m, 7) == 1
     wait_for(lambda: switch.get("Mirror", "m1", "statistics:tx_packets") == "7", 7.0, "statistics")
-    row = Row(switch, "m1")
+    row = StatisticsReader(switch, "m1")
     readings, fell = 0, 0
     with contextlib.closing(row):
         end = time.monotonic() + OVS_WRITES

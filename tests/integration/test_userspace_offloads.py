@@ -36,7 +36,7 @@ _MTU = 1500
 FRAMES = 10
 
 
-class Machine:
+class OffloadingHost:
     """Sends frames of a host as its kernel would, with what is left to the device."""
 
     def __init__(self, host: Host) -> None:
@@ -59,8 +59,8 @@ class Machine:
 
 
 @contextmanager
-def machine(host: Host) -> Iterator[Machine]:
-    made = Machine(host)
+def machine(host: Host) -> Iterator[OffloadingHost]:
+    made = OffloadingHost(host)
     try:
         yield made
     finally:

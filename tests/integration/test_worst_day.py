@@ -19,7 +19,7 @@ import pytest
 import ovs_ebpf_tap
 from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.compare import account
+from ovs_ebpf_tap.lab.differences import stream_difference
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
@@ -324,7 +324,7 @@ def test_restore_removes_hooks_when_ovs_copies(
                 done = restore(tap)
                 time.sleep(0.5)
             copies.wait_quiet()
-            result = account(stream.sent, copies.sequences(stream.stream_id))
+            result = stream_difference(stream.sent, copies.sequences(stream.stream_id))
         figure(str(result))
         assert done.returncode == 0, done.stderr
         assert not result.missing, str(result)

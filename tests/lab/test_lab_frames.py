@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap.lab import frames
-from ovs_ebpf_tap.lab.compare import account, difference
+from ovs_ebpf_tap.lab.differences import difference, stream_difference
 from ovs_ebpf_tap.lab.frames import Address, Tag
 
 A = Address("02:00:00:00:00:0a", "10.0.0.1")
@@ -120,8 +120,8 @@ def test_difference_accounts_for_every_frame(expected: list[bytes], seen: list[b
 
 
 def test_account_of_a_stream() -> None:
-    assert not account(3, [2, 0, 1])
-    found = account(6, [0, 1, 1, 5, 9])
+    assert not stream_difference(3, [2, 0, 1])
+    found = stream_difference(6, [0, 1, 1, 5, 9])
     assert found.missing == [2, 3, 4]
     assert found.extra == Counter({1: 1, 9: 1})
     assert str(found) == "6 sent, 5 seen, 3 missing (2..4), 2 extra (1, 9)"

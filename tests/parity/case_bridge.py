@@ -55,7 +55,7 @@ Frames = dict[str, Counter[bytes]]
 """What arrived behind each port."""
 
 
-class Bench(Resource):
+class ParityBench(Resource):
     """What many cases share: a switch, the sidecar, and a namespace for all machines."""
 
     def __init__(self, attach: str) -> None:
@@ -110,7 +110,7 @@ class _Layout:
 class CaseBridge(Resource):
     """The bridge of one case, or of several with the same ports."""
 
-    def __init__(self, bench: Bench, case: Case) -> None:
+    def __init__(self, bench: ParityBench, case: Case) -> None:
         self.bench = bench
         self.switch = bench.switch
         self.case = case
@@ -123,7 +123,7 @@ class CaseBridge(Resource):
         self._places: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
         self._order = itertools.count(1)
-        self._watch = _Watch()
+        self._watch = _PlaceListeners()
         self._resources = contextlib.ExitStack()
 
     # Making it.
@@ -413,7 +413,7 @@ class CaseBridge(Resource):
         return {names[n]: (int(rx), int(tx)) for n, rx, tx in found if n in names}
 
 
-class _Watch:
+class _PlaceListeners:
     """Captures behind ports, several of which may be one place."""
 
     def __init__(self) -> None:

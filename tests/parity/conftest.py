@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from parity.case_bridge import Bench
+from parity.case_bridge import ParityBench
 
 
 @pytest.fixture(scope="session")
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest) -> Iterator[ParityBench]:
     """A switch with a running sidecar; the parameter is the kind of hooks."""
-    with Bench(request.param) as started:
+    with ParityBench(request.param) as started:
         yield started

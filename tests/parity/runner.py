@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from ovs_ebpf_tap.lab.compare import difference
+from ovs_ebpf_tap.lab.differences import difference
 from ovs_ebpf_tap.model.desired import OffloadDecision
 from parity.case import Case
-from parity.case_bridge import Bench, CaseBridge, Frames, Run, as_expected
-from parity.surroundings import changes, surroundings
+from parity.case_bridge import CaseBridge, Frames, ParityBench, Run, as_expected
+from parity.untouched import changes, surroundings
 
 
-def check(bench: Bench, case: Case) -> None:
+def check(bench: ParityBench, case: Case) -> None:
     """Fails, saying all that is wrong."""
     with CaseBridge(bench, case) as world:
         # OVS drops what arrives on a mirror's output port.

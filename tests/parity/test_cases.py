@@ -10,7 +10,7 @@ import pytest
 
 from ovs_ebpf_tap.lab.kernel import attachments
 from parity.case import Case, datapath_type
-from parity.case_bridge import Bench
+from parity.case_bridge import ParityBench
 from parity.runner import check
 
 
@@ -30,5 +30,5 @@ def _parameters() -> Sequence[object]:
 
 @pytest.mark.openvswitch
 @pytest.mark.parametrize(("bench", "case"), _parameters(), indirect=["bench"], scope="session")
-def test_offloaded_is_as_native(bench: Bench, case: Case) -> None:
+def test_offloaded_is_as_native(bench: ParityBench, case: Case) -> None:
     check(bench, case)

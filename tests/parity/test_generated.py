@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.model.desired import NOTHING_SELECTED, OFFLOADED
 from parity.case import Case
-from parity.case_bridge import Bench, CaseBridge
+from parity.case_bridge import CaseBridge, ParityBench
 from parity.runner import difference_problems
 from parity.strategies import PORTS, Example, examples
 
@@ -28,7 +28,7 @@ offloaded."""
 
 
 @pytest.fixture(scope="module")
-def world(bench: Bench) -> Iterator[CaseBridge]:
+def world(bench: ParityBench) -> Iterator[CaseBridge]:
     """A bridge with all ports, for all examples."""
     with CaseBridge(bench, Case("generated", PORTS, [], [])) as made:
         yield made

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from ovs_ebpf_tap.lab.compare import difference
+from ovs_ebpf_tap.lab.differences import difference
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import INVALID, NATIVE, OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, STATE_KEY
 from parity.case import Case, Mirror, announce, ports, talk
-from parity.case_bridge import Bench, CaseBridge, Frames
+from parity.case_bridge import CaseBridge, Frames, ParityBench
 
 MIRRORS = 256
 ROOM = 32
@@ -60,7 +60,7 @@ def case(mirrors: Sequence[Mirror]) -> Case:
 @pytest.mark.openvswitch
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("bench", attachments()[:1], indirect=True, scope="session")
-def test_256_mirrors_on_a_bridge(bench: Bench) -> None:
+def test_256_mirrors_on_a_bridge(bench: ParityBench) -> None:
     with CaseBridge(bench, case([])) as world:
         native = native_in_groups(world)
         world.become(case(ALL))

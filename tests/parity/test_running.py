@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.compare import account
+from ovs_ebpf_tap.lab.differences import stream_difference
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
@@ -60,6 +60,6 @@ def test_ports_come_and_go_where_all_are_selected(switch: Switch, tap: SidecarPr
                 switch.vsctl("del-port", "br0", other.port)
                 time.sleep(patience(0.1))
         copies.wait_quiet()
-        found = account(stream.sent, copies.sequences(stream.stream_id))
+        found = stream_difference(stream.sent, copies.sequences(stream.stream_id))
     assert not found, found
     assert tap.state("m") == "offloaded"

@@ -2,6 +2,6 @@
 
 import sys
 
-from soak.run import main
+from soak.loop import main
 
 sys.exit(main())

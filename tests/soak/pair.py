@@ -23,7 +23,7 @@ from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from parity.case import Port, datapath_type
 from parity.case_bridge import Machine
-from soak.foreign import Foreign
+from soak.foreign_programs import ForeignPrograms
 from soak.scene import BRIDGE, DOWN, KINDS, NUMBERS, RENAMED, UP, Scene
 
 CANARY = "canary"
@@ -179,7 +179,7 @@ class Pair(Resource):
         self.tested = Twin("tested", self.scene)
         self.oracle = Twin("oracle", self.scene)
         self.sidecar = SidecarProcess(self.tested.switch, "--attach", attach)
-        self.foreign = Foreign(self.tested.switch)
+        self.foreign = ForeignPrograms(self.tested.switch)
         self._resources = contextlib.ExitStack()
         self._asked = 0
 

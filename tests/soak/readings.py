@@ -39,7 +39,7 @@ _THEIRS = re.compile(r"\bpref 5\b")
 
 
 @dataclass(frozen=True)
-class Reading:
+class SidecarUsage:
     """The sidecar's process at rest; `hooks` are those that it says it has."""
 
     pid: int
@@ -51,7 +51,7 @@ class Reading:
     hooks: int
 
 
-def read(pair: Pair, rows: Sequence[Row]) -> tuple[Reading, list[str]]:
+def read(pair: Pair, rows: Sequence[Row]) -> tuple[SidecarUsage, list[str]]:
     """Counts; returns what is wrong, too: the kernel has to hold just what `status` tells of."""
     process = pair.sidecar.process
     assert process is not None
@@ -59,7 +59,7 @@ def read(pair: Pair, rows: Sequence[Row]) -> tuple[Reading, list[str]]:
         line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
     )
     hooks = _hooks(pair)
-    reading = Reading(
+    reading = SidecarUsage(
         pid=process.pid,
         mirrors=sum(map(is_offloaded, rows)),
         memory=int(status["VmRSS"].split()[0]),
@@ -191,15 +191,15 @@ def _unlike(what: str, wanted: set[str] | set[int], found: set[str] | set[int]) 
 # Over time.
 
 
-def lives(readings: Sequence[Reading]) -> list[list[Reading]]:
+def lives(readings: Sequence[SidecarUsage]) -> list[list[SidecarUsage]]:
     """The readings of each process that lived long enough to tell."""
-    by_pid: dict[int, list[Reading]] = {}
+    by_pid: dict[int, list[SidecarUsage]] = {}
     for reading in readings:
         by_pid.setdefault(reading.pid, []).append(reading)
     return [life for life in by_pid.values() if len(life) >= SHORTEST_LIFE]
 
 
-def growth(life: Sequence[Reading], what: str) -> float:
+def growth(life: Sequence[SidecarUsage], what: str) -> float:
     """How much a member grew from the first third of the readings to the last.
 
     At equal numbers of mirrors: the median over these, 0 if no number is in both.
@@ -210,7 +210,7 @@ def growth(life: Sequence[Reading], what: str) -> float:
     return median(last[number] - first[number] for number in both) if both else 0.0
 
 
-def _medians(readings: Sequence[Reading], what: str) -> dict[int, float]:
+def _medians(readings: Sequence[SidecarUsage], what: str) -> dict[int, float]:
     values: dict[int, list[int]] = {}
     for reading in readings:
         values.setdefault(reading.mirrors, []).append(getattr(reading, what))

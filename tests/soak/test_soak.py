@@ -10,10 +10,10 @@ import pytest
 
 from ovs_ebpf_tap.lab.kernel import has_tcx
 from parity.case import Case
-from soak import run, steps, traffic
+from soak import loop, replay, steps
 from soak.pair import Pair
-from soak.readings import Reading, growth, lives
-from soak.traffic import Frames
+from soak.readings import SidecarUsage, growth, lives
+from soak.replay import Frames
 
 SEED = 1
 SECONDS = 60.0
@@ -23,7 +23,7 @@ SECONDS = 60.0
 def test_copies_are_those_of_open_vswitch_alone(
     capsys: pytest.CaptureFixture[str], figure: Callable[[str], None]
 ) -> None:
-    status = run.run(SEED, SECONDS)
+    status = loop.run(SEED, SECONDS)
     printed = capsys.readouterr().out
     figure(printed.partition("\nsteps ")[2].partition("\n")[0].strip() + " steps")
     assert status == 0, printed
@@ -33,7 +33,7 @@ def test_copies_are_those_of_open_vswitch_alone(
 def test_a_missing_copy_ends_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = traffic.play
+    real = replay.play
     lost: list[bytes] = []
 
     def play(pair: Pair, case: Case) -> tuple[Frames, Frames]:
@@ -43,8 +43,8 @@ def test_a_missing_copy_ends_it(
             tested["vb"][lost[0]] -= 1
         return tested, oracle
 
-    monkeypatch.setattr(run, "play", play)
-    assert run.run(SEED, SECONDS) == 1
+    monkeypatch.setattr(loop, "play", play)
+    assert loop.run(SEED, SECONDS) == 1
     printed = capsys.readouterr().out
     assert f"failed at seed {SEED}: step 1: " in printed
     assert "behind vb: 1 missing, 0 extra, 0 altered" in printed
@@ -66,7 +66,7 @@ def test_what_is_left_over_ends_it(
 
     monkeypatch.setattr(steps, "take", take)
     try:
-        assert run.run(SEED, SECONDS) == 1
+        assert loop.run(SEED, SECONDS) == 1
     finally:
         for link in left:
             os.close(link)
@@ -85,8 +85,8 @@ def test_short_lives_tell_nothing() -> None:
     assert lives([*_life([(1, 1)] * 11), *long]) == [long]
 
 
-def _life(readings: Sequence[tuple[int, int]], pid: int = 1) -> list[Reading]:
+def _life(readings: Sequence[tuple[int, int]], pid: int = 1) -> list[SidecarUsage]:
     return [
-        Reading(pid, mirrors, memory, descriptors=9, threads=1, hooks=0)
+        SidecarUsage(pid, mirrors, memory, descriptors=9, threads=1, hooks=0)
         for mirrors, memory in readings
     ]

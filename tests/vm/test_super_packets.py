@@ -46,7 +46,7 @@ def pseudo_sum(source: str, destination: str, protocol: int, length: int) -> int
     return total
 
 
-class Sender:
+class SuperPacketSender:
     """Sends frames of a host as its kernel would, with what is left to the device."""
 
     def __init__(self, host: Host, to: Host) -> None:
@@ -111,7 +111,7 @@ def _joined(pieces: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     return runs
 
 
-def play(sender: Sender, where: list[Host]) -> dict[str, Carried]:
+def play(sender: SuperPacketSender, where: list[Host]) -> dict[str, Carried]:
     """What arrives at hosts of a frame of each kind."""
     captures = {host.name: Capture.of(host) for host in where}
     for capture in captures.values():
@@ -144,7 +144,7 @@ def trio(switch: Switch) -> tuple[Host, Host, Host]:
 def test_copies_are_as_native(switch: Switch, trio: tuple[Host, Host, Host], attach: str) -> None:
     a, b, m = trio
     switch.mirror("m1", src=[a, b], dst=[a, b], output=m)
-    sender = Sender(a, b)
+    sender = SuperPacketSender(a, b)
     try:
         with SidecarProcess(switch, "--attach", attach) as tap:
             found = {}

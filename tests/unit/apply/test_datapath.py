@@ -123,7 +123,7 @@ class FakeNetlink:
         return False
 
 
-class Bench:
+class DatapathBench:
     """A datapath on fakes; it has no programs but the shared ones."""
 
     def __init__(self, pins: Path) -> None:
@@ -178,9 +178,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> DatapathBench:
     monkeypatch.setattr(Datapath, "_expedited", lambda _self: contextlib.nullcontext())
-    return Bench(tmp_path)
+    return DatapathBench(tmp_path)
 
 
 _RULE = next(iter(switch("a out").add_mirror(src="a", out="out").plan().hooks[Hook(100, INGRESS)]))
@@ -198,7 +198,9 @@ FAULTS = [OSError(ENOMEM, "no memory"), KeyError("a fault")]
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("breaks", [False, True])
-def test_a_new_hook_that_fails(bench: Bench, clock: Clock, fault: Exception, breaks: bool) -> None:
+def test_a_new_hook_that_fails(
+    bench: DatapathBench, clock: Clock, fault: Exception, breaks: bool
+) -> None:
     """With entries that can't be put back, its rules stay where they are."""
     bench.netlink.faults, bench.netlink.breaks = {A: fault}, breaks
     refused = bench.sync({A: rules(7, 8)})
@@ -214,7 +216,7 @@ def test_a_new_hook_that_fails(bench: Bench, clock: Clock, fault: Exception, bre
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("breaks", [False, True])
 def test_new_rules_of_a_hook_that_fail(
-    bench: Bench, clock: Clock, fault: Exception, breaks: bool
+    bench: DatapathBench, clock: Clock, fault: Exception, breaks: bool
 ) -> None:
     bench.sync({A: rules(5, 6)})
     bench.netlink.faults, bench.netlink.breaks = {A: fault}, breaks
@@ -231,7 +233,9 @@ def test_new_rules_of_a_hook_that_fail(
     assert bench.live() == {A: [7, 8], B: [9, 10], C: [11, 12]}
 
 
-def test_a_hook_that_fails_again_and_again_takes_no_room(bench: Bench, clock: Clock) -> None:
+def test_a_hook_that_fails_again_and_again_takes_no_room(
+    bench: DatapathBench, clock: Clock
+) -> None:
     bench.netlink.faults[A] = OSError(ENOMEM, "no memory")
     for _ in range(5):
         assert bench.sync({A: rules(*range(100))})
@@ -240,7 +244,7 @@ def test_a_hook_that_fails_again_and_again_takes_no_room(bench: Bench, clock: Cl
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_hook_that_is_not_removed(bench: Bench, clock: Clock, fault: Exception) -> None:
+def test_a_hook_that_is_not_removed(bench: DatapathBench, clock: Clock, fault: Exception) -> None:
     """It goes on to count for its mirror, whose slot stays; others are removed."""
     bench.sync({A: rules(7, 8), B: rules(9, 10, mirror=2), C: rules(11, 12, mirror=3)})
     bench.netlink.faults[A] = fault
@@ -255,7 +259,9 @@ def test_a_hook_that_is_not_removed(bench: Bench, clock: Clock, fault: Exception
     assert bench.datapath.mirrors == {UUID(int=3)}
 
 
-def test_an_entry_that_makes_no_sense(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_that_makes_no_sense(
+    bench: DatapathBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its hook is given what it is to have; the others are as they were."""
     wanted = {A: rules(7, 8), B: rules(9, 10)}
     bench.sync(wanted)
@@ -286,7 +292,7 @@ def full(mirrors: Iterable[int]) -> dict[Hook, tuple[Rule, ...]]:
     return found
 
 
-def test_the_lack_of_slots_is_forgotten(bench: Bench) -> None:
+def test_the_lack_of_slots_is_forgotten(bench: DatapathBench) -> None:
     """Also where what is wanted is in place, so that there is nothing to do."""
     fits = {A: rules(7, 8)}
     while not bench.datapath._synced:
@@ -297,7 +303,7 @@ def test_the_lack_of_slots_is_forgotten(bench: Bench) -> None:
     assert not bench.datapath.unplaced
 
 
-def test_a_mirror_in_the_place_of_another(bench: Bench, clock: Clock) -> None:
+def test_a_mirror_in_the_place_of_another(bench: DatapathBench, clock: Clock) -> None:
     last = MAX_MIRRORS
     bench.sync(full(range(last)))
     wanted = full(range(1, last + 1))
@@ -321,7 +327,7 @@ def test_a_mirror_in_the_place_of_another(bench: Bench, clock: Clock) -> None:
 
 
 def test_every_rule_that_changes_frames_has_an_edit(
-    bench: Bench, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    bench: DatapathBench, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after hooks were read that finish copies by the shared program, and refer to none."""
     monkeypatch.setattr(interned_array, "time", clock)

@@ -12,7 +12,7 @@ from ovs_ebpf_tap.observe import ofp
 M, N = UUID(int=1), UUID(int=2)
 
 
-class Round:
+class ToldRound:
     """One that ends when it is told to."""
 
     def __init__(self) -> None:
@@ -33,10 +33,10 @@ class Clerk:
 
     def __init__(self) -> None:
         self.all = Revalidations()
-        self.rounds: list[Round] = []
+        self.rounds: list[ToldRound] = []
 
-    def begin(self) -> Round:
-        self.rounds.append(Round())
+    def begin(self) -> ToldRound:
+        self.rounds.append(ToldRound())
         return self.rounds[-1]
 
     def look(self, *returning: UUID, applied: bool = True, known: bool = True) -> set[UUID]:

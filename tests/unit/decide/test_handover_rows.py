@@ -33,7 +33,7 @@ REFUSED = OffloadDecision(INVALID, "its output_port is not on this bridge")
 VLANS = st.frozensets(st.integers(0, 4094), max_size=4).map(sorted).map(tuple)
 
 
-class Round:
+class InstantRound:
     """A revalidation that takes no time."""
 
     done = True
@@ -108,9 +108,9 @@ class Simulation:
         }
         self.cur_cfg = self.next_cfg
 
-    def revalidate(self) -> Round:
+    def revalidate(self) -> InstantRound:
         self.copying = set(self._native)
-        return Round()
+        return InstantRound()
 
     # The sidecar.
 

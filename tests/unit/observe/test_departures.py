@@ -17,7 +17,7 @@ GONE = Departure(nsid=2, ifindex=9)
 
 
 @dataclass
-class Case:
+class LeavingDevice:
     """A world whose port's device leaves."""
 
     run_dir: Path
@@ -47,18 +47,18 @@ class Case:
 
 
 @pytest.fixture
-def case(tmp_path: Path) -> Case:
-    made = Case(tmp_path)
+def case(tmp_path: Path) -> LeavingDevice:
+    made = LeavingDevice(tmp_path)
     made.world.add_port("a", type="internal").add_port("b")
     return made
 
 
-def test_nothing_has_left(case: Case) -> None:
+def test_nothing_has_left(case: LeavingDevice) -> None:
     db = case.world.db
     assert case.departures.look(db, case.world.devices) is db
 
 
-def test_while_it_is_elsewhere(case: Case) -> None:
+def test_while_it_is_elsewhere(case: LeavingDevice) -> None:
     case.leave()
     assert case.away() == ["a"]
     assert not case.asked  # Nobody has its name.
@@ -71,7 +71,7 @@ def test_while_it_is_elsewhere(case: Case) -> None:
     assert case.away() == []
 
 
-def test_the_kernel_is_asked_when_devices_change(case: Case) -> None:
+def test_the_kernel_is_asked_when_devices_change(case: LeavingDevice) -> None:
     case.leave()
     case.world.add_device("a")
     db, devices = case.world.db, dict(case.world.devices)
@@ -80,14 +80,14 @@ def test_the_kernel_is_asked_when_devices_change(case: Case) -> None:
     assert case.asked == 1
 
 
-def test_one_that_comes_back(case: Case) -> None:
+def test_one_that_comes_back(case: LeavingDevice) -> None:
     case.leave()
     case.there = False
     case.world.add_device("a")
     assert case.away() == []
 
 
-def set_interface(case: Case, **columns: object) -> None:
+def set_interface(case: LeavingDevice, **columns: object) -> None:
     row: Interface = case.world.interfaces["a"]
     case.world.interfaces["a"] = Interface(**{**vars(row), **columns})
 
@@ -101,20 +101,22 @@ def set_interface(case: Case, **columns: object) -> None:
     ],
     ids=["restart", "closed", "removed"],
 )
-def test_until_open_vswitch_has_it_no_more(case: Case, end: Callable[[Case], None]) -> None:
+def test_until_open_vswitch_has_it_no_more(
+    case: LeavingDevice, end: Callable[[LeavingDevice], None]
+) -> None:
     case.leave()
     assert case.away() == ["a"]
     end(case)
     assert case.away() == []
 
 
-def test_while_open_vswitch_is_away(case: Case) -> None:
+def test_while_open_vswitch_is_away(case: LeavingDevice) -> None:
     case.leave()
     (case.run_dir / "ovs-vswitchd.pid").unlink()
     assert case.away() == ["a"]
 
 
-def test_what_open_vswitch_does_not_have_open(case: Case) -> None:
+def test_what_open_vswitch_does_not_have_open(case: LeavingDevice) -> None:
     """Its name may be another device's a moment later."""
     set_interface(case, opened=False)
     case.leave()
@@ -124,14 +126,14 @@ def test_what_open_vswitch_does_not_have_open(case: Case) -> None:
 
 @pytest.mark.parametrize(("datapath", "away"), [("netdev", ["b"]), ("system", []), ("", [])])
 def test_the_kernels_datapath_lets_go_of_devices(
-    case: Case, datapath: str, away: list[str]
+    case: LeavingDevice, datapath: str, away: list[str]
 ) -> None:
     case.world.set_bridge("br0", datapath_type=datapath)
     case.leave("b")
     assert case.away() == away
 
 
-def test_the_kernels_datapath_keeps_its_own(case: Case) -> None:
+def test_the_kernels_datapath_keeps_its_own(case: LeavingDevice) -> None:
     case.world.set_bridge("br0", datapath_type="system")
     case.leave("a")
     assert case.away() == ["a"]

@@ -15,7 +15,7 @@ GONE = 0
 
 
 @dataclass
-class Case:
+class SeenSockets:
     """A bridge with ports and Open vSwitch's sockets, by inode."""
 
     world: World = field(default_factory=World)
@@ -58,11 +58,11 @@ class Case:
 
 
 @pytest.fixture
-def case() -> Case:
-    return Case()
+def case() -> SeenSockets:
+    return SeenSockets()
 
 
-def test_the_rows_stay_as_they_are(case: Case) -> None:
+def test_the_rows_stay_as_they_are(case: SeenSockets) -> None:
     db, devices = case.world.db, dict(case.world.devices)
     for _ in range(3):
         assert case.openings.look(db, devices) is db
@@ -73,7 +73,7 @@ def test_the_rows_stay_as_they_are(case: Case) -> None:
     assert case.looked == 2
 
 
-def test_a_device_that_is_renamed(case: Case) -> None:
+def test_a_device_that_is_renamed(case: SeenSockets) -> None:
     assert case.bound() == {}
     index = case.index("a")
     case.rename("a", "old")
@@ -84,7 +84,7 @@ def test_a_device_that_is_renamed(case: Case) -> None:
     assert case.bound() == {}
 
 
-def test_names_that_are_swapped(case: Case) -> None:
+def test_names_that_are_swapped(case: SeenSockets) -> None:
     assert case.bound() == {}
     a, b = case.index("a"), case.index("b")
     case.rename("a", "z")
@@ -104,7 +104,7 @@ def test_names_that_are_swapped(case: Case) -> None:
         ({"src": "b", "dst": "b", "out": "m"}, OFFLOADED),
     ],
 )
-def test_the_userspace_datapath_sends_by_name(case: Case, roles: Any, state: str) -> None:
+def test_the_userspace_datapath_sends_by_name(case: SeenSockets, roles: Any, state: str) -> None:
     case.world.add_mirror("m", **roles)
     assert case.bound() == {}
     assert case.state() == OFFLOADED
@@ -114,7 +114,7 @@ def test_the_userspace_datapath_sends_by_name(case: Case, roles: Any, state: str
     assert case.state() == state
 
 
-def test_a_device_that_is_made_anew(case: Case) -> None:
+def test_a_device_that_is_made_anew(case: SeenSockets) -> None:
     """Its socket is still open, and on none."""
     assert case.bound() == {}
     assert case.sockets
@@ -125,13 +125,13 @@ def test_a_device_that_is_made_anew(case: Case) -> None:
     assert case.bound() == {"a": GONE}
 
 
-def test_a_stranger_from_the_beginning(case: Case) -> None:
+def test_a_stranger_from_the_beginning(case: SeenSockets) -> None:
     case.rename("a", "old")
     case.world.add_device("a")
     assert case.bound() == {"a": GONE}
 
 
-def test_it_is_looked_again_while_a_stranger_has_the_name(case: Case) -> None:
+def test_it_is_looked_again_while_a_stranger_has_the_name(case: SeenSockets) -> None:
     case.world.add_device("a")
     db, devices = case.world.db, dict(case.world.devices)
     assert case.openings.look(db, devices).interfaces != db.interfaces
@@ -146,7 +146,7 @@ def test_it_is_looked_again_while_a_stranger_has_the_name(case: Case) -> None:
     assert case.openings.look(db, devices) is db
 
 
-def test_a_socket_that_is_opened_again(case: Case) -> None:
+def test_a_socket_that_is_opened_again(case: SeenSockets) -> None:
     """Open vSwitch closes it for a moment; else it is not the row's any more."""
     assert case.bound() == {}
     assert case.sockets
@@ -162,7 +162,7 @@ def test_a_socket_that_is_opened_again(case: Case) -> None:
     assert case.bound() == {"a": GONE}
 
 
-def test_open_vswitch_starts(case: Case) -> None:
+def test_open_vswitch_starts(case: SeenSockets) -> None:
     """Its rows are of the one before, and tell of what it has yet to open."""
     assert case.bound() == {}
     case.sockets = {}
@@ -177,21 +177,21 @@ def test_open_vswitch_starts(case: Case) -> None:
 
 
 @pytest.mark.parametrize("told", [None, {}])
-def test_the_kernel_does_not_tell(case: Case, told: dict[int, int] | None) -> None:
+def test_the_kernel_does_not_tell(case: SeenSockets, told: dict[int, int] | None) -> None:
     case.sockets = told
     case.world.add_device("a")
     assert case.bound() == {}
 
 
 @pytest.mark.parametrize("other", ["internal", "tap", "vxlan", "closed", "local"])
-def test_ports_without_a_socket(case: Case, other: str) -> None:
+def test_ports_without_a_socket(case: SeenSockets, other: str) -> None:
     name = "br0" if other == "local" else "x"
     kind = "" if other in ("local", "closed") else other
     case.world.add_port(name, type=kind, opened=other != "closed")
     assert case.bound() == {}
 
 
-def test_the_kernels_datapath(case: Case) -> None:
+def test_the_kernels_datapath(case: SeenSockets) -> None:
     """Its ports have a master, if the kernel tells of any; it has no sockets."""
     case.world.set_bridge("br0", datapath_type="system")
     assert case.bound() == {}

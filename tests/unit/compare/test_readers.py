@@ -30,10 +30,10 @@ DEVICES = {name: Device(i, name, mtu=1500, up=True, running=True) for i, name in
 
 
 def span(**devices: Statistics) -> Span:
-    places = MirrorCounters(
+    counters = MirrorCounters(
         sources=(A,), destinations=(), outputs=(B,), switch=(A, B), due=(A,), doubt=None
     )
-    return Span(2.0, places, devices, Counters(drops=1), Cpu(1, 1, 1), Account(0, 0, 0, 0, 0))
+    return Span(2.0, counters, devices, Counters(drops=1), Cpu(1, 1, 1), Account(0, 0, 0, 0, 0))
 
 
 def test_packets_by_their_counters() -> None:

@@ -89,7 +89,7 @@ class _Message(ctypes.Structure):
     _fields_ = (("header", _Header), ("length", ctypes.c_uint32))
 
 
-class Sender:
+class BatchSender:
     """Sends the same frame again and again."""
 
     def __init__(self, ns: Netns, device: str, frame: bytes) -> None:
@@ -184,7 +184,7 @@ _RULE = Rule(_MIRROR, output=0, group=0, selection=1, arrival=True, edit=TRUNK)
 
 
 @dataclass(frozen=True)
-class Pair:
+class DevicePair:
     """The devices of one way to copy: its port's, and its output's, by index."""
 
     name: str
@@ -197,7 +197,7 @@ class Pair:
         return Hook(self.port, INGRESS)
 
 
-class Bench:
+class CopyBench:
     """Devices of a switch, between a machine and a monitor, and what can be done with them."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
@@ -208,30 +208,30 @@ class Bench:
         self._netlink = self._switch.call(Netlink)
         stack.callback(self._netlink.close)
         self._empty = self._load("empty", bpf.EMPTY)
-        self._pairs: dict[str, Pair] = {}
+        self._pairs: dict[str, DevicePair] = {}
 
     def make_pairs(self, ways: Sequence[str]) -> None:
         """Makes the devices of each way to copy, one after the other."""
         for number, way in enumerate(ways):
             self._pairs[way] = self._make_pair(number)
 
-    def _make_pair(self, number: int) -> Pair:
+    def _make_pair(self, number: int) -> DevicePair:
         port, output = f"port{number}", f"out{number}"
         for device, peer in ((port, self._machine), (output, self._monitor)):
             ends = ("type", "veth", "peer", "name", device, "netns", peer.name)
             self._switch.run("ip", "link", "add", device, *ends)
             for ns in (self._switch, peer):
                 ns.run("ip", "link", "set", device, "up", "arp", "off")
-        return Pair(port, *map(self._ifindex, (port, output)))
+        return DevicePair(port, *map(self._ifindex, (port, output)))
 
     def _ifindex(self, device: str) -> int:
         return self._switch.call(lambda: socket.if_nametoindex(device))
 
-    def sender(self, way: str, size: int) -> Sender:
+    def sender(self, way: str, size: int) -> BatchSender:
         """Of frames of `size` bytes that arrive on the way's port."""
         ips, macs = ("10.0.0.1", "10.0.0.2"), ("02:00:00:00:00:0b", "02:00:00:00:00:0a")
         packet = ipv4(*ips, IP_UDP, udp(*ips, 9, 9, bytes(size - 42)))
-        return Sender(self._machine, self._pairs[way].name, ethernet(*macs, 0x0800, packet))
+        return BatchSender(self._machine, self._pairs[way].name, ethernet(*macs, 0x0800, packet))
 
     # The kernel's own ways.
 
@@ -324,7 +324,7 @@ _RULES = {
 _BESIDE = f", beside {_OTHERS}"
 
 
-def set_up(bench: Bench, others: int) -> list[str]:
+def set_up(bench: CopyBench, others: int) -> list[str]:
     """Makes all ways to copy, and not to copy; returns their names."""
     kinds = (TCX, CLSACT) if has_tcx() else (CLSACT,)
     ways = [
@@ -373,7 +373,9 @@ def limits(names: Collection[str]) -> list[Limit]:
     return [each for each in wanted if each.of in names]
 
 
-def measure(senders: Mapping[str, Sender], rounds: int, batches: int) -> dict[str, list[float]]:
+def measure(
+    senders: Mapping[str, BatchSender], rounds: int, batches: int
+) -> dict[str, list[float]]:
     """The cost of each way, in ns a frame over none, round by round."""
     found: dict[str, list[float]] = {name: [] for name in senders}
     for _ in range(rounds):
@@ -412,7 +414,7 @@ def _measure_anew(options: argparse.Namespace) -> dict[int, dict[str, list[float
     """Sets everything up, and measures it; by size."""
     found = {}
     with contextlib.ExitStack() as stack:
-        bench = Bench(stack)
+        bench = CopyBench(stack)
         ways = set_up(bench, 0 if options.no_others else _OTHERS)
         for size in SIZES:
             with contextlib.ExitStack() as closing:

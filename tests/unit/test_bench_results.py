@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from bench.figures import MEDIAN, P99, WORST, Figure, as_json, as_table
+from bench.results import MEDIAN, P99, WORST, Figure, as_json, as_table
 
 MANY = Figure("moves", "ms", [float(n) for n in range(1, 102)], {MEDIAN: 102.0, P99: 400.0})
 ONE = Figure("memory", "MiB", [96.0], {WORST: 48.0})

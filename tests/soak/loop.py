@@ -25,9 +25,9 @@ from ovs_ebpf_tap.util.text import align
 from parity.case import Case, Port
 from soak import changes, steps
 from soak.pair import CANARY, Pair, Rest, Row
-from soak.readings import MOST_GROWTH, Reading, growth, lives, read
+from soak.readings import MOST_GROWTH, SidecarUsage, growth, lives, read
+from soak.replay import Frames, compare, make_case, play
 from soak.scene import BRIDGE
-from soak.traffic import Frames, compare, make_case, play
 
 _FIRST_PORTS = ("va", "vb", "vc", "vm", "vn", "vi", "vt")
 _LIVES = (3, 10, 30, 100)
@@ -58,7 +58,7 @@ class Tally:
     """Why mirrors were not offloaded, ports and mirrors unnamed."""
     replays: int = 0
     undecided: int = 0
-    readings: list[Reading] = field(default_factory=list)
+    readings: list[SidecarUsage] = field(default_factory=list)
 
 
 class Soak:
@@ -205,7 +205,7 @@ def summary(tally: Tally) -> str:
     return "\n".join(align(lines))
 
 
-def _ranges(readings: Sequence[Reading]) -> list[tuple[str, str]]:
+def _ranges(readings: Sequence[SidecarUsage]) -> list[tuple[str, str]]:
     if not readings:
         return []
     memory = [reading.memory / 1024 for reading in readings]

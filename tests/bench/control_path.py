@@ -1,6 +1,6 @@
 """How fast mirrors move to the hooks, and what the sidecar takes.
 
-    python -m bench.control [--json] [--rounds N] ...
+    python -m bench.control_path [--json] [--rounds N] ...
 
 On a real switch, with the sidecar as a process of its own: first alone with one mirror, then
 with many ports and mirrors. A commit is when the database tells of it. Which copy is the first of
@@ -23,8 +23,8 @@ from pathlib import Path
 from types import FrameType
 from uuid import UUID
 
-from bench.figures import MEDIAN, P99, WORST, Figure, as_json, as_table
-from bench.mirror_log import MirrorLog, Row
+from bench.mirror_log import MirrorLog, MirrorUpdate
+from bench.results import MEDIAN, P99, WORST, Figure, as_json, as_table
 from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.daemon.runtime import Options, pinned_counters
 from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError
@@ -74,7 +74,7 @@ class Size:
     """Of the sidecar."""
 
 
-class Bench:
+class ControlBench:
     """A switch where `a` sends to `b`, a mirror's output `monitor`, and the sidecar."""
 
     def __init__(self, switch: Switch, tap: SidecarProcess, log: MirrorLog, far: Netns) -> None:
@@ -148,7 +148,9 @@ class Bench:
     def _set_mode(self, table: str, record: str, mode: str) -> None:
         self._switch.vsctl("--no-wait", "set", table, record, f"external_ids:{MODE_KEY}={mode}")
 
-    def _time_copy(self, change: Callable[[], object], committed: Callable[[Row], bool]) -> float:
+    def _time_copy(
+        self, change: Callable[[], object], committed: Callable[[MirrorUpdate], bool]
+    ) -> float:
         with Capture.of(self._monitor) as copies:
             with Stream(self._a, self._b, rate=RATE) as stream:
                 time.sleep(patience(0.05))
@@ -232,11 +234,11 @@ class Bench:
 
 
 @contextlib.contextmanager
-def _bench(options: tuple[str, ...]) -> Iterator[Bench]:
+def _bench(options: tuple[str, ...]) -> Iterator[ControlBench]:
     with Switch("bench") as switch, Netns("far") as far:
         switch.add_bridge()
         with SidecarProcess(switch, *options) as tap, MirrorLog(switch.db) as log:
-            yield Bench(switch, tap, log, far)
+            yield ControlBench(switch, tap, log, far)
 
 
 def measure(size: Size, say: Callable[[str], None]) -> list[Figure]:
@@ -272,7 +274,7 @@ def _measure_many(size: Size, say: Callable[[str], None]) -> Iterator[Figure]:
 
 
 def _first_copies(
-    bench: Bench, size: Size, where: str, say: Callable[[str], None]
+    bench: ControlBench, size: Size, where: str, say: Callable[[str], None]
 ) -> Iterator[Figure]:
     for what, once in (("mirror created", bench.create), ("mode set", bench.flip)):
         say(f"{what} to first copy, {where}")

@@ -12,7 +12,7 @@ from ovs_ebpf_tap.lab.sidecar_process import BPFFS
 from ovs_ebpf_tap.lab.switch import Switch
 
 
-class Foreign(Resource):
+class ForeignPrograms(Resource):
     """A program that has every packet go on, and where it is attached."""
 
     def __init__(self, switch: Switch) -> None:

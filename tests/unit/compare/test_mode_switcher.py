@@ -16,7 +16,7 @@ from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.rows import MODE_KEY, Database
 from ovs_ebpf_tap.model.transaction import Transaction
 
-PLAN = live.Plan("m", 1, 1)
+RUNS = live.LiveRuns("m", 1, 1)
 
 
 class FakeOvsdb:
@@ -67,8 +67,8 @@ def test_the_mode_is_as_it_was(
     interrupts = Interrupts()
     caught: BaseException | None = None
     try:
-        with live._moved(Options("unix:x"), PLAN, interrupts) as moved:
-            mode_switcher._write_mode(moved._ovsdb, moved.uuid, "native")
+        with live._mode_given_back(Options("unix:x"), RUNS, interrupts) as switcher:
+            mode_switcher._write_mode(switcher._ovsdb, switcher.uuid, "native")
             assert ids(ovsdb)[MODE_KEY] == "native"
             if failure is not None:
                 raise failure
@@ -94,8 +94,8 @@ def test_what_to_do_by_hand(ovsdb: FakeOvsdb, mode: str | None, by_hand: str) ->
     uuid = ovsdb.world.mirrors["m"].uuid
 
     def compare_in_vain() -> None:
-        with live._moved(Options("unix:x"), PLAN, Interrupts()) as moved:
-            mode_switcher._write_mode(moved._ovsdb, moved.uuid, "offload")
+        with live._mode_given_back(Options("unix:x"), RUNS, Interrupts()) as switcher:
+            mode_switcher._write_mode(switcher._ovsdb, switcher.uuid, "offload")
             ovsdb.answers = False
             raise TapError("in vain")
 
@@ -107,10 +107,10 @@ def test_what_to_do_by_hand(ovsdb: FakeOvsdb, mode: str | None, by_hand: str) ->
 
 
 def test_a_mirror_that_is_gone_needs_no_mode(ovsdb: FakeOvsdb) -> None:
-    with live._moved(Options("unix:x"), PLAN, Interrupts()) as moved:
+    with live._mode_given_back(Options("unix:x"), RUNS, Interrupts()) as switcher:
         del ovsdb.world.mirrors["m"]
         with pytest.raises(TapError, match="mirror m was removed"):
-            moved.mirror  # noqa: B018 - it is a property that raises
+            switcher.mirror  # noqa: B018 - it is a property that raises
 
 
 def test_which_mirror() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 from ovs_ebpf_tap.lab.capture import Capture
-from ovs_ebpf_tap.lab.compare import Difference, difference
+from ovs_ebpf_tap.lab.differences import Difference, difference
 from ovs_ebpf_tap.lab.frames import Tag
 from ovs_ebpf_tap.lab.tap import TapDevice
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -87,7 +87,7 @@ def compare(expected: Frames, seen: Frames) -> dict[str, Difference]:
     return {place: each for place, each in found.items() if each}
 
 
-class _Watch:
+class _SwitchListeners:
     """What arrives behind the ports of one switch."""
 
     def __init__(self, listeners: dict[str, Capture | TapDevice]) -> None:
@@ -105,7 +105,7 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _watch(twin: Twin, pair: Pair) -> Iterator[_Watch]:
+def _watch(twin: Twin, pair: Pair) -> Iterator[_SwitchListeners]:
     """Behind all ports, and devices that are ports no more."""
     scene = pair.scene
     names = {*scene.reachable, *(name for name, state in scene.devices.items() if state == UP)}
@@ -118,17 +118,17 @@ def _watch(twin: Twin, pair: Pair) -> Iterator[_Watch]:
                 listeners[name] = machine
             else:
                 listeners[name] = stack.enter_context(Capture.of(machine))
-        yield _Watch(listeners)
+        yield _SwitchListeners(listeners)
 
 
-def _send(pair: Pair, sent: Sequence[Sent], watches: Sequence[_Watch]) -> None:
+def _send(pair: Pair, sent: Sequence[Sent], watches: Sequence[_SwitchListeners]) -> None:
     for name, frames in sent:
         for twin in pair.twins:
             twin.machine(name).send(frames)
         _await_quiet(watches, _BETWEEN)
 
 
-def _await_quiet(watches: Sequence[_Watch], idle: float) -> None:
+def _await_quiet(watches: Sequence[_SwitchListeners], idle: float) -> None:
     last, since = -1, time.monotonic()
     while time.monotonic() - since < patience(idle):
         total = sum(watch.count() for watch in watches)
@@ -137,7 +137,7 @@ def _await_quiet(watches: Sequence[_Watch], idle: float) -> None:
         time.sleep(idle / 4)
 
 
-def _await_equal(watches: Sequence[_Watch], idle: float) -> None:
+def _await_equal(watches: Sequence[_SwitchListeners], idle: float) -> None:
     deadline = time.monotonic() + patience(_LATE)
     while True:
         _await_quiet(watches, idle)

@@ -41,7 +41,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Account:
+class StreamDifference:
     """How the numbers seen of a stream differ from those sent; false if each was seen once.
 
     `extra` counts further sightings of each number, and all of a number that was never sent.
@@ -73,12 +73,12 @@ def difference(expected: Counter[bytes], seen: Counter[bytes]) -> Difference:
     return Difference(missing, extra, altered)
 
 
-def account(sent: int, seen: Iterable[int]) -> Account:
+def stream_difference(sent: int, seen: Iterable[int]) -> StreamDifference:
     """Compare the numbers seen with 0 to `sent` - 1, each expected once."""
     counted = Counter(seen)
     missing = [number for number in range(sent) if number not in counted]
     extra = counted - Counter(range(sent))
-    return Account(sent, counted.total(), missing, extra)
+    return StreamDifference(sent, counted.total(), missing, extra)
 
 
 def _sequence(frame: bytes) -> Hashable:

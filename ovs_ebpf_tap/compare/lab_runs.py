@@ -87,7 +87,9 @@ _TIMES = tuple(
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _LabRuns:
+    """`datapath` is None for the lab's usual one; `seconds` are of each run."""
+
     datapath: str | None
     seconds: float
     rounds: int
@@ -144,12 +146,12 @@ def compare(
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         raise TapError(f"the lab needs {', '.join(missing)}: install the packages they are in")
-    plan = _Plan(datapath, seconds, rounds, variants)
+    runs = _LabRuns(datapath, seconds, rounds, variants)
     with raised():
         reap()
         reap_pins()
         try:
-            with Switch() as switch, _Lab(switch, plan) as lab:
+            with Switch() as switch, _Lab(switch, runs) as lab:
                 return lab.run(tell)
         except (
             CommandError,
@@ -163,7 +165,7 @@ def compare(
 
 
 @dataclass(frozen=True)
-class _Sample:
+class _LabSample:
     when: float
     devices: Mapping[str, Statistics]
     cpu: Cpu
@@ -172,9 +174,9 @@ class _Sample:
 class _Lab:
     """Two machines and a monitor at a switch, with a sidecar beside it."""
 
-    def __init__(self, switch: Switch, plan: _Plan) -> None:
+    def __init__(self, switch: Switch, runs: _LabRuns) -> None:
         self._switch = switch
-        self._plan = plan
+        self._runs = runs
         self._resources = contextlib.ExitStack()
         self._hooks: list[str] = []
 
@@ -189,7 +191,7 @@ class _Lab:
 
     def _build(self, stack: contextlib.ExitStack) -> None:
         switch = self._switch
-        switch.add_bridge("br0", self._plan.datapath)
+        switch.add_bridge("br0", self._runs.datapath)
         self._vm, self._peer, self._monitor = map(switch.add_host, ("vm", "peer", "monitor"))
         for one, other in ((self._vm, self._peer), (self._peer, self._vm)):
             neighbour = (other.ip, "lladdr", other.mac, "dev", one.device, "nud", "permanent")
@@ -213,10 +215,10 @@ class _Lab:
     # Runs.
 
     def run(self, tell: Callable[[str], None]) -> Result:
-        plan, readings = self._plan, []
-        for number, order in enumerate(orders(plan.variants, plan.rounds)):
+        runs, readings = self._runs, []
+        for number, order in enumerate(orders(runs.variants, runs.rounds)):
             for variant in order:
-                tell(f"round {number + 1} of {plan.rounds}: {variant}")
+                tell(f"round {number + 1} of {runs.rounds}: {variant}")
                 self._change(variant)
                 readings += [self._read(number, variant, each) for each in _loads_of(number)]
         return self._result(tuple(readings))
@@ -260,10 +262,10 @@ class _Lab:
             time.sleep(patience(_WARM_UP))
             begin = self._look()
             if traffic.load.name == _LATENCY:
-                count = max(1, round(self._plan.seconds / _PING_INTERVAL))
+                count = max(1, round(self._runs.seconds / _PING_INTERVAL))
                 trips = round_trips(self._vm, self._peer, count, _PING_INTERVAL)
             else:
-                time.sleep(self._plan.seconds)
+                time.sleep(self._runs.seconds)
             end = self._look()
         last = self._at_rest()
         seconds, cpu = end.when - begin.when, end.cpu - begin.cpu
@@ -293,8 +295,8 @@ class _Lab:
         }
         return Reading(number, traffic.load.name, variant, seconds, values, raw)
 
-    def _look(self) -> _Sample:
-        return _Sample(time.monotonic(), self._statistics(), read_cpu(self._vswitchd))
+    def _look(self) -> _LabSample:
+        return _LabSample(time.monotonic(), self._statistics(), read_cpu(self._vswitchd))
 
     def _statistics(self) -> dict[str, Statistics]:
         def read() -> dict[str, Statistics]:
@@ -319,14 +321,14 @@ class _Lab:
     # What was found.
 
     def _result(self, readings: tuple[Reading, ...]) -> Result:
-        switch, plan = self._switch, self._plan
+        switch, runs = self._switch, self._runs
         datapath = switch.get("Bridge", "br0", "datapath_type")
         devices = [(port, "veth", self._devices[port].mtu) for port in self._ports]
         return Result(
             title="A lab: no mirror, Open vSwitch's, and eBPF's",
             about=(
                 ("Mirror", "what a VM sends, copied to a monitor; it sends to a peer"),
-                ("Rounds", f"{plan.rounds}, {plan.seconds:g} s a run"),
+                ("Rounds", f"{runs.rounds}, {runs.seconds:g} s a run"),
             ),
             host=(
                 *describe_host(),
@@ -336,7 +338,7 @@ class _Lab:
                 ("Hooks", ", ".join(self._hooks)),
             ),
             commands=(shlex.join(["ovs-ebpf-tap", *sys.argv[1:]]),),
-            variants=plan.variants,
+            variants=runs.variants,
             loads=tuple(traffic.load for traffic in _LOADS),
             readings=readings,
         )
