@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Container
 from errno import EEXIST
 
+from ovs_ebpf_tap.apply.dummy import Dummies
 from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.ebpf.programs import Programs
-from ovs_ebpf_tap.observe.netlink import Netlink
+from ovs_ebpf_tap.observe.links import list_devices
 
 PREFIX = "ebpfcut-"
 
@@ -21,12 +23,12 @@ _ALIAS = "ovs-ebpf-tap "
 _DIGITS = 6
 
 
-def owners(netlink: Netlink) -> dict[str, int]:
+def owners(dummies: Dummies) -> dict[str, int]:
     """The cutters of all sidecars, by name, and whose they are."""
     found = {}
-    for name in netlink.devices:
+    for name in (device.name for device in list_devices()):
         if name.startswith(PREFIX) and len(name) == len(PREFIX) + _DIGITS:
-            device = netlink.dummy(name)
+            device = dummies.find(name)
             owner = _owner(device.alias) if device is not None else None
             if owner is not None:
                 found[name] = owner
@@ -46,21 +48,21 @@ def _owner(alias: str) -> int | None:
     return owner if alias == _alias(owner) else None
 
 
-def remove_all(netlink: Netlink, *, keep: str = "") -> None:
+def remove_all(dummies: Dummies, *, keep: str = "") -> None:
     """Removes the owner's cutters of all builds, but the one of that name."""
-    for name, owner in owners(netlink).items():
-        device = netlink.dummy(name)
-        if owner == netlink.owner and name != keep and device is not None:
-            netlink.remove_dummy(device.ifindex)
+    for name, owner in owners(dummies).items():
+        device = dummies.find(name)
+        if owner == dummies.owner and name != keep and device is not None:
+            dummies.remove(device.ifindex)
 
 
 class Cutter:
     """The cutter of a build, which its programs find in their map."""
 
-    def __init__(self, netlink: Netlink, opened: Programs) -> None:
-        self._netlink = netlink
+    def __init__(self, dummies: Dummies, opened: Programs) -> None:
+        self._dummies = dummies
         self._programs = opened
-        self._alias = _alias(netlink.owner)
+        self._alias = _alias(dummies.owner)
         digest = hashlib.sha256(f"{self._alias} {opened.build}".encode()).hexdigest()
         self.name = PREFIX + digest[:_DIGITS]
 
@@ -72,7 +74,7 @@ class Cutter:
             raise OSError(error.errno, f"no device to cut copies on: {error.strerror}") from None
 
     def _ensure(self) -> int:
-        found = self._netlink.dummy(self.name)
+        found = self._dummies.find(self.name)
         if found is not None and found.alias != self._alias:
             raise OSError(EEXIST, f"{self.name} is somebody else's")
         shorten, deliver = self._programs.shorten, self._programs.deliver
@@ -80,15 +82,15 @@ class Cutter:
         if found is not None and found.up and found.programs == wanted:
             return found.ifindex
         if found is not None:
-            self._netlink.remove_dummy(found.ifindex)
-        return self._netlink.add_dummy(self.name, self._alias, shorten, deliver, wanted[1])
+            self._dummies.remove(found.ifindex)
+        return self._dummies.add(self.name, self._alias, shorten, deliver, wanted[1])
 
-    def remove(self) -> None:
-        """Removes it if it was made; it may be gone already."""
-        if self._noted() or self.name in self._netlink.devices:
-            found = self._netlink.dummy(self.name)
+    def remove(self, names: Container[str]) -> None:
+        """Removes it if it was made; it may be gone already. `names` are those of all devices."""
+        if self._noted() or self.name in names:
+            found = self._dummies.find(self.name)
             if found is not None and found.alias == self._alias:
-                self._netlink.remove_dummy(found.ifindex)
+                self._dummies.remove(found.ifindex)
             self._note(0)
 
     def _noted(self) -> int:

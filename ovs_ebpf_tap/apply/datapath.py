@@ -23,13 +23,16 @@ import structlog
 
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.apply import cutter, rcu
+from ovs_ebpf_tap.apply.dummy import Dummies
 from ovs_ebpf_tap.apply.encoding import Encoding
+from ovs_ebpf_tap.apply.tc_filter import Filter
+from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, NO_CUTTER, TCX, Hook, Rule
 from ovs_ebpf_tap.model.frame_rewrite import FrameRewrite
-from ovs_ebpf_tap.observe.netlink import Filter, Netlink
+from ovs_ebpf_tap.observe.devices import DeviceMonitor
 from ovs_ebpf_tap.util import unexpected
 from ovs_ebpf_tap.util.probes import probe
 
@@ -131,7 +134,8 @@ class Datapath:
     def __init__(
         self,
         pin_dir: Path,
-        netlink: Netlink,
+        monitor: DeviceMonitor,
+        traffic_control: TrafficControl,
         opened: programs.Programs,
         attach: str = CLSACT,
         *,
@@ -139,12 +143,14 @@ class Datapath:
     ) -> None:
         """`fast_attach` says whether grace periods are expedited for TCX hooks: see `rcu`."""
         self._links = pin_dir / programs.LINKS
-        self._netlink = netlink
+        self._monitor = monitor
+        self._traffic_control = traffic_control
         self._programs = opened
         self._attach = attach
         self._fast_attach = fast_attach
         self._maps = opened.maps
-        self._cutter = cutter.Cutter(netlink, opened)
+        self._dummies = Dummies(traffic_control)
+        self._cutter = cutter.Cutter(self._dummies, opened)
         self._encoding = Encoding(opened.maps)
         self._quarantine: list[tuple[float, int, int]] = []
         self._resting: dict[int, float] = {}
@@ -335,7 +341,7 @@ class Datapath:
 
     def _filters(self, ifindex: int) -> list[Filter]:
         try:
-            return self._netlink.filters(ifindex)
+            return self._traffic_control.filters(ifindex)
         except OSError:
             raise
         except Exception as error:  # Whatever others have there.
@@ -356,7 +362,7 @@ class Datapath:
         slots for more mirrors than there are, it does nothing but to name them (`unplaced`).
         """
         self.unplaced = frozenset()
-        devices = self._netlink.devices
+        devices = self._monitor.devices
         if self._synced is not None:
             rules, mirrors, known = self._synced
             if rules is wanted and mirrors == held and known is devices:
@@ -386,7 +392,7 @@ class Datapath:
             self._remove_all(sorted(gone, key=lambda hook: not self._rules.get(hook)))
         self.unfinished = not refused and (bool(different) or self._improve(goal, forms))
         if not _cuts(goal):
-            self._cutter.remove()
+            self._cutter.remove(self._monitor.devices)
         self._remove_qdiscs(hw_offload=hw_offload)
         left = self._rules.values() if refused or self.stuck else ()
         self._free_slots(mirrors | held | {rule.mirror for rules in left for rule in rules})
@@ -597,7 +603,7 @@ class Datapath:
         action = 0
         if own and rules and edits is None and not self._no_action:
             (rule,) = rules
-            if rule.match is None and not rule.to_ingress and self._netlink.is_up(rule.output):
+            if rule.match is None and not rule.to_ingress and self._monitor.is_up(rule.output):
                 action = rule.output
         marks = bool(action) and _receiving_hook(rules[0]) is not None
         return _Form(CLSACT, own, edit, action, marks)
@@ -698,11 +704,11 @@ class Datapath:
         self._ensure({hook: (rules, self._attach) for hook, rules in older.rules.items()})
         probe("older hooks taken over")
         for ifindex in older._qdiscs:
-            self._netlink.remove_former(ifindex)
+            self._traffic_control.remove_former(ifindex)
         for uuid, count in older.counters().items():
             self._take_count(uuid, count)
             probe("older counters taken over")
-        cutter.remove_all(self._netlink, keep=self._cutter.name)
+        cutter.remove_all(self._dummies, keep=self._cutter.name)
         self.read()
         probe("older build taken over")
 
@@ -721,7 +727,7 @@ class Datapath:
         if form.kind == TCX:
             self._attach_link(hook, program)
             if there is not None and there.kind == CLSACT:
-                self._netlink.remove_filter(hook.ifindex, hook.direction)
+                self._traffic_control.remove_filter(hook.ifindex, hook.direction)
         else:
             self._attach_filter(hook, form, program, number)
             if there is not None and there.kind == TCX:
@@ -774,12 +780,12 @@ class Datapath:
         if hook.ifindex not in self._qdiscs:
             # Noted before it is made, so that a crash in between leaves nothing unknown.
             self._note_qdisc(hook.ifindex, self._makes_qdisc(hook.ifindex))
-        self._netlink.ensure_clsact(hook.ifindex)
+        self._traffic_control.ensure_clsact(hook.ifindex)
         probe("qdisc made")
         if form.marks:
-            self._netlink.ensure_unmark(hook.ifindex, hook.direction, self._programs.unmark)
+            self._traffic_control.ensure_unmark(hook.ifindex, hook.direction, self._programs.unmark)
             probe("program that unmarks attached")
-        self._netlink.replace_filter(
+        self._traffic_control.replace_filter(
             hook.ifindex,
             hook.direction,
             program,
@@ -789,13 +795,13 @@ class Datapath:
             made=self._qdiscs[hook.ifindex],
         )
         if not form.marks:
-            self._netlink.remove_unmark(hook.ifindex, hook.direction)
+            self._traffic_control.remove_unmark(hook.ifindex, hook.direction)
 
     def _makes_qdisc(self, ifindex: int) -> bool:
         """Whether the clsact qdisc is to be made by us, or was: filters tell if pins were lost."""
-        if self._netlink.ingress_qdisc(ifindex) is None:
+        if self._traffic_control.ingress_qdisc(ifindex) is None:
             return True
-        return any(each.made for each in self._netlink.filters(ifindex))
+        return any(each.made for each in self._traffic_control.filters(ifindex))
 
     def _remove_all(self, gone: Iterable[Hook]) -> None:
         stuck = set()
@@ -817,7 +823,7 @@ class Datapath:
         if there is not None and there.kind == TCX:
             self._detach_link(hook)
         if hook.ifindex in self._qdiscs:
-            self._netlink.remove_filter(hook.ifindex, hook.direction)
+            self._traffic_control.remove_filter(hook.ifindex, hook.direction)
             probe("filter removed")
         self._attached.pop(hook, None)
         self._revisions.pop(hook, None)
@@ -833,9 +839,9 @@ class Datapath:
         for ifindex in self._qdiscs.keys() - used - {hook.ifindex for hook in self.stuck}:
             if self._qdiscs[ifindex]:
                 probe("qdisc about to go")
-                self._netlink.remove_clsact(ifindex, hw_offload=hw_offload)
+                self._traffic_control.remove_clsact(ifindex, hw_offload=hw_offload)
                 probe("qdisc removed")
-                self._netlink.announce(ifindex)
+                self._traffic_control.announce(ifindex)
             self._maps["qdiscs"].delete(bpf.u32(ifindex))
             del self._qdiscs[ifindex]
 

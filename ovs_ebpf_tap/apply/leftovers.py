@@ -13,13 +13,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ovs_ebpf_tap.apply import cutter, foreign, rcu
+from ovs_ebpf_tap.apply.dummy import Dummies
+from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
-from ovs_ebpf_tap.observe.netlink import Netlink
+from ovs_ebpf_tap.observe.links import list_devices
 from ovs_ebpf_tap.util.probes import probe
 
 
-def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> None:
+def remove(pin_dir: Path, traffic_control: TrafficControl, *, hw_offload: bool) -> None:
     """Removes links, filters and pins of all builds, and the qdiscs that were made for them.
 
     With `hw_offload`, Open vSwitch wants the ingress of devices that lose their qdiscs.
@@ -35,20 +37,22 @@ def remove(pin_dir: Path, netlink: Netlink, *, hw_offload: bool) -> None:
                 stack.callback(noted.close)
                 qdiscs |= noted.items()
         _remove_links(pin_dir / programs.LINKS)
-        cutter.remove_all(netlink)
-        _remove_filters(netlink, qdiscs, hw_offload=hw_offload)
+        cutter.remove_all(Dummies(traffic_control))
+        _remove_filters(traffic_control, qdiscs, hw_offload=hw_offload)
     if pin_dir.is_dir():
         shutil.rmtree(pin_dir)
     probe("leftovers removed")
 
 
-def on_devices(pin_dir: Path, netlink: Netlink, names: Collection[str]) -> list[str]:
+def on_devices(pin_dir: Path, traffic_control: TrafficControl, names: Collection[str]) -> list[str]:
     """What hooks other sidecars have on these devices, each with its owner. Raises OSError."""
-    devices = [netlink.devices[name] for name in sorted(names) if name in netlink.devices]
+    devices = sorted(
+        (each for each in list_devices() if each.name in names), key=lambda each: each.name
+    )
     filters: dict[int, list[str]] = {}
     for device in devices:
-        for each in netlink.all_filters(device.ifindex):
-            if each.owner != netlink.owner:
+        for each in traffic_control.all_filters(device.ifindex):
+            if each.owner != traffic_control.owner:
                 filters.setdefault(each.owner, []).append(f"{device.name} ({each.direction})")
     return [
         *(
@@ -59,29 +63,28 @@ def on_devices(pin_dir: Path, netlink: Netlink, names: Collection[str]) -> list[
     ]
 
 
-def others(pin_dir: Path, netlink: Netlink) -> list[str]:
+def others(pin_dir: Path, traffic_control: TrafficControl) -> list[str]:
     """Tells of the hooks and cutters of other sidecars, in lines. Raises OSError."""
-    devices: dict[int, set[str]] = {}
-    for ifindex, name in _names(netlink).items():
-        for each in netlink.all_filters(ifindex):
-            devices.setdefault(each.owner, set()).add(name)
-    cutters = sorted(cutter.owners(netlink).items())
-    return foreign.told(foreign.find(pin_dir, netlink.devices.values())) + [
+    devices = list_devices()
+    names: dict[int, set[str]] = {}
+    for device in devices:
+        for each in traffic_control.all_filters(device.ifindex):
+            names.setdefault(each.owner, set()).add(device.name)
+    cutters = cutter.owners(Dummies(traffic_control))
+    return foreign.told(foreign.find(pin_dir, devices)) + [
         f"{what}; if it is gone for good: restore --owner {owner:x}"
         for owner, what in (
             *(
-                (owner, f"filters of another ovs-ebpf-tap stay on {foreign.listed(sorted(names))}")
-                for owner, names in sorted(devices.items())
+                (owner, f"filters of another ovs-ebpf-tap stay on {foreign.listed(sorted(each))}")
+                for owner, each in sorted(names.items())
             ),
-            *((owner, f"device {name} of another ovs-ebpf-tap stays") for name, owner in cutters),
+            *(
+                (owner, f"device {name} of another ovs-ebpf-tap stays")
+                for name, owner in sorted(cutters.items())
+            ),
         )
-        if owner != netlink.owner
+        if owner != traffic_control.owner
     ]
-
-
-def _names(netlink: Netlink) -> dict[int, str]:
-    """The devices' names by ifindex."""
-    return {device.ifindex: device.name for device in netlink.devices.values()}
 
 
 def _remove_links(directory: Path) -> None:
@@ -96,20 +99,23 @@ def _remove_links(directory: Path) -> None:
         pin.unlink(missing_ok=True)
 
 
-def _remove_filters(netlink: Netlink, qdiscs: Mapping[bytes, bytes], *, hw_offload: bool) -> None:
+def _remove_filters(
+    traffic_control: TrafficControl, qdiscs: Mapping[bytes, bytes], *, hw_offload: bool
+) -> None:
     """`qdiscs` has the devices with filters of ours, and whether the qdisc is ours, too."""
-    for ifindex in _names(netlink):
+    owner = traffic_control.owner
+    for ifindex in (device.ifindex for device in list_devices()):
         noted = qdiscs.get(bpf.u32(ifindex))
-        found = [each for each in netlink.all_filters(ifindex) if each.owner == netlink.owner]
+        found = [each for each in traffic_control.all_filters(ifindex) if each.owner == owner]
         if noted is None and not found:
             continue
         for direction in (INGRESS, EGRESS):
-            netlink.remove_filter(ifindex, direction)
+            traffic_control.remove_filter(ifindex, direction)
             probe("filter removed")
         if noted is not None:
-            netlink.remove_former(ifindex)
+            traffic_control.remove_former(ifindex)
         if any(noted or ()) or any(each.made for each in found):
             probe("qdisc about to go")
-            netlink.remove_clsact(ifindex, hw_offload=hw_offload)
+            traffic_control.remove_clsact(ifindex, hw_offload=hw_offload)
             probe("qdisc removed")
-            netlink.announce(ifindex)
+            traffic_control.announce(ifindex)

@@ -10,6 +10,7 @@ from uuid import UUID
 import ovs.poller
 
 from ovs_ebpf_tap.apply import leftovers
+from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.daemon.runtime import (
     ANSWER,
@@ -32,7 +33,6 @@ from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.rows import MODE_KEY, STATE_KEY, Database, Mirror, bridges_of_datapaths
 from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 from ovs_ebpf_tap.observe import vswitchd
-from ovs_ebpf_tap.observe.netlink import Netlink
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema, ovs_run_dir
 from ovs_ebpf_tap.util import namespace
 from ovs_ebpf_tap.util.text import printable
@@ -109,11 +109,9 @@ def _release_all(options: Options, ovsdb: Ovsdb) -> list[str]:
             _release_all_alone(options, ovsdb)
     finally:
         run_dir.release()
-    netlink = Netlink(owner=programs.owner(options.pin_dir))
-    try:
-        return leftovers.others(options.pin_dir, netlink)
-    finally:
-        netlink.close()
+    owner = programs.owner(options.pin_dir)
+    with contextlib.closing(TrafficControl.open(owner)) as traffic_control:
+        return leftovers.others(options.pin_dir, traffic_control)
 
 
 def _release_all_alone(options: Options, ovsdb: Ovsdb) -> None:
@@ -125,11 +123,9 @@ def _release_all_alone(options: Options, ovsdb: Ovsdb) -> None:
     if edits:
         transact(ovsdb, edits)
     try:
-        netlink = Netlink(owner=programs.owner(options.pin_dir))
-        try:
-            leftovers.remove(options.pin_dir, netlink, hw_offload=db.hw_offload)
-        finally:
-            netlink.close()
+        owner = programs.owner(options.pin_dir)
+        with contextlib.closing(TrafficControl.open(owner)) as traffic_control:
+            leftovers.remove(options.pin_dir, traffic_control, hw_offload=db.hw_offload)
     except OSError as error:
         raise TapError(f"OVS copies, but so may hooks that are left: {error}") from None
 

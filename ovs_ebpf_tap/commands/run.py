@@ -127,7 +127,7 @@ def _serve_on(
 def _tell_ready(parts: Runtime, supervisor: Supervisor) -> None:
     """Says so; what is there by now stays, and later passes shall not wait for its collection."""
     _warn_of_foreign_hooks(parts)
-    log.info("ready", attach=parts.attach, owner=f"{parts.netlink.owner:x}")
+    log.info("ready", attach=parts.attach, owner=f"{parts.traffic_control.owner:x}")
     supervisor.ready()
     gc.freeze()
     gc.enable()
@@ -135,7 +135,7 @@ def _tell_ready(parts: Runtime, supervisor: Supervisor) -> None:
 
 def _warn_of_foreign_hooks(parts: Runtime) -> None:
     """They may be those of a sidecar that worked here before, and copy on."""
-    db, devices = parts.ovsdb.snapshot(), parts.netlink.devices
+    db, devices = parts.ovsdb.snapshot(), parts.monitor.devices
     names = {
         name
         for bridge in db.bridges.values()

@@ -40,7 +40,7 @@ from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count, reap_pi
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Flood, Stream, round_trips, tcp_load
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
-from ovs_ebpf_tap.observe.netlink import Netlink, Statistics
+from ovs_ebpf_tap.observe.links import Statistics, list_devices, read_statistics
 from ovs_ebpf_tap.util.quantiles import percentile
 
 _VARIANTS = (NONE, NATIVE, OFFLOADED)
@@ -202,9 +202,8 @@ class _Lab:
         self._ports = [host.port for host in (self._vm, self._peer, self._monitor)]
         # A thread is in the namespace of the one that starts it.
         self._inside = stack.enter_context(ThreadPoolExecutor(1))
-        self._netlink = switch.ns.call(lambda: self._inside.submit(Netlink).result())
-        stack.callback(lambda: self._inside.submit(self._netlink.close).result())
-        self._devices = self._netlink.devices
+        devices = switch.ns.call(lambda: self._inside.submit(list_devices).result())
+        self._devices = {device.name: device for device in devices}
         pid = switch.vswitchd_pid()
         if pid is None:
             raise TapError("the lab's ovs-vswitchd has ended")
@@ -300,7 +299,7 @@ class _Lab:
 
     def _statistics(self) -> dict[str, Statistics]:
         def read() -> dict[str, Statistics]:
-            return {p: self._netlink.statistics(self._devices[p].ifindex) for p in self._ports}
+            return {p: read_statistics(self._devices[p].ifindex) for p in self._ports}
 
         return self._inside.submit(read).result()
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 from uuid import UUID
 
 from ovs_ebpf_tap.apply.datapath import Datapath
+from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.compare.counting import Account, Edge, account
 from ovs_ebpf_tap.compare.mirror_counters import RX, Meter, MirrorCounters
 from ovs_ebpf_tap.ebpf import programs
@@ -20,7 +21,8 @@ from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.observe import ethtool
-from ovs_ebpf_tap.observe.netlink import Netlink, Statistics
+from ovs_ebpf_tap.observe.devices import DeviceMonitor
+from ovs_ebpf_tap.observe.links import Statistics, read_statistics
 
 _UNDER_WAY = 0.05
 """Seconds in which a packet that has arrived is copied, in either way."""
@@ -133,8 +135,9 @@ class Kernel:
             )
         self._mirror = mirror
         self._programs = opened
-        self._netlink = Netlink()
-        self._datapath = Datapath(pin_dir, self._netlink, opened)
+        self._monitor = DeviceMonitor.open()
+        self._traffic_control = TrafficControl.open()
+        self._datapath = Datapath(pin_dir, self._monitor, self._traffic_control, opened)
 
     def __enter__(self) -> Self:
         return self
@@ -145,14 +148,15 @@ class Kernel:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._netlink.close()
+        self._traffic_control.close()
+        self._monitor.close()
         self._programs.close()
 
     @property
     def devices(self) -> Mapping[str, Device]:
         """The devices there are."""
-        self._netlink.refresh()
-        return self._netlink.devices
+        self._monitor.refresh()
+        return self._monitor.devices
 
     def hooks(self) -> dict[str, str]:
         """The hooks that copy for the mirror, as `device:direction`, and their kinds."""
@@ -167,7 +171,7 @@ class Kernel:
     def statistics(self, meter: Meter) -> Statistics:
         """What its device has counted. Raises TapError if it is gone."""
         try:
-            return self._netlink.statistics(meter.ifindex)
+            return read_statistics(meter.ifindex)
         except OSError as error:
             raise TapError(f"device {meter.device}: {error.strerror}") from None
 

@@ -16,6 +16,7 @@ import structlog
 
 from ovs_ebpf_tap.apply import leftovers, rcu
 from ovs_ebpf_tap.apply.datapath import Datapath, choose_attach, older_builds
+from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.daemon import control, status
 from ovs_ebpf_tap.daemon.sidecar import Sidecar
 from ovs_ebpf_tap.daemon.statistics_writer import StatisticsWriter
@@ -25,7 +26,7 @@ from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.transaction import Transaction
-from ovs_ebpf_tap.observe.netlink import Netlink
+from ovs_ebpf_tap.observe.devices import DeviceMonitor
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema, ovs_run_dir
 from ovs_ebpf_tap.util import namespace, unexpected
 
@@ -81,13 +82,15 @@ class Runtime:
         self.options = options
         namespace.check(options.pin_dir)
         self.attach = choose_attach(options.attach)
-        self.netlink = Netlink(owner=programs.owner(options.pin_dir))
+        self.monitor = DeviceMonitor.open()
+        self.traffic_control = TrafficControl.open(programs.owner(options.pin_dir))
         self.programs = programs.ensure_programs(options.pin_dir)
         namespace.note(options.pin_dir)
         rcu.restore(self.programs.directory)
         self.datapath = Datapath(
             options.pin_dir,
-            self.netlink,
+            self.monitor,
+            self.traffic_control,
             self.programs,
             self.attach,
             fast_attach=options.fast_attach,
@@ -97,7 +100,7 @@ class Runtime:
         self.statistics = StatisticsWriter(options.ovsdb)
         self.sidecar = Sidecar(
             self.ovsdb,
-            self.netlink,
+            self.monitor,
             self.datapath,
             self.attach,
             ovs_run_dir(options.ovsdb),
@@ -109,7 +112,8 @@ class Runtime:
         for older in older_builds(self.options.pin_dir):
             log.info("replacing an older build", build=older.build)
             rcu.restore(older.directory)
-            self.datapath.adopt(Datapath(self.options.pin_dir, self.netlink, older))
+            hooks = Datapath(self.options.pin_dir, self.monitor, self.traffic_control, older)
+            self.datapath.adopt(hooks)
             older.close()
             programs.remove_build(self.options.pin_dir / older.build)
 
@@ -119,12 +123,13 @@ class Runtime:
     def __exit__(self, *_: object) -> None:
         self.sidecar.close()
         self.statistics.close()
-        self.netlink.close()
+        self.traffic_control.close()
+        self.monitor.close()
         self.programs.close()
 
     def status(self) -> list[status.MirrorStatus]:
         """The status of all mirrors."""
-        return status.collect(self.ovsdb.snapshot(), self.netlink.devices, self.datapath)
+        return status.collect(self.ovsdb.snapshot(), self.monitor.devices, self.datapath)
 
     def remove_all(self) -> None:
         """Leaves nothing of ours in the kernel."""
@@ -235,27 +240,31 @@ def pinned_counters(options: Options) -> Mapping[UUID, Counters]:
     found: dict[UUID, Counters] = {}
     for directory in programs.builds(options.pin_dir):
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            netlink = stack.enter_context(contextlib.closing(Netlink()))
+            monitor = stack.enter_context(contextlib.closing(DeviceMonitor.open()))
+            traffic_control = stack.enter_context(contextlib.closing(TrafficControl.open()))
             opened = stack.enter_context(contextlib.closing(programs.Programs(directory)))
-            found |= Datapath(options.pin_dir, netlink, opened).counters()
+            found |= Datapath(options.pin_dir, monitor, traffic_control, opened).counters()
     return found
 
 
 def show_status(options: Options) -> list[status.MirrorStatus]:
     """The status of all mirrors, read from the database and the kernel. Raises TapError."""
-    ovsdb = connect(options.ovsdb)
-    try:
-        netlink = Netlink(owner=programs.owner(options.pin_dir))
+    with contextlib.ExitStack() as stack:
+        ovsdb = stack.enter_context(contextlib.closing(connect(options.ovsdb)))
+        monitor = stack.enter_context(contextlib.closing(DeviceMonitor.open()))
+        traffic_control = TrafficControl.open(programs.owner(options.pin_dir))
+        stack.callback(traffic_control.close)
         is_root = os.geteuid() == 0
         opened = programs.open_programs(options.pin_dir) if is_root else None
-        datapath = Datapath(options.pin_dir, netlink, opened) if opened is not None else None
+        datapath = None
+        if opened is not None:
+            stack.callback(opened.close)
+            datapath = Datapath(options.pin_dir, monitor, traffic_control, opened)
         return status.collect(
             ovsdb.snapshot(),
-            netlink.devices,
+            monitor.devices,
             datapath,
             nothing_pinned=is_root and not programs.builds(options.pin_dir),
-            foreign=lambda names: leftovers.on_devices(options.pin_dir, netlink, names),
+            foreign=lambda names: leftovers.on_devices(options.pin_dir, traffic_control, names),
             elsewhere=namespace.elsewhere(options.pin_dir),
         )
-    finally:
-        ovsdb.close()

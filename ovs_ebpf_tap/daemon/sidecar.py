@@ -35,8 +35,8 @@ from ovs_ebpf_tap.model.rows import MODE_KEY, SELECT_VLAN_KEY, Database, bridges
 from ovs_ebpf_tap.model.surroundings import Surroundings
 from ovs_ebpf_tap.model.transaction import Transaction
 from ovs_ebpf_tap.observe.departures import Departures
+from ovs_ebpf_tap.observe.devices import DeviceMonitor
 from ovs_ebpf_tap.observe.hw_offload import HwOffload
-from ovs_ebpf_tap.observe.netlink import Netlink
 from ovs_ebpf_tap.observe.openflow import FlowTables
 from ovs_ebpf_tap.observe.openings import Openings
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb
@@ -98,7 +98,7 @@ class Sidecar:
     def __init__(
         self,
         ovsdb: Ovsdb,
-        netlink: Netlink,
+        monitor: DeviceMonitor,
         datapath: dp.Datapath,
         attach: str,
         ovs_run_dir: Path,
@@ -108,7 +108,7 @@ class Sidecar:
         """`clsact_delay` is that of `CoolDown`, in seconds."""
         self._ovsdb = ovsdb
         self._statistics = statistics
-        self._netlink = netlink
+        self._monitor = monitor
         self._datapath = datapath
         self._planner = Planner(attach)
         self._ovs_run_dir = ovs_run_dir
@@ -165,27 +165,28 @@ class Sidecar:
         if self._flow_tables.run():
             self._openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
             self._dirty = True
-        others = self._netlink.others
-        devices, hooks, appeared, freed, left = self._netlink.run()
-        if left:
-            self._departures.note(left, self._ovsdb.snapshot())
-        for ifindex in freed & self._refused.keys():
+        others = self._monitor.others
+        changes = self._monitor.run()
+        if changes.left:
+            self._departures.note(changes.left, self._ovsdb.snapshot())
+        for ifindex in changes.freed & self._refused.keys():
             del self._refused[ifindex]
             self._dirty = True
         now = time.monotonic()
         self._take_statistics(now)
-        self._cooling.begin(appeared, "is new", now)
-        self._cooling.begin(freed, "has lost its ingress qdisc", now)
-        self._dirty |= others is not self._netlink.others
+        self._cooling.begin(changes.appeared, "is new", now)
+        self._cooling.begin(changes.freed, "has lost its ingress qdisc", now)
+        self._dirty |= others is not self._monitor.others
         due = now >= self._next_statistics
+        hooks = changes.hooks
         if now >= self._next_look:
             self._next_look = next_tick(now, LOOK)
             hooks |= self._datapath.is_disturbed()
-        self._dirty |= devices or hooks
+        self._dirty |= changes.devices or hooks
         self._stale |= hooks
         self._dirty |= self._revalidations.run()
         if now >= self._next_resync:
-            self._netlink.refresh()
+            self._monitor.refresh()
             self._hw_offload.refresh()
             self._planner.retry()
             self._departures.refresh()
@@ -198,7 +199,7 @@ class Sidecar:
             self._pass(now)
             self._failed = False
             self._backoff = 0.0
-        elif (devices or hooks or due) and self._ovsdb.away:
+        elif (changes.devices or hooks or due) and self._ovsdb.away:
             self._next_statistics = next_tick(now, STATISTICS)
             self._follow_devices(now)
 
@@ -214,7 +215,7 @@ class Sidecar:
         self._ovsdb.wait(poller)
         self._statistics.wait(poller)
         self._flow_tables.wait(poller)
-        poller.fd_wait(self._netlink.fileno(), ovs.poller.POLLIN)
+        poller.fd_wait(self._monitor.fileno(), ovs.poller.POLLIN)
         self._revalidations.wait(poller)
         # Else the database wakes it up.
         due = [self._next_statistics] if self._may_pass else []
@@ -281,10 +282,10 @@ class Sidecar:
         db = self._ovsdb.snapshot()
         self._read_back()
         in_force = self._look(db)
-        self._netlink.follow(self._followed(in_force))
+        self._monitor.follow(self._followed(in_force))
         reserved = self._cooling.reserved(now)
         misnamed = self._openings.misnamed
-        seen = (db, self._netlink.devices, misnamed, self._openflow, self._netlink.others, reserved)
+        seen = (db, self._monitor.devices, misnamed, self._openflow, self._monitor.others, reserved)
         self._count(db, now)
         if list(map(id, seen)) == list(map(id, self._done)):
             return
@@ -321,7 +322,7 @@ class Sidecar:
 
     def _look(self, db: Database) -> Database:
         """The rows, with what they do not say of Open vSwitch."""
-        devices = self._netlink.devices
+        devices = self._monitor.devices
         db = self._openings.look(self._hw_offload.look(db), devices)
         self._next_statistics = min(self._next_statistics, self._openings.wake)
         return self._departures.look(db, devices)
@@ -333,7 +334,7 @@ class Sidecar:
         """
         if db.hw_offload:
             return frozenset()
-        devices = self._netlink.devices
+        devices = self._monitor.devices
         seen, found = self._ports
         if list(map(id, seen)) != [id(db.interfaces), id(devices)]:
             rows = db.interfaces.values()
@@ -453,9 +454,9 @@ class Sidecar:
         """Plans, and makes the kernel so; what it refuses is planned anew without."""
         self._refused = {i: r for i, r in self._refused.items() if r.until > now}
         self._unplaced = {uuid: until for uuid, until in self._unplaced.items() if until > now}
-        devices = self._netlink.devices
+        devices = self._monitor.devices
         hidden = self._hw_offload.hidden(devices) if db.hw_offload else {}
-        surroundings = Surroundings(self._netlink.others, reserved)
+        surroundings = Surroundings(self._monitor.others, reserved)
         while True:
             refusals = {ifindex: refusal.reason for ifindex, refusal in self._refused.items()}
             reasons = {**refusals, **hidden}

@@ -14,7 +14,7 @@ import struct
 import time
 from collections.abc import Collection
 
-from ovs_ebpf_tap.observe.links import attributes, dump
+from ovs_ebpf_tap.observe.netlink import attributes, dump
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20

@@ -1,4 +1,4 @@
-"""What others' TC filters do with packets, and the notifications of them that are worth waking for.
+"""TC qdiscs and filters in rtnetlink's bytes, and what others' filters do with packets.
 
 Formats are those of Linux's `include/uapi/linux/rtnetlink.h`, `pkt_sched.h`, `pkt_cls.h` and
 `tc_act/*.h`.
@@ -6,14 +6,14 @@ Formats are those of Linux's `include/uapi/linux/rtnetlink.h`, `pkt_sched.h`, `p
 
 from __future__ import annotations
 
-import ctypes
 import socket
 import struct
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
 from ovs_ebpf_tap.model.surroundings import Filter
-from ovs_ebpf_tap.observe import links
+from ovs_ebpf_tap.observe import netlink
 
 NEWQDISC = 36
 DELQDISC = 37
@@ -22,8 +22,14 @@ DELTFILTER = 45
 GETQDISC = 38
 GETTFILTER = 46
 
+CLSACT, INGRESS_QDISC = "clsact", "ingress"
+"""Kinds of qdiscs for arrivals."""
+
 INGRESS_PARENT = 0xFFFFFFF1
-"""TC_H_INGRESS and TC_H_CLSACT: a device has one qdisc there, of kind `ingress` or `clsact`."""
+"""TC_H_INGRESS and TC_H_CLSACT: a device has one qdisc there, of one of these kinds."""
+
+FILTER_PARENT = {INGRESS: 0xFFFFFFF2, EGRESS: 0xFFFFFFF3}
+"""TC_H_CLSACT with TC_H_MIN_INGRESS and TC_H_MIN_EGRESS: where filters are of each direction."""
 
 _TC = struct.Struct("=BxxxiIII")  # struct tcmsg
 _U32 = struct.Struct("=I")
@@ -91,7 +97,7 @@ def ingress_qdisc(body: bytes) -> tuple[int, str] | None:
     _, index, _, parent, _ = _TC.unpack_from(body)
     if parent != INGRESS_PARENT:
         return None
-    return index, _text(dict(links.attributes(body, _TC.size)).get(_KIND, b""))
+    return index, _text(dict(netlink.attributes(body, _TC.size)).get(_KIND, b""))
 
 
 def ifindex(body: bytes) -> int:
@@ -104,8 +110,29 @@ def priority(body: bytes) -> int:
     return int(_TC.unpack_from(body)[4]) >> 16
 
 
-def request(index: int, parent: int) -> bytes:
-    """The body of a request for the filters of a device, or for all qdiscs if these are 0."""
+@netlink.retry_dump
+def list_ingress_qdiscs() -> dict[int, str]:
+    """The kind of the qdisc for arrivals, by the ifindex of its device. Raises OSError."""
+    dumped = netlink.dump(socket.NETLINK_ROUTE, GETQDISC, _request(0, 0))
+    return dict(
+        found for kind, body in dumped if kind == NEWQDISC and (found := ingress_qdisc(body))
+    )
+
+
+@netlink.retry_dump
+def list_filters(ifindex: int, directions: Iterable[str], ours: Collection[int]) -> list[Filter]:
+    """The filters of a device that `parse_filter` tells of. Raises OSError."""
+    return [
+        found
+        for direction in directions
+        for kind, body in netlink.dump(
+            socket.NETLINK_ROUTE, GETTFILTER, _request(ifindex, FILTER_PARENT[direction])
+        )
+        if kind == NEWTFILTER and (found := parse_filter(body, direction, ours))
+    ]
+
+
+def _request(index: int, parent: int) -> bytes:
     return _TC.pack(socket.AF_UNSPEC, index, 0, parent, 0)
 
 
@@ -116,13 +143,13 @@ def parse_filter(body: bytes, direction: str, ours: Collection[int]) -> Filter |
     program does is not. None also if it is of kind bpf with one of the priorities in `ours`.
     """
     *_, info = _TC.unpack_from(body)
-    attributes = dict(links.attributes(body, _TC.size))
+    attributes = dict(netlink.attributes(body, _TC.size))
     kind = _text(attributes.get(_KIND, b""))
     priority = info >> 16
     if _OPTIONS not in attributes or (kind == "bpf" and priority in ours):
         return None  # Without options it is the classifier that its filters are in.
     chain = _U32.unpack(attributes[_CHAIN])[0] if _CHAIN in attributes else 0
-    options = dict(links.attributes(attributes[_OPTIONS], 0))
+    options = dict(netlink.attributes(attributes[_OPTIONS], 0))
     if kind == "u32" and not _is_u32_key(options):
         return None
     flags = options.get(_BPF_FLAGS, b"")
@@ -148,7 +175,7 @@ def _fate(kind: str, options: Mapping[int, bytes]) -> tuple[bool, bool, str]:
     takes = ends = False
     names = []
     for name, parameters in actions:
-        decisions, words = _decisions(name, dict(links.attributes(parameters, 0)))
+        decisions, words = _decisions(name, dict(netlink.attributes(parameters, 0)))
         names.append(words)
         takes |= any(decision in _TAKING for decision in decisions)
         onward = {each for each in decisions if each == _PIPE or each >> 28 == _JUMP}
@@ -161,8 +188,8 @@ def _fate(kind: str, options: Mapping[int, bytes]) -> tuple[bool, bool, str]:
 
 
 def _actions(nested: bytes) -> Iterator[tuple[str, bytes]]:
-    for _, value in links.attributes(nested, 0):
-        action = dict(links.attributes(value, 0))
+    for _, value in netlink.attributes(nested, 0):
+        action = dict(netlink.attributes(value, 0))
         yield _text(action.get(_ACT_KIND, b"")), action.get(_ACT_OPTIONS, b"")
 
 
@@ -201,78 +228,3 @@ def _police(options: Mapping[int, bytes]) -> tuple[set[int], str]:
 
 def _text(value: bytes) -> str:
     return value.rstrip(b"\0").decode(errors="backslashreplace")
-
-
-# Which notifications are received: a classic BPF program on the socket (`sk_filter`), for filters
-# are anybody's, and with hw-offload Open vSwitch adds and removes one for each flow.
-
-_INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
-_LOAD_WORD, _LOAD_HALF, _EQUAL, _RETURN, _ALWAYS = 0x20, 0x28, 0x15, 0x06, 0x05
-_ATTACH_FILTER = 26  # SO_ATTACH_FILTER: include/uapi/asm-generic/socket.h
-_TYPE_AT, _INDEX_AT, _PARENT_AT, _PRIORITY_AT = 4, 20, 28, 34  # In a message with its header.
-_ALL, _NONE = 0xFFFFFFFF, 0
-
-MOST_DEVICES = 1900
-"""Devices whose filters can be told from others': BPF_MAXINSNS is 4096, and each takes two."""
-
-
-def _half(value: int) -> int:
-    """What a load, big-endian, makes of the host's 16 bits."""
-    return int(socket.htons(value))
-
-
-def _word(value: int) -> int:
-    return int(socket.htonl(value))
-
-
-def notifications(devices: Collection[int], ours: Collection[int]) -> bytes:
-    """A program that lets pass what is to be received.
-
-    That are devices, qdiscs for arrivals, filters on these devices, and removed filters on any
-    device with one of the priorities in `ours`. Filters of more than `MOST_DEVICES` devices are
-    all received.
-    """
-
-    def code(what: int, value: int, yes: int = 0, no: int = 0) -> bytes:
-        return _INSTRUCTION.pack(what, yes, no, value)
-
-    accept, drop = code(_RETURN, _ALL), code(_RETURN, _NONE)
-    qdisc = [
-        code(_LOAD_WORD, _PARENT_AT),
-        code(_EQUAL, _word(INGRESS_PARENT), no=1),
-        accept,
-        drop,
-    ]
-    new = [code(_LOAD_HALF, _PRIORITY_AT)]
-    for priority in ours:
-        new += [code(_EQUAL, _half(priority), no=1), drop]
-    gone = [code(_LOAD_HALF, _PRIORITY_AT)]
-    for priority in ours:
-        gone += [code(_EQUAL, _half(priority), no=1), accept]
-    new.append(code(_ALWAYS, len(gone)))
-    on_devices = [accept]
-    if len(devices) <= MOST_DEVICES:
-        on_devices = [code(_LOAD_WORD, _INDEX_AT)]
-        for index in sorted(devices):
-            on_devices += [code(_EQUAL, _word(index), no=1), accept]
-        on_devices.append(drop)
-    start = [
-        code(_LOAD_HALF, _TYPE_AT),
-        code(_EQUAL, _half(links.NEWLINK), yes=6),
-        code(_EQUAL, _half(links.DELLINK), yes=5),
-        code(_EQUAL, _half(NEWQDISC), yes=5),
-        code(_EQUAL, _half(DELQDISC), yes=4),
-        code(_EQUAL, _half(NEWTFILTER), yes=3 + len(qdisc)),
-        code(_EQUAL, _half(DELTFILTER), yes=2 + len(qdisc) + len(new)),
-        drop,
-        accept,
-    ]
-    return b"".join(start + qdisc + new + gone + on_devices)
-
-
-def receive_only(opened: socket.socket, program: bytes) -> None:
-    """Has the socket receive what the classic BPF program lets pass. Raises OSError."""
-    code = ctypes.create_string_buffer(program)
-    length = len(program) // _INSTRUCTION.size
-    packed = struct.pack("@HP", length, ctypes.addressof(code))
-    opened.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, packed)

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from ovs_ebpf_tap.apply.datapath import Datapath
+from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.decide.mirror_filter import parse as parse_filter
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.frames import IP_UDP, ethernet, ipv4, udp
@@ -36,7 +37,7 @@ from ovs_ebpf_tap.lab.kernel import has_tcx
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, TCX, Hook, Rule, VlanIngressPolicy
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, KEEP, FrameRewrite, vlan_set
-from ovs_ebpf_tap.observe.netlink import Netlink
+from ovs_ebpf_tap.observe.devices import DeviceMonitor
 
 SIZES = (64, 1400)
 """Bytes a frame."""
@@ -205,8 +206,8 @@ class CopyBench:
         self._switch = stack.enter_context(Netns("bench-switch"))
         self._monitor = stack.enter_context(Netns("bench-monitor"))
         self._stack = stack
-        self._netlink = self._switch.call(Netlink)
-        stack.callback(self._netlink.close)
+        self._traffic_control = self._switch.call(TrafficControl.open)
+        stack.callback(self._traffic_control.close)
         self._empty = self._load("empty", bpf.EMPTY)
         self._pairs: dict[str, DevicePair] = {}
 
@@ -261,9 +262,9 @@ class CopyBench:
             link = self._switch.call(lambda: bpf.create_tcx_link(program, device, at))
             self._stack.callback(os.close, link)
         else:
-            self._switch.call(lambda: self._netlink.ensure_clsact(device))
+            self._switch.call(lambda: self._traffic_control.ensure_clsact(device))
             self._switch.call(
-                lambda: self._netlink.replace_filter(device, direction, program, "bench")
+                lambda: self._traffic_control.replace_filter(device, direction, program, "bench")
             )
 
     def mirred(self) -> None:
@@ -289,9 +290,12 @@ class CopyBench:
         programs.ensure_bpffs(pins)
         opened = programs.ensure_programs(pins)
         self._stack.callback(opened.close)
-        netlink = self._switch.call(lambda: Netlink(owner=programs.owner(pins)))
-        self._stack.callback(netlink.close)
-        datapath = self._switch.call(lambda: Datapath(pins, netlink, opened, kind))
+        monitor = self._switch.call(DeviceMonitor.open)
+        self._stack.callback(monitor.close)
+        owner = programs.owner(pins)
+        traffic_control = self._switch.call(lambda: TrafficControl.open(owner))
+        self._stack.callback(traffic_control.close)
+        datapath = self._switch.call(lambda: Datapath(pins, monitor, traffic_control, opened, kind))
         begun = True
         while begun or datapath.unfinished:
             if refused := self._switch.call(lambda: datapath.sync(rules, set())):

@@ -24,7 +24,7 @@ from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import patience
-from ovs_ebpf_tap.observe.netlink import Netlink
+from ovs_ebpf_tap.observe.devices import DeviceMonitor
 
 EVENTS = 8_000
 """Notifications that a receive buffer of 4 MiB does not hold."""
@@ -42,18 +42,18 @@ def test_what_was_told_before_the_loss_counts_no_more() -> None:
     """The kernel tells of the loss first, and then what it still had."""
     with Netns("netlink") as ns:
         ns.run("ip", "link", "add", "d0", "type", "veth", "peer", "name", "p0")
-        netlink = ns.call(Netlink)
+        monitor = ns.call(DeviceMonitor.open)
         try:
             make_events(ns, "d0", EVENTS)
             ns.run("ip", "link", "del", "d0")
             ns.run("ip", "link", "add", "d0", "index", "77", "type", "veth", "peer", "name", "d1")
-            told = ns.call(netlink.run)
+            told = ns.call(monitor.run)
             assert told.devices
             assert told.hooks
-            assert netlink.devices["d0"].ifindex == 77
-            assert "d1" in netlink.devices
+            assert monitor.devices["d0"].ifindex == 77
+            assert "d1" in monitor.devices
         finally:
-            netlink.close()
+            monitor.close()
 
 
 def test_netlink_overrun(ground: Testbed, fault: Fault, figure: Figure) -> None:
@@ -182,17 +182,17 @@ def test_former_names() -> None:
     """They lead to a device for as long as no other has them, and it is there."""
     with Netns("names") as ns:
         ns.run("ip", "link", "add", "d0", "type", "veth", "peer", "name", "p0")
-        netlink = ns.call(Netlink)
+        monitor = ns.call(DeviceMonitor.open)
         try:
 
             def named(*words: str) -> dict[str, str]:
                 ns.run("ip", "link", *words)
-                ns.call(netlink.run)
-                assert netlink.devices == {**ns.call(Netlink).devices} | {
-                    name: device for name, device in netlink.devices.items() if device.name != name
+                ns.call(monitor.run)
+                assert monitor.devices == {**ns.call(DeviceMonitor.open).devices} | {
+                    name: device for name, device in monitor.devices.items() if device.name != name
                 }
                 return {
-                    name: device.name for name, device in netlink.devices.items() if name[0] == "d"
+                    name: device.name for name, device in monitor.devices.items() if name[0] == "d"
                 }
 
             assert named("set", "d0", "name", "d1") == {"d0": "d1", "d1": "d1"}
@@ -201,7 +201,7 @@ def test_former_names() -> None:
             assert named("set", "d2", "name", "d0") == {"d0": "d0", "d1": "d1", "d2": "d0"}
             assert named("del", "d0") == {}
         finally:
-            netlink.close()
+            monitor.close()
 
 
 # Ports.

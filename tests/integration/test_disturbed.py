@@ -16,7 +16,7 @@ from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.observe.netlink import Netlink
+from ovs_ebpf_tap.observe.devices import DeviceMonitor
 
 
 @contextlib.contextmanager
@@ -95,13 +95,13 @@ def test_hooks_of_a_mirror_that_is_given_back(switch: Switch, tap: SidecarProces
 def test_what_others_remove_is_told_apart() -> None:
     with Netns("netlink") as ns:
         ns.run("ip", "link", "add", "d0", "type", "veth", "peer", "name", "p0")
-        netlink = ns.call(Netlink)
-        index = netlink.devices["d0"].ifindex
+        monitor = ns.call(DeviceMonitor.open)
+        index = monitor.devices["d0"].ifindex
 
         def told(*commands: str) -> tuple[bool, set[int]]:
             for command in commands:
                 ns.run("tc", *command.split())
-            changes = ns.call(netlink.run)
+            changes = ns.call(monitor.run)
             return changes.hooks, set(changes.freed)
 
         try:
@@ -113,4 +113,4 @@ def test_what_others_remove_is_told_apart() -> None:
             ) == (False, set())
             assert told("qdisc del dev d0 clsact") == (True, set())
         finally:
-            netlink.close()
+            monitor.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import ovs_ebpf_tap
+from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
@@ -19,7 +21,6 @@ from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, cutters, hook_count
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
-from ovs_ebpf_tap.observe.netlink import Netlink
 from talking import Trio, copies_of
 
 RESTORE = Path(ovs_ebpf_tap.__path__[0]).parent / "scripts" / "restore"
@@ -110,10 +111,10 @@ def test_filters_of_two_owners_on_a_device() -> None:
         ns.run("ip", "link", "add", "d0", "type", "veth")
 
         def exercise() -> None:
-            first, second = Netlink(owner=1 << 31 | 1), Netlink(owner=0xFFFFFFFF)
+            first, second = TrafficControl.open(1 << 31 | 1), TrafficControl.open(0xFFFFFFFF)
             program = bpf.load_classifier(bpf.EMPTY, "tap_empty")
             try:
-                ifindex = first.devices["d0"].ifindex
+                ifindex = socket.if_nametoindex("d0")
                 first.ensure_clsact(ifindex)
                 for each in (first, second, first):
                     for direction in (INGRESS, EGRESS):

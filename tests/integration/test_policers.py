@@ -19,8 +19,8 @@ from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import CLSACT, TCX
-from ovs_ebpf_tap.observe import tc
-from ovs_ebpf_tap.observe.netlink import Netlink
+from ovs_ebpf_tap.observe import notifications
+from ovs_ebpf_tap.observe.devices import DeviceMonitor
 
 PASSING, TAKEN = 1, 2
 COUNT = 20
@@ -161,17 +161,17 @@ def test_filters_on_other_devices_wake_nobody(ns: Netns, many: bool) -> None:
         where = ("dev", device, "ingress", "pref", "9", "protocol", "all")
         ns.run("tc", "filter", "add", *where, "u32", "match", "u32", "0", "0")
         ns.run("tc", "filter", "del", *where)
-        told = bool(select.select([netlink], [], [], 0)[0])
-        ns.call(netlink.run)
+        told = bool(select.select([monitor], [], [], 0)[0])
+        ns.call(monitor.run)
         return told
 
-    netlink = ns.call(Netlink)
+    monitor = ns.call(DeviceMonitor.open)
     try:
-        index = netlink.devices["d0"].ifindex
-        others = range(1000, 1000 + tc.MOST_DEVICES) if many else ()
-        netlink._qdiscs.update(dict.fromkeys(others, "clsact"))
-        ns.call(lambda: netlink.follow(frozenset({index, *others})))
+        index = monitor.devices["d0"].ifindex
+        others = range(1000, 1000 + notifications.MOST_DEVICES) if many else ()
+        monitor._foreign._qdiscs.update(dict.fromkeys(others, "clsact"))
+        ns.call(lambda: monitor.follow(frozenset({index, *others})))
         assert change("d0")
         assert change("d1") == many
     finally:
-        netlink.close()
+        monitor.close()

@@ -1,4 +1,4 @@
-"""Hooks that fail, and places that run out: on maps and a netlink of our own."""
+"""Hooks that fail, and places that run out: on maps and a traffic control of our own."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from builders import Clock, FakeMap, switch
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.apply import datapath, interned_array
 from ovs_ebpf_tap.apply.datapath import Datapath
+from ovs_ebpf_tap.apply.tc_filter import Filter
+from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.ebpf.programs import Programs
 from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, Hook, Rule
-from ovs_ebpf_tap.observe.netlink import Filter, Netlink
+from ovs_ebpf_tap.observe.devices import DeviceMonitor
 
 MAX_MIRRORS = abi.constant("MAX_MIRRORS")
 QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
@@ -67,12 +69,12 @@ class FakeHash:
 
 
 @dataclass
-class FakeNetlink:
+class FakeTrafficControl:
     """Filters by hook; to replace or to remove some raises, or breaks the map of entries."""
 
     maps: dict[str, Any]
     owner: int = 1
-    devices: dict[str, Any] = field(default_factory=dict)
+    rtnetlink = SimpleNamespace(route=None)
     there: dict[Hook, Filter] = field(default_factory=dict)
     faults: dict[Hook, Exception] = field(default_factory=dict)
     breaks: bool = False
@@ -119,9 +121,6 @@ class FakeNetlink:
     def announce(self, _ifindex: int) -> None:
         pass
 
-    def is_up(self, _ifindex: int) -> bool:
-        return False
-
 
 class DatapathBench:
     """A datapath on fakes; it has no programs but the shared ones."""
@@ -132,7 +131,7 @@ class DatapathBench:
         self.maps: dict[str, Any] = {
             name: FakeArray(size, 1 << 17) for name, size in sizes.items()
         } | {name: FakeHash() for name in (INGRESS, EGRESS, "mirrors", "qdiscs", "cutter")}
-        self.netlink = FakeNetlink(self.maps)
+        self.traffic_control = FakeTrafficControl(self.maps)
         self.pins = pins
         self.datapath = self.open()
 
@@ -150,8 +149,14 @@ class DatapathBench:
             fd=lambda _direction: 3,
             load_own=load_own,
         )
-        netlink, programs = cast(Netlink, self.netlink), cast(Programs, opened)
-        return Datapath(self.pins, netlink, programs, CLSACT)
+        monitor = SimpleNamespace(devices={}, is_up=lambda _ifindex: False)
+        return Datapath(
+            self.pins,
+            cast(DeviceMonitor, monitor),
+            cast(TrafficControl, self.traffic_control),
+            cast(Programs, opened),
+            CLSACT,
+        )
 
     def sync(self, wanted: dict[Hook, tuple[Rule, ...]]) -> dict[int, OSError]:
         return self.datapath.sync(wanted, set())
@@ -202,7 +207,7 @@ def test_a_new_hook_that_fails(
     bench: DatapathBench, clock: Clock, fault: Exception, breaks: bool
 ) -> None:
     """With entries that can't be put back, its rules stay where they are."""
-    bench.netlink.faults, bench.netlink.breaks = {A: fault}, breaks
+    bench.traffic_control.faults, bench.traffic_control.breaks = {A: fault}, breaks
     refused = bench.sync({A: rules(7, 8)})
     assert refused.keys() == {A.ifindex}
     assert A in bench.live() or not breaks
@@ -219,16 +224,16 @@ def test_new_rules_of_a_hook_that_fail(
     bench: DatapathBench, clock: Clock, fault: Exception, breaks: bool
 ) -> None:
     bench.sync({A: rules(5, 6)})
-    bench.netlink.faults, bench.netlink.breaks = {A: fault}, breaks
+    bench.traffic_control.faults, bench.traffic_control.breaks = {A: fault}, breaks
     assert bench.sync({A: rules(7, 8), B: rules(9, 10)}).keys() >= {A.ifindex}
     now = [7, 8] if breaks else [5, 6]
     assert bench.live()[A] == now
-    bench.maps[INGRESS].failing = bench.netlink.breaks = False
+    bench.maps[INGRESS].failing = bench.traffic_control.breaks = False
     clock.now += 2 * QUARANTINE
     assert bench.sync({A: rules(7, 8), B: rules(9, 10), C: rules(11, 12)}).keys() == {A.ifindex}
     assert bench.live() == {A: bench.live()[A], B: [9, 10], C: [11, 12]}
     assert bench.live()[A] == [5, 6] or breaks
-    bench.netlink.faults.clear()
+    bench.traffic_control.faults.clear()
     assert not bench.sync({A: rules(7, 8), B: rules(9, 10), C: rules(11, 12)})
     assert bench.live() == {A: [7, 8], B: [9, 10], C: [11, 12]}
 
@@ -236,7 +241,7 @@ def test_new_rules_of_a_hook_that_fail(
 def test_a_hook_that_fails_again_and_again_takes_no_room(
     bench: DatapathBench, clock: Clock
 ) -> None:
-    bench.netlink.faults[A] = OSError(ENOMEM, "no memory")
+    bench.traffic_control.faults[A] = OSError(ENOMEM, "no memory")
     for _ in range(5):
         assert bench.sync({A: rules(*range(100))})
         clock.now += 2 * QUARANTINE
@@ -247,12 +252,12 @@ def test_a_hook_that_fails_again_and_again_takes_no_room(
 def test_a_hook_that_is_not_removed(bench: DatapathBench, clock: Clock, fault: Exception) -> None:
     """It goes on to count for its mirror, whose slot stays; others are removed."""
     bench.sync({A: rules(7, 8), B: rules(9, 10, mirror=2), C: rules(11, 12, mirror=3)})
-    bench.netlink.faults[A] = fault
+    bench.traffic_control.faults[A] = fault
     assert not bench.sync({C: rules(11, 12, mirror=3)})
     assert bench.datapath.stuck == {A}
     assert bench.datapath.attached.keys() == {A, C}
     assert bench.datapath.mirrors == {UUID(int=1), UUID(int=3)}
-    bench.netlink.faults.clear()
+    bench.traffic_control.faults.clear()
     assert not bench.sync({C: rules(11, 12, mirror=3)})
     assert bench.datapath.stuck == set()
     assert bench.datapath.attached.keys() == {C}

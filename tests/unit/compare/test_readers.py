@@ -22,7 +22,7 @@ from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.observe import ethtool
-from ovs_ebpf_tap.observe.netlink import Statistics
+from ovs_ebpf_tap.observe.links import Statistics
 
 A = Meter("a", 1, RX)
 B = Meter("b", 2, TX)

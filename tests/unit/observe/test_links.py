@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from ovs_ebpf_tap.model.device import Departure, Device
-from ovs_ebpf_tap.observe import links
+from ovs_ebpf_tap.observe import links, netlink
 
 UP, LOWER_UP = 0x1, 0x10000
 ETHER, LOOPBACK = 1, 772
@@ -101,7 +101,7 @@ def test_what_is_not_told_is_empty() -> None:
 
 def test_several_messages() -> None:
     data = message(links.NEWLINK, link(1, "abc")) + message(links.DELLINK, link(2), flags=0x10)
-    found = [(kind, flags, links.device(body)) for kind, flags, body in links.messages(data)]
+    found = [(kind, flags, links.device(body)) for kind, flags, body in netlink.messages(data)]
     assert [each[:2] for each in found] == [(links.NEWLINK, 0), (links.DELLINK, 0x10)]
     assert [device.ifindex for _, _, device in found if device] == [1, 2]
 
@@ -109,7 +109,7 @@ def test_several_messages() -> None:
 @pytest.mark.parametrize("data", [struct.pack("=IHHII", 0, 16, 0, 0, 0), bytes(40)])
 def test_a_message_without_length_has_no_end(data: bytes) -> None:
     with pytest.raises(ValueError, match="shorter"):
-        list(links.messages(data))
+        list(netlink.messages(data))
 
 
 def test_the_kernels_own() -> None:
