@@ -16,6 +16,9 @@ from ovs_ebpf_tap.errors import TapError
 _SECONDS, _ROUNDS = 5.0, 4
 _LAB_SECONDS, _LAB_ROUNDS = 2.0, 3
 
+_PAGE_NEEDS = {"matplotlib": "matplotlib>=3.8", "jinja2": "jinja2>=3.1"}
+"""Modules by what to install."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -53,8 +56,10 @@ def _compare(options: Options, request: Request) -> Result:
 
 def _check_page(page: Path) -> None:
     """Raises TapError now rather than after all the runs."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise TapError("--html needs matplotlib: pip install 'matplotlib>=3.8'")
+    missing = [name for name in _PAGE_NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        install = " ".join(f"'{_PAGE_NEEDS[name]}'" for name in missing)
+        raise TapError(f"--html needs {' and '.join(missing)}: pip install {install}")
     if page.is_dir() or not page.absolute().parent.is_dir():
         raise TapError(f"cannot write {page}: it is to be a file in a directory that is there")
 

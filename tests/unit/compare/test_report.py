@@ -163,6 +163,12 @@ def test_a_page_is_the_same_each_time() -> None:
     assert as_page(made()) == as_page(made())
 
 
+def test_identifiers_in_a_page_are_unique() -> None:
+    ids = Page(as_page(made())).ids
+    assert ids
+    assert len(set(ids)) == len(ids)
+
+
 def test_a_page_without_any_figure() -> None:
     empty = replace(made(), readings=())
     assert Page(as_page(empty)).open == []
@@ -182,6 +188,9 @@ def test_what_the_page_needs_is_said_before_anything_is_measured(
     command._check_page(tmp_path / "page.html")
     with pytest.raises(TapError, match="a directory that is there"):
         command._check_page(tmp_path / "none" / "page.html")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jinja2" else 1)
+    with pytest.raises(TapError, match=r"needs jinja2: pip install 'jinja2>=3\.1'$"):
+        command._check_page(tmp_path / "page.html")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(TapError, match="pip install 'matplotlib"):
+    with pytest.raises(TapError, match=r"pip install 'matplotlib>=3\.8' 'jinja2>=3\.1'$"):
         command._check_page(tmp_path / "page.html")
