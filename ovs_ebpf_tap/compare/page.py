@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import jinja2
 
 from ovs_ebpf_tap.compare.charts import draw_charts
 from ovs_ebpf_tap.compare.figures import Load, Result
 from ovs_ebpf_tap.compare.report import table_head, table_rows
-
-_TEMPLATE = "page.html"
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,15 @@ class _Table:
 
 def as_page(result: Result) -> str:
     """The page, as HTML."""
+    return _template().render(
+        result=result,
+        charts=draw_charts(result),
+        tables=[_table(result, load) for load in result.loads],
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ovs_ebpf_tap.compare"),
         autoescape=True,
@@ -31,11 +39,7 @@ def as_page(result: Result) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(_TEMPLATE).render(
-        result=result,
-        charts=draw_charts(result),
-        tables=[_table(result, load) for load in result.loads],
-    )
+    return environment.get_template("page.html")
 
 
 def _table(result: Result, load: Load) -> _Table:
