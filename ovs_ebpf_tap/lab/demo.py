@@ -302,8 +302,16 @@ class Demo:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="demo", description="Shows the sidecar at work.")
-    parser.add_argument("--datapath", choices=("netdev", "system"), default="netdev")
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo",
+        description="Moves a mirror between Open vSwitch and eBPF, and counts every frame.",
+    )
+    parser.add_argument(
+        "--datapath",
+        choices=("netdev", "system"),
+        default="netdev",
+        help="Open vSwitch's userspace or kernel datapath (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     if os.geteuid() != 0:
         print("demo: root is needed", file=sys.stderr)
