@@ -284,14 +284,26 @@ def _first_copies(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="bench control", description="Measures the control path.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench control",
+        description="Measures the time from a change of a mirror to its first copy, and the "
+        "sidecar's start, memory and CPU time.",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--rounds", type=int, default=100, help="moves of each kind")
-    parser.add_argument("--starts", type=int, default=5, help="starts of each kind")
-    parser.add_argument("--idle", type=float, default=60.0, help="seconds without traffic")
-    parser.add_argument("--ports", type=int, default=1000)
-    parser.add_argument("--mirrors", type=int, default=256)
-    parser.add_argument("--fast-attach", action="store_true", help="have the sidecar run with it")
+    parser.add_argument(
+        "--rounds", type=int, default=100, help="moves of each kind (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--starts", type=int, default=5, help="starts of each kind (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--idle", type=float, default=60.0, help="seconds at rest (default: %(default)s)"
+    )
+    parser.add_argument("--ports", type=int, default=1000, help="ports of the large switch")
+    parser.add_argument("--mirrors", type=int, default=256, help="mirrors of the large switch")
+    parser.add_argument(
+        "--fast-attach", action="store_true", help="run the sidecar with --fast-attach"
+    )
     arguments = parser.parse_args(argv)
     if os.geteuid() != 0:
         print("bench: root is needed", file=sys.stderr)

@@ -1,10 +1,10 @@
-"""What a copy costs: CPU time a frame, over the same device without a mirror.
+"""What a copy costs: CPU time per frame, in addition to the same device without a mirror.
 
-A sender's frames arrive through a veth pair on a port's device, and are copied to another veth
-pair. All of that happens in the sender's own thread, whose CPU time is measured. Each way of
-copying, ours and the kernel's own, has devices of its own, and they take turns, round by round.
-Where code and data happen to lie in memory, and who was before, has a part in what they take: two
-of the same kind may differ by 20 ns. So all is set up anew every some rounds, in another order.
+Frames arrive through a veth pair on a port's device, and are copied to another veth pair. All of that
+runs in the sender's thread, whose CPU time is measured. Each way of copying, ours and the kernel's
+own, has devices of its own; they take turns, round by round. Where code and data lie in memory, and
+which way ran before, changes the figures: two ways of the same kind may differ by 20 ns. So the
+devices are set up anew after some rounds, in another order.
 """
 
 from __future__ import annotations
@@ -406,11 +406,17 @@ def report(size: int, found: Mapping[str, Sequence[float]]) -> Iterator[str]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench copy", description=__doc__)
-    parser.add_argument("--setups", type=int, default=_SETUPS)
-    parser.add_argument("--rounds", type=int, default=_ROUNDS, help="of each set-up")
-    parser.add_argument("--batches", type=int, default=_BATCHES, help=f"of {_BATCH} frames a turn")
-    parser.add_argument("--no-others", action="store_true", help=f"not beside {_OTHERS} mirrors")
-    parser.add_argument("--json", action="store_true", help="print JSON: ns a frame, by round")
+    parser.add_argument(
+        "--setups", type=int, default=_SETUPS, help="how often devices are set up anew"
+    )
+    parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds per set-up")
+    parser.add_argument(
+        "--batches", type=int, default=_BATCHES, help=f"batches of {_BATCH} frames per turn"
+    )
+    parser.add_argument(
+        "--no-others", action="store_true", help=f"leave out the {_OTHERS} other mirrors"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON: ns per frame, by round")
     return parser.parse_args()
 
 

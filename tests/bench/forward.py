@@ -1,4 +1,4 @@
-"""What copies take of what a switch forwards: Open vSwitch's, the kernel's own, and ours."""
+"""How many packets a switch forwards beside copies: Open vSwitch's, the kernel's own, and eBPF's."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ _TITLE = "What copies take of what a switch forwards"
 
 
 def _options() -> argparse.Namespace:
-    about = f"{__doc__} The kernel's are those of u32 and mirred on clsact, without a mirror."
+    about = f"{__doc__} The kernel's own are made by u32 and mirred on clsact, without a mirror."
     parser = argparse.ArgumentParser(prog=_PROGRAM, description=about)
-    parser.add_argument("--datapath", choices=("netdev", "system"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
+    parser.add_argument("--datapath", choices=("netdev", "system"), help="default: netdev")
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="length of each run (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
