@@ -35,8 +35,11 @@ class Departures:
         self._run_dir = run_dir
         self._is_there = is_there
         self._left: dict[UUID, _Left] = {}
-        self._asked: Mapping[str, Device] = {}
-        """The devices when the kernel was asked last."""
+        self._asked: Mapping[str, Device] | None = None
+        """The devices when the kernel was asked last; None to ask it at the next look."""
+        self._away: frozenset[UUID] = frozenset()
+        self.version = 0
+        """Grows when other interfaces are away than at the `look` before."""
 
     def note(self, left: Mapping[str, Departure], db: Database) -> None:
         """Takes in that devices have left, by their names."""
@@ -48,8 +51,17 @@ class Departures:
 
     def look(self, db: Database, devices: Mapping[str, Device]) -> Database:
         """The rows, with `away` where the device that Open vSwitch has open is elsewhere."""
-        if not self._left:
-            return db
+        if self._left:
+            self._drop_returned(db, devices)
+        away = frozenset(self._left)
+        if away != self._away:
+            self._away = away
+            self.version += 1
+        rows = {uuid: replace(db.interfaces[uuid], away=True) for uuid in away}
+        return replace(db, interfaces={**db.interfaces, **rows}) if away else db
+
+    def _drop_returned(self, db: Database, devices: Mapping[str, Device]) -> None:
+        """Drops those that Open vSwitch has no longer open, or that are no longer elsewhere."""
         pid = read_pid(self._run_dir)
         self._left = {
             uuid: left
@@ -58,21 +70,19 @@ class Departures:
             and db.interfaces[uuid].opened
             and pid in (left.pid, None)  # Another one has opened what it found by the name.
         }
-        if devices is not self._asked:
+        if devices != self._asked:
             self._asked = devices
             self._left = {
                 uuid: left
                 for uuid, left in self._left.items()
                 if db.interfaces[uuid].name not in devices or self._is_there(left.to)
             }
-        away = {uuid: replace(db.interfaces[uuid], away=True) for uuid in self._left}
-        return replace(db, interfaces={**db.interfaces, **away}) if away else db
 
     def refresh(self) -> None:
         """Has the next `look` ask the kernel: one that has come back by another name, or has
         ended, is not notified of.
         """
-        self._asked = {}
+        self._asked = None
 
 
 def _keeping(db: Database) -> set[UUID]:

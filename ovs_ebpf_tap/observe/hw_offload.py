@@ -28,7 +28,8 @@ class HwOffload:
         self._told: int | None = None
         """The process that was told."""
         self._hidden: Mapping[int, str] = {}
-        self._devices: Mapping[str, Device] = {}
+        self._devices: Mapping[str, Device] | None = None
+        """The devices when these were looked at last; None to look at them again."""
 
     def look(self, db: Database) -> Database:
         """The rows, with what is in force: what is set, or was for the process that runs."""
@@ -45,7 +46,7 @@ class HwOffload:
 
         Looks at devices anew when they are others, and after `refresh`.
         """
-        if devices is not self._devices:
+        if devices != self._devices:
             self._devices = devices
             found = {device.ifindex: _why_hidden(device) for device in devices.values()}
             self._hidden = {ifindex: why for ifindex, why in found.items() if why is not None}
@@ -53,7 +54,7 @@ class HwOffload:
 
     def refresh(self) -> None:
         """Has the next `hidden` look at devices: their features change without a word."""
-        self._devices = {}
+        self._devices = None
 
 
 def _why_hidden(device: Device) -> str | None:

@@ -92,6 +92,8 @@ class FlowTables:
         """By bridge; those of which nothing is known, not yet or no longer, are absent."""
         self.port_flags: Mapping[str, PortFlags] = {}
         """By bridge, as `traits`."""
+        self.version = 0
+        """Grows when `traits` or `port_flags` changes."""
 
     def watch(self, bridges: Collection[str]) -> None:
         """Watches these bridges from now on, and no others; any number of times."""
@@ -122,7 +124,9 @@ class FlowTables:
         ports = ((name, channel.flags) for name, channel in self._ports.items())
         flags = {name: each for name, each in ports if each is not None}
         changed = (traits, flags) != (self.traits, self.port_flags)
-        self.traits, self.port_flags = traits, flags
+        if changed:
+            self.traits, self.port_flags = traits, flags
+            self.version += 1
         return changed
 
     def wait(self, poller: ovs.poller.Poller) -> None:

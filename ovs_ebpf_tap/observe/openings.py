@@ -16,7 +16,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from operator import is_
 from uuid import UUID
 
 from ovs_ebpf_tap.model.device import Device
@@ -56,18 +55,19 @@ class Openings:
         self._closed: dict[UUID, float] = {}
         """When a row's socket was first seen to be closed."""
         self._asked: tuple[object, ...] = ()
-        """The rows and devices when it was looked last."""
+        """The rows and devices when it was looked last; empty to have `look` ask the kernel."""
         self._interfaces: Mapping[UUID, Interface] = {}
         self.wake = math.inf
         """When, by the clock, it is to be looked again though nothing has changed."""
         self.misnamed: Mapping[UUID, int] = {}
-        """`Interface.bound` of the rows that have it; another object when changed."""
+        """`Interface.bound` of the rows that have it."""
+        self.version = 0
+        """Grows when `misnamed` changes."""
 
     def look(self, db: Database, devices: Mapping[str, Device]) -> Database:
         """The rows, with `bound` where it is not the device of their name that is open."""
         asked = (db.bridges, db.ports, db.interfaces, devices)
-        changed = len(self._asked) != len(asked) or not all(map(is_, asked, self._asked))
-        if changed or self._clock() >= self.wake:
+        if asked != self._asked or self._clock() >= self.wake:
             self._asked = asked
             self._find(db, devices)
             self._interfaces = {
@@ -114,6 +114,7 @@ class Openings:
             self.wake = now + _AGAIN
         if found != self.misnamed:
             self.misnamed = found
+            self.version += 1
 
     def _bind(
         self,

@@ -322,6 +322,8 @@ class Ovsdb:
         self._rows: dict[str, dict[UUID, Any]] = {table: {} for table in _READERS}
         self._seqno: int | None = None
         self._database = Database()
+        self.version = 0
+        """Grows when `snapshot` returns other rows than before."""
         self._trouble: str | None = None
         self._txn: Any = None
         self._reconfigure = False
@@ -464,7 +466,10 @@ class Ovsdb:
     # Reading.
 
     def snapshot(self) -> Database:
-        """The rows as they are in the replica; the same object while these are the same."""
+        """The rows as they are in the replica; the same object while these are the same.
+
+        A row that is as it was stays the same object, too, and so does a table of such rows.
+        """
         if self.connected and self._seqno != self._idl.change_seqno:
             self._seqno = self._idl.change_seqno
             changed, self._idl.changed = self._idl.changed, set()
@@ -474,6 +479,7 @@ class Ovsdb:
             database = self._make_database()
             if database != self._database:
                 self._database = database
+                self.version += 1
         return self._database
 
     def _read(self, table: str, changed: set[UUID]) -> None:

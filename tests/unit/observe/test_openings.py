@@ -48,6 +48,7 @@ class SeenSockets:
 
     def bound(self) -> dict[str, int]:
         """What is found to be open elsewhere than on the device of the name."""
+        self.openings.refresh()
         db = self.openings.look(self.world.db, dict(self.world.devices))
         return {row.name: row.bound for row in db.interfaces.values() if row.bound is not None}
 
@@ -71,6 +72,27 @@ def test_the_rows_stay_as_they_are(case: SeenSockets) -> None:
     case.openings.refresh()
     assert case.openings.look(db, devices) is db
     assert case.looked == 2
+
+
+def test_the_kernel_is_asked_when_rows_or_devices_change(case: SeenSockets) -> None:
+    for looked in (1, 1):
+        case.openings.look(case.world.db, dict(case.world.devices))
+        assert case.looked == looked
+    case.rename("a", "old")
+    case.openings.look(case.world.db, dict(case.world.devices))
+    assert case.looked == 2
+    case.world.add_port("c")
+    case.openings.look(case.world.db, dict(case.world.devices))
+    assert case.looked == 3
+
+
+def test_the_version_grows_with_what_is_found(case: SeenSockets) -> None:
+    case.bound()
+    assert case.openings.version == 0
+    case.rename("a", "old")
+    for _ in range(2):
+        case.bound()
+        assert case.openings.version == 1
 
 
 def test_a_device_that_is_renamed(case: SeenSockets) -> None:
