@@ -1,10 +1,10 @@
 """What a copy costs: CPU time per frame, in addition to the same device without a mirror.
 
-Frames arrive through a veth pair on a port's device, and are copied to another veth pair. All of that
-runs in the sender's thread, whose CPU time is measured. Each way of copying, ours and the kernel's
-own, has devices of its own; they take turns, round by round. Where code and data lie in memory, and
-which way ran before, changes the figures: two ways of the same kind may differ by 20 ns. So the
-devices are set up anew after some rounds, in another order.
+Frames arrive through a veth pair on a port's device, and are copied to another veth pair. All of
+that runs in the sender's thread, whose CPU time is measured. Each way of copying, ours and the
+kernel's own, has devices of its own; they take turns, round by round. Where code and data lie in
+memory, and which way ran before, changes the figures: two ways of the same kind may differ by
+20 ns. So the devices are set up anew after some rounds, in another order.
 """
 
 from __future__ import annotations

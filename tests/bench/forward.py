@@ -1,4 +1,4 @@
-"""How many packets a switch forwards beside copies: Open vSwitch's, the kernel's own, and eBPF's."""
+"""Packets that a switch forwards beside copies: Open vSwitch's, the kernel's own, and eBPF's."""
 
 from __future__ import annotations
 
