@@ -21,11 +21,11 @@
 /* How long the copy is to be here. The kernel's datapath, whose outermost tag is
  * always in the packet's metadata, does not count that tag.
  */
-static __always_inline u32 tap_cut_len(struct __sk_buff *skb, const struct tap_edit *edit)
+static __always_inline u32 tap_cut_len(struct __sk_buff *skb, const struct tap_rewrite *rewrite)
 {
 	u32 beside = skb->vlan_present ? TAP_TAG_LEN : 0;
 	u32 inside = !beside && tap_is_vlan(tap_type(skb)) ? TAP_TAG_LEN : 0;
-	u32 len = edit->flags & TAP_RULE_NETDEV ? edit->snaplen - beside : edit->snaplen + inside;
+	u32 len = rewrite->flags & TAP_RULE_NETDEV ? rewrite->snaplen - beside : rewrite->snaplen + inside;
 
 	return skb->len < len ? skb->len : len;
 }
@@ -34,7 +34,7 @@ static __always_inline u32 tap_cut_len(struct __sk_buff *skb, const struct tap_e
  * Has the outermost tag in the metadata, as it will be on the cutter: the kernel
  * takes it off there, and drops what is cut within it.
  */
-static __always_inline bool tap_tag_aside(struct __sk_buff *skb, u32 *len)
+static __always_inline bool tap_move_tag_to_metadata(struct __sk_buff *skb, u32 *len)
 {
 	struct tap_tag tag;
 	u32 tag_len;
@@ -50,17 +50,17 @@ static __always_inline bool tap_tag_aside(struct __sk_buff *skb, u32 *len)
  * Leaves a copy that has come to its output device to the cutter, as a clone, for
  * that tells whether it was taken. What is left goes the other way, out of the cutter,
  * where as on any dummy all that is sent ends: so it counts as sent. A super-packet is
- * cut to no less than its headers before, which takes the mark of one off it.
+ * cut to no less than its headers before, which makes it an ordinary packet.
  */
-static __always_inline int tap_leave_to_cutter(struct __sk_buff *skb, const struct tap_edit *edit,
+static __always_inline int tap_leave_to_cutter(struct __sk_buff *skb, const struct tap_rewrite *rewrite,
 					       u32 len)
 {
 	u32 zero = 0, *ifindex = cutter.lookup(&zero), head, word;
 
 	if (skb->gso_size && skb->len > TAP_HEADERS_LEN)
 		bpf_skb_change_tail(skb, TAP_HEADERS_LEN, 0);
-	if (!ifindex || !tap_fits_cut(skb, len, edit->max_len, edit->flags) ||
-	    !tap_tag_aside(skb, &len) || len < ETH_HLEN ||
+	if (!ifindex || !tap_fits_len(skb, len, rewrite->max_len, rewrite->flags) ||
+	    !tap_move_tag_to_metadata(skb, &len) || len < ETH_HLEN ||
 	    bpf_skb_load_bytes(skb, 0, &head, sizeof(head)))
 		return TAP_DROP;
 	/* The first byte is 0: no address of a group. */
@@ -75,13 +75,13 @@ static __always_inline int tap_leave_to_cutter(struct __sk_buff *skb, const stru
 }
 
 /* Cuts a copy, and drops one that its output does not take. */
-static __always_inline int tap_trim(struct __sk_buff *skb, const struct tap_edit *edit)
+static __always_inline int tap_truncate(struct __sk_buff *skb, const struct tap_rewrite *rewrite)
 {
-	u32 len = edit->snaplen ? tap_cut_len(skb, edit) : skb->len;
+	u32 len = rewrite->snaplen ? tap_cut_len(skb, rewrite) : skb->len;
 
 	if (skb->len > len && bpf_skb_change_tail(skb, len, 0))
-		return tap_leave_to_cutter(skb, edit, len);
-	return tap_fits(skb, edit->max_len, edit->flags) ? TAP_NEXT : TAP_DROP;
+		return tap_leave_to_cutter(skb, rewrite, len);
+	return tap_fits(skb, rewrite->max_len, rewrite->flags) ? TAP_NEXT : TAP_DROP;
 }
 
 /* XDP, on the cutter. */
@@ -107,7 +107,7 @@ int tap_deliver(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, 0, &len, sizeof(len)) || skb->len != bpf_ntohl(len) ||
 	    bpf_skb_store_bytes(skb, 0, &head, sizeof(head), BPF_F_RECOMPUTE_CSUM))
 		return TAP_DROP;
-	tap_mark(skb, 0);
+	tap_tag_copy(skb, 0);
 	return bpf_redirect(output, 0);
 }
 

@@ -101,43 +101,43 @@ static __always_inline u16 tap_tpid_or_default(u16 tpid)
 }
 
 /* From the tags of a frame to the packet's VLANs in the bridge. */
-static __always_inline void tap_tags_in(const struct tap_edit *edit, const struct tap_tag *tags,
+static __always_inline void tap_tags_in(const struct tap_rewrite *rewrite, const struct tap_tag *tags,
 					struct tap_tag *x)
 {
 	x[0].tpid = tags[0].tpid;
 	x[0].tci = tags[0].tci & TAP_TCI_MASK;
 	x[1].tpid = tags[1].tpid;
 	x[1].tci = tags[1].tci & TAP_TCI_MASK;
-	if (edit->in_mode == TAP_TAGS_TUNNEL) {
+	if (rewrite->in_mode == TAP_TAGS_TUNNEL) {
 		x[1] = x[0];
-		x[0].tpid = edit->in_tpid;
-		x[0].tci = edit->in_tag;
-	} else if (edit->in_mode == TAP_TAGS_FORCED) {
+		x[0].tpid = rewrite->in_tpid;
+		x[0].tci = rewrite->in_tag;
+	} else if (rewrite->in_mode == TAP_TAGS_FORCED) {
 		x[0].tpid = ETH_P_8021Q;
-		x[0].tci = edit->in_tag;
+		x[0].tci = rewrite->in_tag;
 		x[1].tpid = 0;
 		x[1].tci = 0;
-	} else if (edit->in_mode != TAP_TAGS_KEEP && !(x[0].tci & VLAN_VID_MASK)) {
+	} else if (rewrite->in_mode != TAP_TAGS_KEEP && !(x[0].tci & VLAN_VID_MASK)) {
 		x[0].tpid = tap_tpid_or_default(x[0].tpid);
-		x[0].tci |= edit->in_tag;
-		if (edit->in_mode == TAP_TAGS_ACCESS) {
+		x[0].tci |= rewrite->in_tag;
+		if (rewrite->in_mode == TAP_TAGS_ACCESS) {
 			x[1].tpid = 0;
 			x[1].tci = 0;
 		}
 	}
-	if (edit->set_vid != TAP_KEEP_VID)
-		x[0].tci = (x[0].tci & VLAN_PCP_MASK) | edit->set_vid;
+	if (rewrite->set_vid != TAP_KEEP_VID)
+		x[0].tci = (x[0].tci & VLAN_PCP_MASK) | rewrite->set_vid;
 }
 
 /* From the VLANs in the bridge to the tags of a frame. */
-static __always_inline void tap_tags_out(const struct tap_edit *edit, struct tap_tag *x)
+static __always_inline void tap_tags_out(const struct tap_rewrite *rewrite, struct tap_tag *x)
 {
-	if (edit->out_mode == TAP_TAGS_TUNNEL ||
-	    (edit->out_mode == TAP_TAGS_NATIVE && (x[0].tci & VLAN_VID_MASK) == edit->out_tag)) {
+	if (rewrite->out_mode == TAP_TAGS_TUNNEL ||
+	    (rewrite->out_mode == TAP_TAGS_NATIVE && (x[0].tci & VLAN_VID_MASK) == rewrite->out_tag)) {
 		x[0] = x[1];
 		x[1].tpid = 0;
 		x[1].tci = 0;
-	} else if (edit->out_mode == TAP_TAGS_ACCESS) {
+	} else if (rewrite->out_mode == TAP_TAGS_ACCESS) {
 		x[0].tpid = 0;
 		x[0].tci = 0;
 		x[1].tpid = 0;
@@ -146,23 +146,23 @@ static __always_inline void tap_tags_out(const struct tap_edit *edit, struct tap
 }
 
 /* Whether Open vSwitch writes the tag: not if there is nothing to say in it. */
-static __always_inline bool tap_is_written(const struct tap_edit *edit, const struct tap_tag *tag)
+static __always_inline bool tap_is_written(const struct tap_rewrite *rewrite, const struct tap_tag *tag)
 {
-	return tag->tci || (edit->priority == TAP_PRIORITY_ALWAYS && tag->tpid);
+	return tag->tci || (rewrite->priority == TAP_PRIORITY_ALWAYS && tag->tpid);
 }
 
-/* Puts the tags in place that the output port wants; returns how many. */
-static __always_inline u32 tap_translate(const struct tap_edit *edit, const struct tap_tag *tags,
+/* Sets @x to the tags that the output port wants; returns how many. */
+static __always_inline u32 tap_translate(const struct tap_rewrite *rewrite, const struct tap_tag *tags,
 					 struct tap_tag *x)
 {
-	tap_tags_in(edit, tags, x);
-	tap_tags_out(edit, x);
-	if (edit->priority != TAP_PRIORITY_NEVER)
+	tap_tags_in(rewrite, tags, x);
+	tap_tags_out(rewrite, x);
+	if (rewrite->priority != TAP_PRIORITY_NEVER)
 		x[0].tci = (x[0].tci & VLAN_VID_MASK) | (tags[0].tci & VLAN_PCP_MASK);
-	if (!tap_is_written(edit, &x[0]))
+	if (!tap_is_written(rewrite, &x[0]))
 		return 0;
 	x[0].tpid = tap_tpid_or_default(x[0].tpid);
-	if (!tap_is_written(edit, &x[1]))
+	if (!tap_is_written(rewrite, &x[1]))
 		return 1;
 	x[1].tpid = tap_tpid_or_default(x[1].tpid);
 	return 2;
@@ -180,7 +180,7 @@ struct tap_change {
 };
 
 /* The steps to a change. */
-struct tap_work {
+struct tap_change_plan {
 	struct tap_change change;
 	u32 n;
 	u32 n_new;
@@ -208,27 +208,27 @@ static __always_inline void tap_push(struct __sk_buff *skb, const struct tap_tag
 }
 
 /* Tags stay from the inner one on that does not differ; a new one has no DEI bit. */
-static __always_inline void tap_work_out(struct __sk_buff *skb, const struct tap_edit *edit,
-					 struct tap_work *work)
+static __always_inline void tap_plan_change(struct __sk_buff *skb, const struct tap_rewrite *rewrite,
+					 struct tap_change_plan *plan)
 {
-	struct tap_change *change = &work->change;
+	struct tap_change *change = &plan->change;
 	struct tap_tag *tags = change->tags, *x = change->new_tags;
 	u32 same = 0;
 
-	work->n = tap_read_tags(skb, edit->limit, tags);
+	plan->n = tap_read_tags(skb, rewrite->limit, tags);
 	barrier();
-	work->n_new = tap_translate(edit, tags, x);
+	plan->n_new = tap_translate(rewrite, tags, x);
 	barrier();
-	if (work->n && work->n_new &&
-	    tap_same_tag(work->n == 2 ? &tags[1] : &tags[0], work->n_new == 2 ? &x[1] : &x[0])) {
+	if (plan->n && plan->n_new &&
+	    tap_same_tag(plan->n == 2 ? &tags[1] : &tags[0], plan->n_new == 2 ? &x[1] : &x[0])) {
 		same = 1;
-		if (work->n == 2 && work->n_new == 2 && tap_same_tag(&tags[0], &x[0]))
+		if (plan->n == 2 && plan->n_new == 2 && tap_same_tag(&tags[0], &x[0]))
 			same = 2;
 	}
-	if (work->n && work->n == same && edit->flags & TAP_RULE_NO_DEI &&
+	if (plan->n && plan->n == same && rewrite->flags & TAP_RULE_NO_DEI &&
 	    tags[0].tci & VLAN_DEI_MASK)
 		same--;
-	skb->cb[TAP_CB_TAGS] = (work->n - same) | (work->n_new - same) << 2;
+	skb->cb[TAP_CB_TAGS] = (plan->n - same) | (plan->n_new - same) << 2;
 }
 
 /*
@@ -284,7 +284,7 @@ static __always_inline void tap_restore_tags(struct __sk_buff *skb, const struct
  * is longer than its MTU, one VLAN tag not counted. Super-packets are cut
  * there, and pass. Of a frame that is yet to be cut, @len bytes are left.
  */
-static __always_inline bool tap_fits_cut(struct __sk_buff *skb, u32 len, u32 max_len, u32 flags)
+static __always_inline bool tap_fits_len(struct __sk_buff *skb, u32 len, u32 max_len, u32 flags)
 {
 	u32 type = tap_type(skb);
 
@@ -301,7 +301,7 @@ static __always_inline bool tap_fits_cut(struct __sk_buff *skb, u32 len, u32 max
 
 static __always_inline bool tap_fits(struct __sk_buff *skb, u32 max_len, u32 flags)
 {
-	return tap_fits_cut(skb, skb->len, max_len, flags);
+	return tap_fits_len(skb, skb->len, max_len, flags);
 }
 
 #endif /* TAP_TAGS_H */

@@ -4,9 +4,9 @@
  *
  * tap_ingress and tap_egress are attached to the hooks of a device, the same
  * for TCX and for clsact's direct action. They look what there is to do, and
- * leave it to tap_rules, with tap_key for filters, or to tap_finish where a copy
- * has come to its output device. Hooks with one thing to do have tap_one or
- * tap_out instead (one.h). None changes the packet or its fate: whatever the
+ * leave it to tap_rules, with tap_extract_key for filters, or to tap_finish where a copy
+ * has come to its output device. Hooks with one thing to do have tap_specialized or
+ * tap_output instead (specialized.h). None changes the packet or its fate: whatever the
  * copies do, the next program goes on as if these were not there.
  */
 #include "tap.h"
@@ -22,7 +22,7 @@
 #define TAP_NO_MATCH	0
 
 /* What one program does of a hook's rules; the verifier's time grows with it. */
-#define TAP_RULES_AT_ONCE 16
+#define TAP_RULES_PER_PROGRAM 16
 
 /*
  * A constant that the sidecar fills in. The compiler must not know it: it says so
@@ -39,8 +39,8 @@
 #define TAP_CONSTANT(n)	((u32)TAP_CONSTANT_64(n))
 
 #include "tags.h"
-#include "copy.h"
-#include "once.h"
+#include "copy_tag.h"
+#include "dedup.h"
 
 struct tap_vlan_set {
 	u8 bits[TAP_VLAN_SET_LEN];
@@ -55,24 +55,24 @@ struct tap_vlan_set {
 struct tap_scratch {
 	struct tap_packet packet;
 	union tap_flow flow;
-	struct tap_work work;
+	struct tap_change_plan plan;
 };
 
 /* key: ifindex of a device with an ingress hook; value: its rules */
 BPF_F_TABLE("hash", u32, struct tap_hook, ingress, TAP_MAX_HOOKS, BPF_F_NO_PREALLOC);
 /* key: ifindex of a device with an egress hook; value: its rules */
 BPF_F_TABLE("hash", u32, struct tap_hook, egress, TAP_MAX_HOOKS, BPF_F_NO_PREALLOC);
-/* key: place; value: a rule, in runs named by the two maps above */
+/* key: index; value: a rule; the two maps above name ranges */
 BPF_TABLE("array", u32, struct tap_rule, rules, TAP_MAX_RULES);
 /* key: a mirror's slot; value: its counters on each CPU */
 BPF_TABLE("percpu_array", u32, struct tap_counters, counters, TAP_MAX_MIRRORS);
-/* key: place; value: the VLAN settings of hooks' ports */
+/* key: index; value: the VLAN settings of hooks' ports */
 BPF_TABLE("array", u32, struct tap_port, ports, TAP_MAX_PORTS);
-/* key: place; value: what copies need changed */
-BPF_TABLE("array", u32, struct tap_edit, edits, TAP_MAX_EDITS);
-/* key: place; value: a set of VLANs */
+/* key: index; value: what copies need changed */
+BPF_TABLE("array", u32, struct tap_rewrite, rewrites, TAP_MAX_REWRITES);
+/* key: index; value: a set of VLANs */
 BPF_TABLE("array", u32, struct tap_vlan_set, vlans, TAP_MAX_VLAN_SETS);
-/* key: place; value: what a mirror's filter selects */
+/* key: index; value: what a mirror's filter selects */
 BPF_TABLE("array", u32, struct tap_match, matches, TAP_MAX_MATCHES);
 /* key: 0; value: what a program works out in steps, while it makes no copy */
 BPF_TABLE("percpu_array", u32, struct tap_scratch, scratch, 1);
@@ -88,26 +88,26 @@ BPF_F_TABLE("hash", struct tap_uuid, struct tap_mirror, mirrors, TAP_MAX_MIRRORS
 BPF_F_TABLE("hash", u32, u32, qdiscs, TAP_MAX_HOOKS, BPF_F_NO_PREALLOC);
 
 /*
- * What the control block holds while a hook's rules are gone through: the run of
- * rules that was gone through last, and at the end, where the next program is to
- * go on.
+ * What the control block holds while a hook's rules are applied: the group and the
+ * selection of the last rule, what became of them, and the range of rules that the next
+ * program is to apply.
  */
 #define TAP_CB_FIRST	0
-#define TAP_CB_SHAPE	1
+#define TAP_CB_FLAGS	1
 #define TAP_CB_GROUP	2
-#define TAP_CB_RUN	3
-#define TAP_CB_SERVED	4
+#define TAP_CB_SELECTION	3
+#define TAP_CB_RESULT	4
 
-/* The run selects the packet. */
+/* The selection includes the packet. */
 #define TAP_SELECTED	1
 /* And this hook is the one that copies it. */
 #define TAP_COPIED	2
 
 #include "cut.h"
 
-static __always_inline bool tap_has_vlan(u32 place, u32 vid)
+static __always_inline bool tap_has_vlan(u32 index, u32 vid)
 {
-	struct tap_vlan_set *set = vlans.lookup(&place);
+	struct tap_vlan_set *set = vlans.lookup(&index);
 
 	return set && set->bits[vid / 8 % TAP_VLAN_SET_LEN] & 1 << vid % 8;
 }
@@ -116,7 +116,7 @@ static __always_inline bool tap_has_vlan(u32 place, u32 vid)
  * Whether the port admits the packet, and which VLAN it is in: in
  * ofproto/ofproto-dpif-xlate.c, input_vid_is_valid and xvlan_input_translate.
  */
-static __always_inline bool tap_enter(struct __sk_buff *skb, const struct tap_port *port,
+static __always_inline bool tap_admit(struct __sk_buff *skb, const struct tap_port *port,
 				      struct tap_packet *packet)
 {
 	if (port->max_len && skb->len > port->max_len)
@@ -132,18 +132,18 @@ static __always_inline bool tap_enter(struct __sk_buff *skb, const struct tap_po
 	return true;
 }
 
-/* The same, of the port at a place of the ports map; 0: a trunk of all VLANs. */
-static __always_inline bool tap_enter_at(struct __sk_buff *skb, u32 place,
+/* The same, of the port at an index of the ports map; 0: a trunk of all VLANs. */
+static __always_inline bool tap_admit_at(struct __sk_buff *skb, u32 index,
 					 struct tap_packet *packet)
 {
 	struct tap_port *port;
 
 	packet->tunnel = 0;
 	packet->vid = packet->tag.tci & VLAN_VID_MASK;
-	if (!place)
+	if (!index)
 		return true;
-	port = ports.lookup(&place);
-	return port && tap_enter(skb, port, packet);
+	port = ports.lookup(&index);
+	return port && tap_admit(skb, port, packet);
 }
 
 /*
@@ -188,29 +188,29 @@ static __always_inline void tap_account(const struct tap_rule *rule, u32 len, bo
 }
 
 /*
- * A copy for a device with a hook of ours carries a mark there, so that it is
+ * A copy for a device with a hook of ours carries the tag there, so that it is
  * finished and passed over: where another mirror selects the output device,
  * its copies are among this hook's rules already. So rings of mirrors end.
  */
-static __always_inline long tap_clone(struct __sk_buff *skb, const struct tap_rule *rule, u32 edit)
+static __always_inline long tap_clone(struct __sk_buff *skb, const struct tap_rule *rule, u32 rewrite)
 {
 	u64 flags = rule->flags & TAP_RULE_TO_INGRESS ? BPF_F_INGRESS : 0;
-	u32 kept_edit;
+	u32 kept_rewrite;
 	u64 kept;
 	long error;
 
-	if (!edit && !(rule->flags & TAP_RULE_TO_HOOK))
+	if (!rewrite && !(rule->flags & TAP_RULE_TO_HOOK))
 		return bpf_clone_redirect(skb, rule->output, flags);
-	kept = tap_cb_mark(skb);
-	kept_edit = skb->cb[TAP_CB_EDIT];
-	tap_mark(skb, edit);
+	kept = tap_cb_copy_tag(skb);
+	kept_rewrite = skb->cb[TAP_CB_REWRITE];
+	tap_tag_copy(skb, rewrite);
 	error = bpf_clone_redirect(skb, rule->output, flags);
-	tap_cb_mark(skb) = kept;
-	skb->cb[TAP_CB_EDIT] = kept_edit;
+	tap_cb_copy_tag(skb) = kept;
+	skb->cb[TAP_CB_REWRITE] = kept_rewrite;
 	return error;
 }
 
-static __always_inline bool tap_edit(struct __sk_buff *skb, const struct tap_edit *edit,
+static __always_inline bool tap_rewrite_tags(struct __sk_buff *skb, const struct tap_rewrite *rewrite,
 				     struct tap_change *change)
 {
 	u32 zero = 0;
@@ -218,23 +218,23 @@ static __always_inline bool tap_edit(struct __sk_buff *skb, const struct tap_edi
 
 	if (!steps)
 		return false;
-	tap_work_out(skb, edit, &steps->work);
+	tap_plan_change(skb, rewrite, &steps->plan);
 	barrier();
-	*change = steps->work.change;
+	*change = steps->plan.change;
 	return tap_change_tags(skb, change);
 }
 
 /* Copies a packet whose tags are changed for as long as it takes. */
-static __always_inline bool tap_copy_edited(struct __sk_buff *skb, const struct tap_rule *rule)
+static __always_inline bool tap_copy_rewritten(struct __sk_buff *skb, const struct tap_rule *rule)
 {
-	u32 place = rule->edit;
-	struct tap_edit *edit = edits.lookup(&place);
+	u32 index = rule->rewrite;
+	struct tap_rewrite *rewrite = rewrites.lookup(&index);
 	struct tap_change change = {};
 	bool copied;
 
-	if (!edit)
+	if (!rewrite)
 		return false;
-	if (!tap_edit(skb, edit, &change) || !tap_fits(skb, edit->max_len, edit->flags) ||
+	if (!tap_rewrite_tags(skb, rewrite, &change) || !tap_fits(skb, rewrite->max_len, rewrite->flags) ||
 	    tap_clone(skb, rule, 0))
 		skb->cb[TAP_CB_ERROR] = 1;
 	copied = !skb->cb[TAP_CB_ERROR];
@@ -242,46 +242,46 @@ static __always_inline bool tap_copy_edited(struct __sk_buff *skb, const struct 
 	return copied;
 }
 
-static __always_inline bool tap_needs_edit(const struct tap_rule *rule,
+static __always_inline bool tap_needs_rewrite(const struct tap_rule *rule,
 					   const struct tap_packet *packet)
 {
 	if (rule->flags & TAP_RULE_NO_DEI && packet->tag.tci & VLAN_DEI_MASK)
 		return packet->tagged;
-	if (rule->flags & TAP_RULE_EDIT_BARE)
+	if (rule->flags & TAP_RULE_REWRITE_BARE)
 		return packet->tagged && !(packet->tag.tci & TAP_TCI_MASK);
-	if (rule->flags & TAP_RULE_EDIT_TAGGED)
+	if (rule->flags & TAP_RULE_REWRITE_TAGGED)
 		return packet->tagged;
-	return rule->edit;
+	return rule->rewrite;
 }
 
 /*
- * Copies a packet, to which the output's hook makes the @edit if there is one. A
+ * Copies a packet, to which the output's hook makes the @rewrite if there is one. A
  * clone's result is also what that hook and the queue said: any but 0 is a loss.
  */
-static __always_inline void tap_copy(struct __sk_buff *skb, const struct tap_rule *rule, u32 edit)
+static __always_inline void tap_copy(struct __sk_buff *skb, const struct tap_rule *rule, u32 rewrite)
 {
 	u32 len = skb->len + (skb->vlan_present ? TAP_TAG_LEN : 0);
-	bool fits = edit || tap_fits(skb, rule->max_len, rule->flags);
+	bool fits = rewrite || tap_fits(skb, rule->max_len, rule->flags);
 
-	tap_account(rule, len, fits && !tap_clone(skb, rule, edit));
+	tap_account(rule, len, fits && !tap_clone(skb, rule, rewrite));
 }
 
 static __always_inline void tap_copy_here(struct __sk_buff *skb, const struct tap_rule *rule)
 {
 	u32 len = skb->len + (skb->vlan_present ? TAP_TAG_LEN : 0);
 
-	tap_account(rule, len, tap_copy_edited(skb, rule));
+	tap_account(rule, len, tap_copy_rewritten(skb, rule));
 }
 
 /* Changes what is to be changed of a copy, which has come to its output device. */
 int tap_finish(struct __sk_buff *skb)
 {
-	u32 place = skb->cb[TAP_CB_EDIT];
+	u32 index = skb->cb[TAP_CB_REWRITE];
 	struct tap_change change;
-	struct tap_edit *edit;
+	struct tap_rewrite *rewrite;
 
-	edit = edits.lookup(&place);
-	return edit && tap_edit(skb, edit, &change) ? tap_trim(skb, edit) : TAP_DROP;
+	rewrite = rewrites.lookup(&index);
+	return rewrite && tap_rewrite_tags(skb, rewrite, &change) ? tap_truncate(skb, rewrite) : TAP_DROP;
 }
 
 /*
@@ -293,23 +293,23 @@ static __always_inline bool tap_read_hook(const struct tap_hook *entry, u32 ifin
 					  struct tap_hook *hook)
 {
 	struct tap_rule *rule;
-	u32 place;
+	u32 index;
 
-	hook->shape = 0;
+	hook->flags = 0;
 	if (!entry)
 		return true;
-	/* first and shape */
+	/* first and flags */
 	*(u64 *)hook = *(const volatile u64 *)entry;
-	if (!(hook->shape & TAP_SHAPE_RULES))
+	if (!(hook->flags & TAP_HOOK_RULES))
 		return true;
-	place = hook->first;
-	rule = rules.lookup(&place);
+	index = hook->first;
+	rule = rules.lookup(&index);
 	return rule && rule->hook == ifindex;
 }
 
-static __always_inline bool tap_has_match(const union tap_flow *flow, u32 place)
+static __always_inline bool tap_has_match(const union tap_flow *flow, u32 index)
 {
-	struct tap_match *match = matches.lookup(&place);
+	struct tap_match *match = matches.lookup(&index);
 
 	return match && tap_matches(flow, match);
 }
@@ -326,39 +326,39 @@ static __always_inline bool tap_selects(struct __sk_buff *skb, const struct tap_
 }
 
 /*
- * Of a group, the first run that selects the packet copies it, to each output
- * that it has, unless another hook was first.
+ * Of a group, the first selection that includes the packet copies it, to each of its
+ * outputs, unless another hook was first.
  */
 static __always_inline void tap_apply(struct __sk_buff *skb, const struct tap_rule *rule,
 				      const struct tap_packet *packet,
 				      const union tap_flow *flow)
 {
 	bool same = rule->group == skb->cb[TAP_CB_GROUP];
-	u32 served = 0;
+	u32 result = 0;
 
-	if (!same || rule->run != skb->cb[TAP_CB_RUN]) {
-		if (same && skb->cb[TAP_CB_SERVED] & TAP_SELECTED)
+	if (!same || rule->selection != skb->cb[TAP_CB_SELECTION]) {
+		if (same && skb->cb[TAP_CB_RESULT] & TAP_SELECTED)
 			return;
 		if (tap_selects(skb, rule, packet, flow))
-			served = TAP_SELECTED | TAP_COPIED;
-		if (served && rule->flags & TAP_RULE_ONCE && !tap_once(rule, packet))
-			served = TAP_SELECTED;
+			result = TAP_SELECTED | TAP_COPIED;
+		if (result && rule->flags & TAP_RULE_DEDUP && !tap_should_copy(rule, packet))
+			result = TAP_SELECTED;
 		skb->cb[TAP_CB_GROUP] = rule->group;
-		skb->cb[TAP_CB_RUN] = rule->run;
-		skb->cb[TAP_CB_SERVED] = served;
+		skb->cb[TAP_CB_SELECTION] = rule->selection;
+		skb->cb[TAP_CB_RESULT] = result;
 	}
-	if (!(skb->cb[TAP_CB_SERVED] & TAP_COPIED))
+	if (!(skb->cb[TAP_CB_RESULT] & TAP_COPIED))
 		return;
-	if (!tap_needs_edit(rule, packet))
+	if (!tap_needs_rewrite(rule, packet))
 		tap_copy(skb, rule, 0);
-	else if (rule->flags & TAP_RULE_EDIT_HERE)
+	else if (rule->flags & TAP_RULE_REWRITE_HERE)
 		tap_copy_here(skb, rule);
 	else
-		tap_copy(skb, rule, rule->edit);
+		tap_copy(skb, rule, rule->rewrite);
 }
 
 /* Reads what the rules are held against; returns whether they are at all. */
-static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 shape,
+static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 hook_flags,
 					struct tap_packet *packet, union tap_flow *flow)
 {
 	u32 zero = 0;
@@ -370,13 +370,13 @@ static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 shape,
 	p = &steps->packet;
 	p->tagged = tap_outer_tag(skb, &p->tag, &p->tag_len);
 	barrier();
-	if (!tap_enter_at(skb, shape >> TAP_SHAPE_PORT, p))
+	if (!tap_admit_at(skb, hook_flags >> TAP_HOOK_PORT_SHIFT, p))
 		return false;
 	barrier();
 	/* What Open vSwitch goes on copying while the mirror is parked. */
 	if (p->vid == TAP_PARKED_VLAN)
 		return false;
-	if (shape & TAP_SHAPE_ONCE)
+	if (hook_flags & TAP_HOOK_DEDUP)
 		tap_digest(skb, p);
 	barrier();
 	*packet = *p;
@@ -385,89 +385,89 @@ static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 shape,
 }
 
 /* Has the hook's rules gone through. */
-static __always_inline void tap_go_on(struct __sk_buff *skb, u32 first, u32 shape)
+static __always_inline void tap_call_rules(struct __sk_buff *skb, u32 first, u32 hook_flags)
 {
 	skb->cb[TAP_CB_FIRST] = first;
-	skb->cb[TAP_CB_SHAPE] = shape;
-	if (shape & TAP_SHAPE_MATCH)
+	skb->cb[TAP_CB_FLAGS] = hook_flags;
+	if (hook_flags & TAP_HOOK_MATCH)
 		next.call(skb, TAP_NEXT_EXTRACT);
 	else
 		next.call(skb, TAP_NEXT_RULES);
 }
 
 /* What a program returns that leaves no copy to make: the packet goes on. */
-static __always_inline int tap_done(u32 shape)
+static __always_inline int tap_no_copy(u32 hook_flags)
 {
-	return shape & TAP_SHAPE_ACTION ? TAP_NO_MATCH : TAP_NEXT;
+	return hook_flags & TAP_HOOK_ACTION ? TAP_NO_MATCH : TAP_NEXT;
 }
 
 /* Reads what filters are held against. */
-int tap_key(struct __sk_buff *skb)
+int tap_extract_key(struct __sk_buff *skb)
 {
-	u32 zero = 0, limit = skb->cb[TAP_CB_SHAPE] >> TAP_SHAPE_LIMIT & 3;
+	u32 zero = 0, limit = skb->cb[TAP_CB_FLAGS] >> TAP_HOOK_LIMIT_SHIFT & 3;
 	struct tap_scratch *steps = scratch.lookup(&zero);
 
 	if (steps) {
 		tap_extract(skb, limit, &steps->flow);
 		next.call(skb, TAP_NEXT_RULES);
 	}
-	return tap_done(skb->cb[TAP_CB_SHAPE]);
+	return tap_no_copy(skb->cb[TAP_CB_FLAGS]);
 }
 
 /* Goes through some rules of a hook; the next program goes on with the others. */
 int tap_rules(struct __sk_buff *skb)
 {
-	u32 first = skb->cb[TAP_CB_FIRST], shape = skb->cb[TAP_CB_SHAPE];
-	u32 n = shape & TAP_SHAPE_RULES, i, place;
-	int done = tap_done(shape);
+	u32 first = skb->cb[TAP_CB_FIRST], hook_flags = skb->cb[TAP_CB_FLAGS];
+	u32 n = hook_flags & TAP_HOOK_RULES, i, index;
+	int done = tap_no_copy(hook_flags);
 	struct tap_packet packet;
 	union tap_flow flow;
 	struct tap_rule *rule;
 
-	if (!tap_prepare(skb, shape, &packet, &flow))
+	if (!tap_prepare(skb, hook_flags, &packet, &flow))
 		return done;
 #pragma clang loop unroll(disable)
-	for (i = 0; i < TAP_RULES_AT_ONCE; i++) {
+	for (i = 0; i < TAP_RULES_PER_PROGRAM; i++) {
 		if (i >= n)
 			return done;
-		place = first + i;
-		rule = rules.lookup(&place);
+		index = first + i;
+		rule = rules.lookup(&index);
 		if (!rule)
 			return done;
 		tap_apply(skb, rule, &packet, &flow);
 	}
-	if (n > TAP_RULES_AT_ONCE)
-		tap_go_on(skb, first + TAP_RULES_AT_ONCE, shape - TAP_RULES_AT_ONCE);
+	if (n > TAP_RULES_PER_PROGRAM)
+		tap_call_rules(skb, first + TAP_RULES_PER_PROGRAM, hook_flags - TAP_RULES_PER_PROGRAM);
 	return done;
 }
 
 /* Has the hook's rules gone through, from the first one on. */
-static __always_inline void tap_start(struct __sk_buff *skb, u32 first, u32 shape)
+static __always_inline void tap_start_rules(struct __sk_buff *skb, u32 first, u32 hook_flags)
 {
 	skb->cb[TAP_CB_GROUP] = 0;
-	skb->cb[TAP_CB_RUN] = 0;
-	skb->cb[TAP_CB_SERVED] = 0;
-	tap_go_on(skb, first, shape);
+	skb->cb[TAP_CB_SELECTION] = 0;
+	skb->cb[TAP_CB_RESULT] = 0;
+	tap_call_rules(skb, first, hook_flags);
 }
 
 /* A copy has come to its output device: it is finished, and passed over. */
-static __always_inline int tap_arrived(struct __sk_buff *skb)
+static __always_inline int tap_receive_copy(struct __sk_buff *skb)
 {
-	tap_unset_mark(skb);
-	if (!skb->cb[TAP_CB_EDIT])
+	tap_untag_copy(skb);
+	if (!skb->cb[TAP_CB_REWRITE])
 		return TAP_NEXT;
 	next.call(skb, TAP_NEXT_FINISH);
 	return TAP_DROP;
 }
 
-#include "one.h"
+#include "specialized.h"
 
-static __always_inline int tap_pass(struct __sk_buff *skb, const struct tap_hook *hook)
+static __always_inline int tap_run_hook(struct __sk_buff *skb, const struct tap_hook *hook)
 {
-	if (!(hook->shape & TAP_SHAPE_ARRIVAL) && tap_is_copy(skb))
-		return tap_arrived(skb);
-	if (hook->shape & TAP_SHAPE_RULES)
-		tap_start(skb, hook->first, hook->shape);
+	if (!(hook->flags & TAP_HOOK_ARRIVAL) && tap_is_copy(skb))
+		return tap_receive_copy(skb);
+	if (hook->flags & TAP_HOOK_RULES)
+		tap_start_rules(skb, hook->first, hook->flags);
 	return TAP_NEXT;
 }
 
@@ -478,8 +478,8 @@ int tap_ingress(struct __sk_buff *skb)
 
 	if (!tap_read_hook(ingress.lookup(&ifindex), ifindex, &hook) &&
 	    !tap_read_hook(ingress.lookup(&ifindex), ifindex, &hook))
-		hook.shape = 0;
-	return tap_pass(skb, &hook);
+		hook.flags = 0;
+	return tap_run_hook(skb, &hook);
 }
 
 int tap_egress(struct __sk_buff *skb)
@@ -489,6 +489,6 @@ int tap_egress(struct __sk_buff *skb)
 
 	if (!tap_read_hook(egress.lookup(&ifindex), ifindex, &hook) &&
 	    !tap_read_hook(egress.lookup(&ifindex), ifindex, &hook))
-		hook.shape = 0;
-	return tap_pass(skb, &hook);
+		hook.flags = 0;
+	return tap_run_hook(skb, &hook);
 }

@@ -274,7 +274,7 @@ class Datapath:
         self._ranges = {
             hook: (entry["first"] if n else 0, n)
             for hook, entry in entries.items()
-            for n in [self._encoding.length(entry["shape"])]
+            for n in [self._encoding.length(entry["flags"])]
         }
         data = self._maps["rules"].first(max(map(sum, self._ranges.values()), default=0))
         self._rules = {}
@@ -282,9 +282,9 @@ class Datapath:
         for hook, (first, n) in self._ranges.items():
             entry, read = entries[hook], data[first : first + n]
             try:
-                rules = tuple(self._encoding.unpack(entry["shape"], read, mirrors))
+                rules = tuple(self._encoding.unpack(entry["flags"], read, mirrors))
                 finishes = entry["program"] and not rules
-                edit = self._encoding.edit_at(entry["first"]) if finishes else None
+                edit = self._encoding.rewrite_at(entry["first"]) if finishes else None
             except Exception as error:
                 # As if it had none, it gets what it is to have.
                 unexpected.reason(f"entry of {hook}", error)
@@ -530,16 +530,17 @@ class Datapath:
         The shared program goes by the hook's entry, so that is there first. A program of its own
         does not; an entry that tells of it says that it is attached.
         """
-        shape = self._encoding.shape(rules, by_action=bool(form.action))
+        flags = self._encoding.hook_flags(rules, by_action=bool(form.action))
         if form.edit is not None:
-            constants = self._encoding.edit_constants(form.edit)
-            entry = {"first": self._encoding.edit_place(form.edit), "shape": 0}
-            self._attach_own(hook, form, "tap_out", constants, entry)
+            constants = self._encoding.rewrite_constants(form.edit)
+            entry = {"first": self._encoding.rewrite_index(form.edit), "flags": 0}
+            self._attach_own(hook, form, "tap_output", constants, entry)
         elif form.own:
-            constants = self._encoding.rule_constants(rules[0], packed[0], first, shape)
-            self._attach_own(hook, form, "tap_one", constants, {"first": first, "shape": shape})
+            constants = self._encoding.rule_constants(rules[0], packed[0], first, flags)
+            entry = {"first": first, "flags": flags}
+            self._attach_own(hook, form, "tap_specialized", constants, entry)
         else:
-            self._publish(hook, {"first": first, "shape": shape})
+            self._publish(hook, {"first": first, "flags": flags})
             self._attach_program(hook, form, self._programs.fd(hook.direction), 0)
 
     def _put_back(self, hook: Hook, entry: bytes | None) -> bool:

@@ -16,7 +16,7 @@ from errno import EINVAL, ENODEV, ENOSYS, EPERM
 from pathlib import Path
 
 from ovs_ebpf_tap.ebpf import bpf, programs
-from ovs_ebpf_tap.ebpf.object import PROGRAMS, TEMPLATES
+from ovs_ebpf_tap.ebpf.object import PROGRAM_NAMES
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
 from ovs_ebpf_tap.model.device import Device
 
@@ -24,8 +24,6 @@ _ATTACH_TYPES = {INGRESS: bpf.TCX_INGRESS, EGRESS: bpf.TCX_EGRESS}
 
 _NONE = (ENODEV, EINVAL, EPERM, ENOSYS)
 """Errors where there are no such hooks, or we may not ask for them."""
-
-_NAMES = frozenset((*PROGRAMS, *TEMPLATES))
 
 UNKNOWN = "DIR (its pin directory, which is in no bpffs that is mounted here)"
 """In the place of a pin directory."""
@@ -59,7 +57,7 @@ def find(pin_dir: Path, devices: Iterable[Device]) -> list[ForeignHook]:
                 directories = list(programs.pin_dirs())
             pinned = (each for each in directories if link and _link(each / pin) == link)
             where = next(pinned, None)
-            if where is not None or _name(program) in _NAMES:
+            if where is not None or _name(program) in PROGRAM_NAMES:
                 found.append(ForeignHook(device.name, direction, where))
     return found
 

@@ -177,7 +177,7 @@ class TrafficControl:
     def ensure_unmark(self, ifindex: int, direction: str, program_fd: int) -> None:
         """Puts the program behind the hook's filter. Raises OSError as the kernel says it."""
         self.rtnetlink.request(
-            tc_filter.new(ifindex, direction, UNMARK_PRIORITY, self.owner, "tap_unmark", program_fd)
+            tc_filter.new(ifindex, direction, UNMARK_PRIORITY, self.owner, "tap_untag", program_fd)
         )
 
     def remove_filter(self, ifindex: int, direction: str) -> None:

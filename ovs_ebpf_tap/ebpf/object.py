@@ -10,27 +10,27 @@ from dataclasses import asdict, dataclass
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.ebpf.bpf import MapLayout
 
-# Programs that others go on with, and their places in the map of these.
+# Programs that others tail-call, and their indexes in the map of these.
 NEXT = {
     "tap_rules": abi.constant("NEXT_RULES"),
-    "tap_key": abi.constant("NEXT_EXTRACT"),
+    "tap_extract_key": abi.constant("NEXT_EXTRACT"),
     "tap_finish": abi.constant("NEXT_FINISH"),
 }
 XDP = "tap_shorten"
 """The one that is no classifier."""
 
-PROGRAMS = ("tap_ingress", "tap_egress", "tap_unmark", "tap_deliver", XDP, *NEXT)
-# What is loaded for each hook anew, and the place of its template.
+PROGRAMS = ("tap_ingress", "tap_egress", "tap_untag", "tap_deliver", XDP, *NEXT)
+# What is loaded for each hook anew, and the index of its template.
 TEMPLATES = {
-    "tap_one": abi.constant("TEMPLATE_ONE"),
-    "tap_out": abi.constant("TEMPLATE_OUT"),
+    "tap_specialized": abi.constant("TEMPLATE_SPECIALIZED"),
+    "tap_output": abi.constant("TEMPLATE_OUTPUT"),
 }
 MAPS = (
     "ingress",
     "egress",
     "rules",
     "ports",
-    "edits",
+    "rewrites",
     "vlans",
     "matches",
     "next",
@@ -44,13 +44,27 @@ MAPS = (
     "templates",
 )
 
+COPY_TAG = "copy_tag"
+"""The map with the copy tag, which no program reads."""
+
 LATER = frozenset({"tap_deliver", XDP, "cutter"})
 """What the pins of earlier versions lack, that an upgrade takes over."""
+
+FORMER = {
+    "tap_untag": "tap_unmark",
+    "tap_extract_key": "tap_key",
+    "rewrites": "edits",
+    COPY_TAG: "mark",
+}
+"""What earlier versions pin under another name, until ABI 2."""
+
+PROGRAM_NAMES = frozenset({*PROGRAMS, *TEMPLATES, "tap_one", "tap_out"})
+"""Names of programs that hooks may have, those of earlier versions included."""
 
 
 @dataclass(frozen=True)
 class Object:
-    """Maps by name, in the order of MAPS; code names a map by its place in that order."""
+    """Maps by name, in the order of MAPS; code names a map by its index in that order."""
 
     maps: Mapping[str, MapLayout]
     codes: Mapping[str, bytes]

@@ -2,7 +2,7 @@
 
     PIN_DIR/<build>/tap_ingress, tap_egress      programs
     PIN_DIR/<build>/ingress, egress, rules, ...  maps
-    PIN_DIR/<build>/mark                         map with the mark of copies, for a later build
+    PIN_DIR/<build>/copy_tag                     map with the copy tag, for a later build
     PIN_DIR/links/<ifindex>-<direction>          TCX links
     PIN_DIR/netns                                whose hooks they are (`namespace`)
 
@@ -32,8 +32,18 @@ import structlog
 
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.ebpf import bpf
-from ovs_ebpf_tap.ebpf.object import LATER, MAPS, NEXT, PROGRAMS, TEMPLATES, XDP, Object
-from ovs_ebpf_tap.ebpf.template import fill, settle
+from ovs_ebpf_tap.ebpf.object import (
+    COPY_TAG,
+    FORMER,
+    LATER,
+    MAPS,
+    NEXT,
+    PROGRAMS,
+    TEMPLATES,
+    XDP,
+    Object,
+)
+from ovs_ebpf_tap.ebpf.template import bind_global_constants, bind_program
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
 from ovs_ebpf_tap.util import namespace
@@ -44,12 +54,11 @@ BPFFS = Path("/sys/fs/bpf")
 # A supervisor that makes the directory names it so (systemd's CacheDirectory=).
 CACHE = Path(os.environ.get("CACHE_DIRECTORY", "/var/cache/ovs-ebpf-tap")) / "programs"
 LINKS = "links"
-MARK = "mark"
 DRAFT = "draft-"
 
 _MONOTONIC_COARSE = 6  # CLOCK_MONOTONIC_COARSE, which goes by the kernel's ticks
 
-_MARK_LAYOUT = bpf.MapLayout(type=2, key_size=4, value_size=8, max_entries=1, flags=0)
+_COPY_TAG_LAYOUT = bpf.MapLayout(type=2, key_size=4, value_size=8, max_entries=1, flags=0)
 
 _BPFFS_MAGIC = "bpf"
 _RIGHTS = "run as root, with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
@@ -195,7 +204,7 @@ class Programs:
         self.directory = directory
         self._fds = _open_pins(directory, PROGRAMS)
         with contextlib.suppress(FileNotFoundError):  # A build of an earlier version has none.
-            self._fds[MARK] = bpf.get(directory / MARK)
+            self._fds[COPY_TAG] = _open_pin(directory, COPY_TAG)
         self.maps = {name: bpf.Map(fd) for name, fd in _open_pins(directory, MAPS).items()}
         self._templates: dict[str, bytes] = {}
         self.ids = {
@@ -210,7 +219,7 @@ class Programs:
     @property
     def unmark(self) -> int:
         """The descriptor of the program that runs behind an action."""
-        return self._fds["tap_unmark"]
+        return self._fds["tap_untag"]
 
     @property
     def shorten(self) -> int:
@@ -223,15 +232,15 @@ class Programs:
         return self._fds["tap_deliver"]
 
     def load_own(self, name: str, constants: Mapping[int, int]) -> int:
-        """Loads a hook's own program, `tap_one` or `tap_out`; the caller closes the descriptor.
+        """Loads `tap_specialized` or `tap_output` for a hook; the caller closes the descriptor.
 
         Raises OSError as the kernel says it.
         """
         if name not in self._templates:
-            place = bpf.u32(TEMPLATES[name])
-            self._templates[name] = self.maps["templates"].get(place) or b""
+            index = bpf.u32(TEMPLATES[name])
+            self._templates[name] = self.maps["templates"].get(index) or b""
         fds = [each.fd for each in self.maps.values()]
-        program = _load(fill(self._templates[name], constants, fds), name)
+        program = _load(bind_program(self._templates[name], constants, fds), name)
         probe("own program loaded")
         return program
 
@@ -256,7 +265,20 @@ def _open_pins(directory: Path, names: Iterable[str]) -> dict[str, int]:
     """Descriptors of what is pinned under these names; of other versions, without what is later."""
     if directory.name != build_id():
         names = [name for name in names if name not in LATER or (directory / name).exists()]
-    return {name: bpf.get(directory / name) for name in names}
+    return {name: _open_pin(directory, name) for name in names}
+
+
+def _open_pin(directory: Path, name: str) -> int:
+    """A descriptor of what is pinned under this name, or the one that an earlier version gave it.
+
+    Raises FileNotFoundError.
+    """
+    try:
+        return bpf.get(directory / name)
+    except FileNotFoundError:
+        if name not in FORMER:
+            raise
+        return bpf.get(directory / FORMER[name])
 
 
 def builds(pin_dir: Path) -> list[Path]:
@@ -364,25 +386,26 @@ def _load_and_pin(made: Object, directory: Path) -> None:
             return fd
 
         maps = {name: opened(bpf.create_map(layout, name)) for name, layout in made.maps.items()}
-        mark = _mark_of_builds(directory.parent) or secrets.randbits(64) or 1
-        kept = opened(bpf.create_map(_MARK_LAYOUT, MARK))
-        bpf.Map(kept).set(bpf.u32(0), mark.to_bytes(8, sys.byteorder))
-        constants = {abi.constant("CONSTANT_COPY"): mark, **_kernel_constants()}
+        copy_tag = _copy_tag_of_builds(directory.parent) or secrets.randbits(64) or 1
+        kept = opened(bpf.create_map(_COPY_TAG_LAYOUT, COPY_TAG))
+        bpf.Map(kept).set(bpf.u32(0), copy_tag.to_bytes(8, sys.byteorder))
+        constants = {abi.constant("CONSTANT_COPY_TAG"): copy_tag, **_kernel_constants()}
+        fds = list(maps.values())
         programs = {
-            name: opened(_load(fill(made.codes[name], constants, list(maps.values())), name))
+            name: opened(_load(bind_program(made.codes[name], constants, fds), name))
             for name in PROGRAMS
         }
-        for name, place in NEXT.items():
-            bpf.Map(maps["next"]).set(bpf.u32(place), bpf.u32(programs[name]))
+        for name, index in NEXT.items():
+            bpf.Map(maps["next"]).set(bpf.u32(index), bpf.u32(programs[name]))
         templates = bpf.Map(maps["templates"])
-        for name, place in TEMPLATES.items():
-            code = settle(made.codes[name], constants)
-            templates.set(bpf.u32(place), code.ljust(templates.value_size, b"\0"))
+        for name, index in TEMPLATES.items():
+            code = bind_global_constants(made.codes[name], constants)
+            templates.set(bpf.u32(index), code.ljust(templates.value_size, b"\0"))
         # A bpffs takes no dots in names.
         draft = directory.with_name(f"{DRAFT}{directory.name}")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        for name, fd in {**programs, **maps, MARK: kept}.items():
+        for name, fd in {**programs, **maps, COPY_TAG: kept}.items():
             bpf.pin(fd, draft / name)
             probe("program pinned")
         probe("programs pinned under their draft's name")
@@ -402,14 +425,14 @@ def _load(code: bytes, name: str) -> int:
         raise
 
 
-def _mark_of_builds(pin_dir: Path) -> int:
-    """The mark that copies of the builds there carry; 0 if there is none.
+def _copy_tag_of_builds(pin_dir: Path) -> int:
+    """The copy tag of the builds there; 0 if there is none.
 
     While one build replaces another, copies go from hooks of the one to hooks of the other.
     """
     for directory in builds(pin_dir):
         try:
-            fd = bpf.get(directory / MARK)
+            fd = _open_pin(directory, COPY_TAG)
         except FileNotFoundError:
             continue
         try:

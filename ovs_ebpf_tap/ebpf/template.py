@@ -1,7 +1,7 @@
-"""Programs' code before it is loaded: constants and maps are put in, by number.
+"""Binds constants and maps to programs' code before it is loaded.
 
-So what bcc has compiled once serves any kernel, and `tap_one` and `tap_out` (`bpf/one.h`) are
-loaded anew for each hook, with what it does in the place of their constants.
+So what bcc has compiled once serves any kernel, and `tap_specialized` and `tap_output`
+(`bpf/specialized.h`) are loaded for each hook with its rule as constants.
 
 Instructions are those of `struct bpf_insn` in Linux's `include/uapi/linux/bpf.h`.
 """
@@ -70,8 +70,8 @@ def name_maps(code: bytes, map_fds: Sequence[int]) -> bytes:
     return bytes(made)
 
 
-def settle(code: bytes, constants: Mapping[int, int]) -> bytes:
-    """The code with these constants, by number; others are left to be put in."""
+def bind_global_constants(code: bytes, constants: Mapping[int, int]) -> bytes:
+    """The code with these constants, by number; others are left for `bind_program`."""
     made = bytearray(code)
     for at, registers, low, high in _loads(code):
         if high == _MARK and registers >> 4 != _MAP_FD and low in constants:
@@ -79,7 +79,7 @@ def settle(code: bytes, constants: Mapping[int, int]) -> bytes:
     return bytes(made)
 
 
-def fill(code: bytes, constants: Mapping[int, int], map_fds: Sequence[int]) -> bytes:
+def bind_program(code: bytes, constants: Mapping[int, int], map_fds: Sequence[int]) -> bytes:
     """The code of a program with these constants, by number; those not named are 0.
 
     It may be a template out of a map, with zeroes behind it: a program ends with an exit or a jump.

@@ -12,7 +12,7 @@ from ovs_ebpf_tap import abi
 _KEY = abi.layout("key")
 
 
-_GLANCE = abi.layout("glance")
+_PREFILTER = abi.layout("prefilter")
 
 
 _DL_ADDRESSES = slice(_KEY.places["dl_dst"].start, _KEY.places["dl_src"].stop)
@@ -42,11 +42,11 @@ class Match:
             return None
         return Match(_or(self.mask, other.mask), _or(self.value, other.value))
 
-    def glance(self) -> bytes:
-        """As a `struct tap_glance`: what can be told where most packets have their headers."""
+    def prefilter(self) -> bytes:
+        """As a `struct tap_prefilter`: what the usual offsets of headers tell."""
         dl_mask = struct.unpack("=3I", self.mask[_DL_ADDRESSES])
         dl = struct.unpack("=3I", self.value[_DL_ADDRESSES])
-        return _GLANCE.pack(
+        return _PREFILTER.pack(
             **{f"dl_mask_{n}": mask for n, mask in enumerate(dl_mask)},
             **{f"dl_{n}": value for n, value in enumerate(dl)},
             dl_type=self._exactly("dl_type"),

@@ -1,4 +1,4 @@
-"""`bpf/filter.h` in the running kernel: a program made of it alone, with frames of any kind.
+"""`bpf/flow_key.h` in the running kernel: a program made of it alone, with frames of any kind.
 
 The key that it extracts has to be the model's (`ovs_ebpf_tap/lab/flowkey.py`), byte by byte.
 """
@@ -106,7 +106,7 @@ def probe() -> Iterator[Probe]:
     from bcc import BPF
 
     os.environ["BCC_KERNEL_SOURCE"] = str(abi.source_dir())
-    headers = [expand(abi.source_dir() / name) for name in ("tap.h", "filter.h")]
+    headers = [expand(abi.source_dir() / name) for name in ("tap.h", "flow_key.h")]
     text = "\n".join([*headers, PROGRAM]).encode()
     module = BPF(text=text, cflags=["-Wall", "-Werror"])
     maps = [bpf.Map(os.dup(module[name].map_fd)) for name in (b"options", b"matches", b"flows")]

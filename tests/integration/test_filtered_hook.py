@@ -61,8 +61,8 @@ class FilteredHook:
         packed = encoding.pack(Hook(1, INGRESS), rule, SLOT)
         maps["rules"].set(bpf.u32(0), packed)
         maps["counters"].clear(bpf.u32(SLOT))
-        constants = encoding.rule_constants(rule, packed, 0, encoding.shape([rule]))
-        program = self.opened.load_own("tap_one", constants)
+        constants = encoding.rule_constants(rule, packed, 0, encoding.hook_flags([rule]))
+        program = self.opened.load_own("tap_specialized", constants)
         try:
             self.ns.call(lambda: bpf.run_classifier(program, frame))
         finally:

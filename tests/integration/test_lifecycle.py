@@ -15,7 +15,7 @@ import pytest
 import ovs_ebpf_tap
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.ebpf import bpf, programs
-from ovs_ebpf_tap.ebpf.object import LATER, MAPS, PROGRAMS
+from ovs_ebpf_tap.ebpf.object import COPY_TAG, FORMER, LATER, MAPS, PROGRAMS
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.differences import stream_difference
 from ovs_ebpf_tap.lab.frames import sequenced, udp_frame
@@ -236,15 +236,15 @@ def test_two_sidecars_beside_two_databases(switch: Switch, trio: Trio, tap: Side
         assert copies_of(a, b, m) == 1
 
 
-def mark_of(build: Path) -> bytes:
-    fd = bpf.get(build / programs.MARK)
+def copy_tag_of(build: Path) -> bytes:
+    fd = bpf.get(build / COPY_TAG)
     try:
-        mark = bpf.Map(fd).get(bpf.u32(0))
+        tag = bpf.Map(fd).get(bpf.u32(0))
     finally:
         os.close(fd)
-    assert mark
-    assert any(mark)
-    return mark
+    assert tag
+    assert any(tag)
+    return tag
 
 
 @pytest.mark.parametrize("attach", ATTACH)
@@ -261,14 +261,17 @@ def test_an_upgrade_takes_over_without_a_gap(
     with SidecarProcess(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         hooks = hook_count(switch)
-        mark = mark_of(tap.pin_dir / programs.build_id())
+        tag = copy_tag_of(tap.pin_dir / programs.build_id())
         with Capture.of(m) as copies:
             with Stream(a, b, rate=2000) as stream:
                 time.sleep(0.3)
                 tap.stop()
                 # As an earlier version has it.
+                pins = tap.pin_dir / programs.build_id()
                 for name in LATER:
-                    (tap.pin_dir / programs.build_id() / name).unlink()
+                    (pins / name).unlink()
+                for name, former in FORMER.items():
+                    (pins / name).rename(pins / former)
                 tap.start(env={"PYTHONPATH": str(newer), "PYTHONSAFEPATH": "1"})
                 time.sleep(0.3)
             copies.wait_quiet()
@@ -278,7 +281,7 @@ def test_an_upgrade_takes_over_without_a_gap(
         (build,) = programs.builds(tap.pin_dir)
         assert build.name != programs.build_id()
         # Each build's hooks know the copies that the other's make meanwhile.
-        assert mark_of(build) == mark
+        assert copy_tag_of(build) == tag
         assert hook_count(switch) == hooks
         wait_statistics(switch, stream.sent)
         tap.stop()

@@ -212,7 +212,10 @@ def test_hooks_of_unknown_pins_and_names(monkeypatch: pytest.MonkeyPatch, tmp_pa
             d0 = next(each for each in devices if each.name == "d0")
             opened = []
             try:
-                for name, where in (("tap_one", bpf.TCX_EGRESS), ("theirs", bpf.TCX_INGRESS)):
+                for name, where in (
+                    ("tap_specialized", bpf.TCX_EGRESS),
+                    ("theirs", bpf.TCX_INGRESS),
+                ):
                     opened.append(bpf.load_classifier(bpf.EMPTY, name))
                     opened.append(bpf.create_tcx_link(opened[-1], d0.ifindex, where))
                 (found,) = foreign.find(tmp_path, devices)

@@ -19,8 +19,8 @@ _REFUSED = struct.pack("=BBhi", 0x95, 0, 0, 0)
 
 _FAULT = f"""
 from ovs_ebpf_tap.ebpf import programs
-original = programs.fill
-programs.fill = lambda *given: {_REFUSED!r}
+original = programs.bind_program
+programs.bind_program = lambda *given: {_REFUSED!r}
 """
 
 

@@ -15,7 +15,7 @@ from statistics import median
 from ovs_ebpf_tap.apply import cutter
 from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.ebpf import bpf, programs
-from ovs_ebpf_tap.ebpf.object import MAPS, PROGRAMS
+from ovs_ebpf_tap.ebpf.object import COPY_TAG, MAPS, PROGRAMS
 from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, TCX
 from ovs_ebpf_tap.model.rows import COUNTED_KEY, OWN_KEYS, SELECT_VLAN_KEY, parse_vlans
 from ovs_ebpf_tap.util import namespace
@@ -103,7 +103,7 @@ def _pin_problems(pin_dir: Path, links: set[str]) -> Iterator[str]:
     build = pin_dir / programs.build_id()
     wanted = {build.name, namespace.NOTE, *_links_directory(pin_dir)}
     yield from _unlike("pins", wanted, _names(pin_dir))
-    yield from _unlike("pins of the build", {*PROGRAMS, *MAPS, programs.MARK}, _names(build))
+    yield from _unlike("pins of the build", {*PROGRAMS, *MAPS, COPY_TAG}, _names(build))
 
 
 def _entry_problems(pair: Pair, hooks: set[str], filtered: set[int]) -> Iterator[str]:

@@ -26,13 +26,13 @@ STRUCTS: dict[str, dict[str, Any]] = {
         "max_len": ctypes.c_uint32,
         "slot": ctypes.c_uint32,
         "vlans": ctypes.c_uint32,
-        "edit": ctypes.c_uint32,
+        "rewrite": ctypes.c_uint32,
         "match": ctypes.c_uint32,
-        "run": ctypes.c_uint32,
+        "selection": ctypes.c_uint32,
     },
     "hook": {
         "first": ctypes.c_uint32,
-        "shape": ctypes.c_uint32,
+        "flags": ctypes.c_uint32,
         "program": ctypes.c_uint32,
         "pad": ctypes.c_uint32,
     },
@@ -42,7 +42,7 @@ STRUCTS: dict[str, dict[str, Any]] = {
         "admitted": ctypes.c_uint32,
         "max_len": ctypes.c_uint32,
     },
-    "edit": {
+    "rewrite": {
         "in_mode": ctypes.c_uint32,
         "in_tag": ctypes.c_uint32,
         "in_tpid": ctypes.c_uint32,
@@ -56,7 +56,7 @@ STRUCTS: dict[str, dict[str, Any]] = {
         "flags": ctypes.c_uint32,
         "pad": ctypes.c_uint32,
     },
-    "glance": dict.fromkeys(
+    "prefilter": dict.fromkeys(
         (
             *("dl_mask_0", "dl_mask_1", "dl_mask_2", "dl_0", "dl_1", "dl_2", "dl_type", "nw_proto"),
             *("nw_src_mask", "nw_src", "nw_dst_mask", "nw_dst", "tp_mask", "tp"),
@@ -229,9 +229,10 @@ def test_flags_of_rules_are_bits_of_their_own() -> None:
     assert len(set(flags.values())) == len(flags)
 
 
-def test_a_shape_has_room_for_what_it_holds() -> None:
-    rules, limit, port = (abi.constant(f"SHAPE_{name}") for name in ("RULES", "LIMIT", "PORT"))
-    flags = [abi.constant(f"SHAPE_{name}") for name in ("ARRIVAL", "ACTION", "ONCE", "MATCH")]
+def test_hook_flags_have_room_for_what_they_hold() -> None:
+    names = ("RULES", "LIMIT_SHIFT", "PORT_SHIFT")
+    rules, limit, port = (abi.constant(f"HOOK_{name}") for name in names)
+    flags = [abi.constant(f"HOOK_{name}") for name in ("ARRIVAL", "ACTION", "DEDUP", "MATCH")]
     assert abi.constant("MAX_RULES_PER_HOOK") <= rules
     assert len({rules & flag for flag in flags} | {0}) == 1
     assert all(flag.bit_count() == 1 for flag in flags)

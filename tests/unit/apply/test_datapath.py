@@ -127,7 +127,12 @@ class DatapathBench:
 
     def __init__(self, pins: Path) -> None:
         sizes = {"rules": RULE.size, "ports": abi.layout("port").size}
-        sizes |= {"edits": abi.layout("edit").size, "vlans": 512, "matches": 1, "counters": 24}
+        sizes |= {
+            "rewrites": abi.layout("rewrite").size,
+            "vlans": 512,
+            "matches": 1,
+            "counters": 24,
+        }
         self.maps: dict[str, Any] = {
             name: FakeArray(size, 1 << 17) for name, size in sizes.items()
         } | {name: FakeHash() for name in (INGRESS, EGRESS, "mirrors", "qdiscs", "cutter")}
@@ -170,7 +175,7 @@ class DatapathBench:
         }
 
     def _outputs(self, entry: Any) -> list[int]:
-        length = self.datapath._encoding.length(entry["shape"])
+        length = self.datapath._encoding.length(entry["flags"])
         rules = self.maps["rules"].first(entry["first"] + length)[entry["first"] :]
         return [RULE.unpack(each)["output"] for each in rules]
 
@@ -273,11 +278,11 @@ def test_an_entry_that_makes_no_sense(
     encoding = bench.datapath._encoding
     unpack = encoding.unpack
 
-    def failing(shape: int, data: Iterable[bytes], mirrors: Any) -> Any:
+    def failing(flags: int, data: Iterable[bytes], mirrors: Any) -> Any:
         read = list(data)
         if RULE.unpack(read[0])["output"] == 7:
             raise ValueError("what is this?")
-        return unpack(shape, read, mirrors)
+        return unpack(flags, read, mirrors)
 
     monkeypatch.setattr(encoding, "unpack", failing)
     bench.datapath.read()
@@ -342,5 +347,5 @@ def test_every_rule_that_changes_frames_has_an_edit(
         wanted = {A: (*changing,)}
         assert not bench.sync(wanted)
         bench.datapath.read()
-        assert all(bench.datapath._encoding.edit_place(rule.edit) for rule in wanted[A])
+        assert all(bench.datapath._encoding.rewrite_index(rule.edit) for rule in wanted[A])
         clock.now += 2 * QUARANTINE

@@ -30,7 +30,7 @@ from ovs_ebpf_tap.model.frame_rewrite import (
 
 SIZES = {
     "vlans": (abi.constant("VLAN_SET_LEN"), 64),
-    "edits": (abi.layout("edit").size, 64),
+    "rewrites": (abi.layout("rewrite").size, 64),
     "matches": (abi.layout("match").size, 64),
     "ports": (abi.layout("port").size, 64),
 }
@@ -107,15 +107,15 @@ def fake_maps() -> dict[str, bpf.Map]:
 
 
 def pack(encoding: Encoding, hook: Sequence[Rule]) -> tuple[int, list[bytes]]:
-    """As the kernel has it: the hook's shape and its rules."""
+    """As the kernel has it: the hook's flags and its rules."""
     packed = [encoding.pack(HOOK, rule, SLOTS[rule.mirror]) for rule in hook]
-    return encoding.shape(hook), packed
+    return encoding.hook_flags(hook), packed
 
 
 def unpack(encoding: Encoding, kernel: tuple[int, list[bytes]]) -> tuple[Rule, ...]:
-    shape, packed = kernel
-    assert encoding.length(shape) == len(packed)
-    return tuple(encoding.unpack(shape, packed, MIRRORS))
+    flags, packed = kernel
+    assert encoding.length(flags) == len(packed)
+    return tuple(encoding.unpack(flags, packed, MIRRORS))
 
 
 @settings(deadline=None, max_examples=300)
@@ -169,7 +169,7 @@ PLAIN = Rule(
     [
         ({}, 0),
         ({"to_ingress": True}, abi.constant("RULE_TO_INGRESS")),
-        ({"dedup": True}, abi.constant("RULE_ONCE")),
+        ({"dedup": True}, abi.constant("RULE_DEDUP")),
         ({"to_hook": True}, abi.constant("RULE_TO_HOOK")),
         ({"unreserved": True}, abi.constant("RULE_NO_RESERVED")),
         ({"edit": replace(PLAIN.edit, netdev=True)}, abi.constant("RULE_NETDEV")),
@@ -180,9 +180,9 @@ def test_flags(special: dict[str, object], flag: int) -> None:
     """A plain copy is edited where it is made, if its tag says nothing."""
     always = (
         abi.constant("RULE_ARRIVAL")
-        | abi.constant("RULE_EDIT_BARE")
-        | abi.constant("RULE_EDIT_TAGGED")
-        | abi.constant("RULE_EDIT_HERE")
+        | abi.constant("RULE_REWRITE_BARE")
+        | abi.constant("RULE_REWRITE_TAGGED")
+        | abi.constant("RULE_REWRITE_HERE")
     )
     packed = Encoding(fake_maps()).pack(HOOK, replace(PLAIN, **special), 1)  # type: ignore[arg-type]
     assert RULE.unpack(packed)["flags"] == always | flag
@@ -191,7 +191,7 @@ def test_flags(special: dict[str, object], flag: int) -> None:
 def test_edits_that_outputs_make() -> None:
     access = replace(PLAIN, edit=replace(PLAIN.edit, out_mode=1))
     flags = RULE.unpack(Encoding(fake_maps()).pack(HOOK, access, 1))["flags"]
-    assert flags == abi.constant("RULE_ARRIVAL") | abi.constant("RULE_EDIT_TAGGED")
+    assert flags == abi.constant("RULE_ARRIVAL") | abi.constant("RULE_REWRITE_TAGGED")
 
 
 def test_a_second_tag_may_say_nothing_too() -> None:
@@ -199,8 +199,8 @@ def test_a_second_tag_may_say_nothing_too() -> None:
     flags = RULE.unpack(Encoding(fake_maps()).pack(HOOK, plain, 1))["flags"]
     assert flags == (
         abi.constant("RULE_ARRIVAL")
-        | abi.constant("RULE_EDIT_TAGGED")
-        | abi.constant("RULE_EDIT_HERE")
+        | abi.constant("RULE_REWRITE_TAGGED")
+        | abi.constant("RULE_REWRITE_HERE")
     )
 
 
@@ -208,10 +208,10 @@ def test_a_plain_hook_needs_no_places() -> None:
     encoding = Encoding(fake_maps())
     fields = RULE.unpack(encoding.pack(HOOK, PLAIN, 1))
     assert (fields["hook"], fields["slot"], fields["vlans"], fields["match"]) == (7, 1, 0, 0)
-    assert encoding.shape([PLAIN]) >> abi.constant("SHAPE_PORT") == 0
+    assert encoding.hook_flags([PLAIN]) >> abi.constant("HOOK_PORT_SHIFT") == 0
 
 
-NONE, AS_IS, EDITED = (abi.constant(f"PLAIN_{what}") for what in ("NONE", "AS_IS", "EDIT"))
+NONE, AS_IS, EDITED = (abi.constant(f"UNTAGGED_{what}") for what in ("NONE", "AS_IS", "REWRITE"))
 TRUNK_FROM_ACCESS = replace(PLAIN.edit, in_mode=ACCESS, in_tag=5)
 
 
@@ -244,18 +244,18 @@ def test_what_becomes_of_frames_without_a_tag(
     encoding = Encoding(fake_maps())
     rule = replace(PLAIN, **special)  # type: ignore[arg-type]
     constants = encoding.rule_constants(rule, encoding.pack(HOOK, rule, 1), 0, 0)
-    assert constants.get(abi.constant("CONSTANT_PLAIN")) == constant
+    assert constants.get(abi.constant("CONSTANT_UNTAGGED")) == constant
 
 
 def test_a_hook_without_rules() -> None:
-    assert Encoding(fake_maps()).shape(()) == 0
+    assert Encoding(fake_maps()).hook_flags(()) == 0
 
 
 def test_rules_of_mirrors_that_are_gone_are_passed_over() -> None:
     encoding = Encoding(fake_maps())
     other = replace(PLAIN, mirror=MIRRORS[2])
-    shape, packed = pack(encoding, (PLAIN, other))
-    assert list(encoding.unpack(shape, packed, {2: MIRRORS[2]})) == [other]
+    flags, packed = pack(encoding, (PLAIN, other))
+    assert list(encoding.unpack(flags, packed, {2: MIRRORS[2]})) == [other]
 
 
 def test_hooks_of_one_kind_share_their_places() -> None:
@@ -271,10 +271,10 @@ def test_hooks_of_one_kind_share_their_places() -> None:
             ingress_policy=ingress_policy,
         ),
     )
-    (shape, (rule,)), (other_shape, (other,)) = pack(encoding, one), pack(encoding, two)
-    assert shape == other_shape
-    for place in ("vlans", "edit", "match"):
-        assert RULE.unpack(rule)[place] == RULE.unpack(other)[place] > 0
+    (flags, (rule,)), (other_flags, (other,)) = pack(encoding, one), pack(encoding, two)
+    assert flags == other_flags
+    for index in ("vlans", "rewrite", "match"):
+        assert RULE.unpack(rule)[index] == RULE.unpack(other)[index] > 0
 
 
 @pytest.mark.parametrize("name", list(SIZES))
@@ -285,7 +285,7 @@ def test_what_is_not_used_is_given_back(name: str, clock: Clock) -> None:
 
     def kind(number: int) -> tuple[Rule, ...]:
         vlans = 1 << number if name == "vlans" else None
-        edit = replace(PLAIN.edit, in_tag=number if name == "edits" else 0)
+        edit = replace(PLAIN.edit, in_tag=number if name == "rewrites" else 0)
         match = parse(f"dl_vlan={number}") if name == "matches" else None
         ingress_policy = VlanIngressPolicy(1, number) if name == "ports" else None
         return (replace(PLAIN, vlans=vlans, edit=edit, match=match, ingress_policy=ingress_policy),)

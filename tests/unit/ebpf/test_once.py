@@ -1,4 +1,4 @@
-"""The scheme of `bpf/once.h`, in Python: hooks that count make one copy of each packet.
+"""The scheme of `bpf/dedup.h`, in Python: hooks that count make one copy of each packet.
 
 This tests the scheme, as the header's comment and its C say it, not the C: the tables are
 large enough here, and one event is over before the next begins.
@@ -53,7 +53,7 @@ class Once:
     departures: dict[tuple[str, str], Departure] = field(default_factory=dict)
 
     def see(self, content: str, hook: str, now: int) -> bool:
-        """`tap_once`: whether the hook, at that time in ms, copies the frame it sees."""
+        """`tap_should_copy`: whether the hook, at that time in ms, copies the frame it sees."""
         frame = self.frames.get(content)
         if frame is None or now - frame.used > FORGET:
             frame = self.frames[content] = Frame(born=now, used=now, raced=now - RACE - 1)

@@ -1,8 +1,8 @@
 """`bpf/tags.h` in the running kernel: what hooks make of VLAN tags, against Open vSwitch's way.
 
 Small programs beside those of `tap.c` do one step each on a frame that is on no device: which
-VLAN it is in, whether a rule selects it, and what the rule's edit makes of its tags. Rules are the
-plan's, of a bridge with three ports with any VLAN settings; `ovs_vlans` says what is right.
+VLAN it is in, whether a rule selects it, and what the rule's rewrite makes of its tags. Rules are
+the plan's, of a bridge with three ports with any VLAN settings; `ovs_vlans` says what is right.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ PROGRAMS = """
 struct probe_options {
 	u32 tpid;	/* of a tag in metadata; 0: none */
 	u32 tci;
-	u32 shape;
-	u32 place;	/* of the rule or edit */
+	u32 flags;
+	u32 index;	/* of the rule or rewrite */
 	u32 restore;
 };
 
@@ -44,7 +44,7 @@ struct probe_result {
 	u32 admitted;
 	u32 vid;
 	u32 selected;
-	u32 edited;
+	u32 rewritten;
 	u32 tpid;	/* of a tag in metadata */
 	u32 tci;
 	u32 protocol;
@@ -70,7 +70,7 @@ static __always_inline struct probe_options *probe_start(struct __sk_buff *skb)
 int probe_rule(struct __sk_buff *skb)
 {
 	struct probe_options *options = probe_start(skb);
-	u32 zero = 0, place;
+	u32 zero = 0, index;
 	struct probe_result *result = probe_result.lookup(&zero);
 	struct tap_packet packet = {};
 	struct tap_rule *rule;
@@ -78,33 +78,33 @@ int probe_rule(struct __sk_buff *skb)
 
 	if (!options || !result)
 		return -1;
-	result->admitted = tap_prepare(skb, options->shape, &packet, &flow);
+	result->admitted = tap_prepare(skb, options->flags, &packet, &flow);
 	if (!result->admitted)
 		return 0;
 	result->vid = packet.vid;
-	result->digest = packet.unknown ? 0 : tap_seal(&packet.digest);
-	place = options->place;
-	rule = rules.lookup(&place);
+	result->digest = packet.unknown ? 0 : tap_digest_key(&packet.digest);
+	index = options->index;
+	rule = rules.lookup(&index);
 	if (!rule)
 		return -1;
 	result->selected = tap_selects(skb, rule, &packet, &flow);
-	result->edited = tap_needs_edit(rule, &packet) != 0;
+	result->rewritten = tap_needs_rewrite(rule, &packet) != 0;
 	return 0;
 }
 
-int probe_edit(struct __sk_buff *skb)
+int probe_rewrite(struct __sk_buff *skb)
 {
 	struct probe_options *options = probe_start(skb);
-	u32 zero = 0, place;
+	u32 zero = 0, index;
 	struct probe_result *result = probe_result.lookup(&zero);
 	struct tap_change change = {};
-	struct tap_edit *edit;
+	struct tap_rewrite *rewrite;
 
 	if (!options || !result)
 		return -1;
-	place = options->place;
-	edit = edits.lookup(&place);
-	if (!edit || !tap_edit(skb, edit, &change))
+	index = options->index;
+	rewrite = rewrites.lookup(&index);
+	if (!rewrite || !tap_rewrite_tags(skb, rewrite, &change))
 		return -1;
 	if (options->restore)
 		tap_restore_tags(skb, &change);
@@ -115,11 +115,11 @@ int probe_edit(struct __sk_buff *skb)
 	return bpf_skb_load_bytes(skb, 0, result->head, sizeof(result->head));
 }
 """
-MAPS = ("rules", "edits", "vlans", "ports", "matches", "probe_options", "probe_result")
+MAPS = ("rules", "rewrites", "vlans", "ports", "matches", "probe_options", "probe_result")
 FIRST = bytes(4)
 RESULT = struct.Struct("=QIIIIIIII64s")
 RULE = abi.layout("rule")
-ONCE = abi.constant("SHAPE_ONCE")
+DEDUP = abi.constant("HOOK_DEDUP")
 MACS = ("02:00:00:00:00:02", "02:00:00:00:00:01")
 UNKNOWN_TYPE = 0x88B5
 PAYLOAD = bytes(range(80))
@@ -132,7 +132,7 @@ class Seen:
     vid: int
     digest: int
     selected: bool
-    edited: bool
+    rewritten: bool
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Probe:
     """The programs, and their maps."""
 
     rule: int
-    edit: int
+    rewrite: int
     maps: dict[str, bpf.Map]
 
     def _run(
@@ -150,7 +150,7 @@ class Probe:
         beside, inside = tags[: int(accelerated)], tags[int(accelerated) :]
         tpid, tci = struct.unpack("!HH", beside[0].pack()) if beside else (0, 0)
         packed = struct.pack(
-            "=IIIII", tpid, tci, *(options.get(name, 0) for name in ("shape", "place", "restore"))
+            "=IIIII", tpid, tci, *(options.get(name, 0) for name in ("flags", "index", "restore"))
         )
         self.maps["probe_options"].set(FIRST, packed)
         self.maps["probe_result"].set(FIRST, bytes(RESULT.size))
@@ -163,21 +163,21 @@ class Probe:
     ) -> Seen | None:
         """What the hook of these rules makes of a frame for one of them; None if that is nothing.
 
-        Its edit is then at the place that the rule in the map says.
+        The map's rule then has the index of its rewrite.
         """
         encoding = Encoding(self.maps)
         self.maps["rules"].set(FIRST, encoding.pack(hook, rule, 0))
-        shape = encoding.shape(rules) | ONCE
-        digest, admitted, vid, selected, edited, *_ = self._run(
-            self.rule, tags, accelerated, shape=shape
+        flags = encoding.hook_flags(rules) | DEDUP
+        digest, admitted, vid, selected, rewritten, *_ = self._run(
+            self.rule, tags, accelerated, flags=flags
         )
-        return Seen(vid, digest, bool(selected), bool(edited)) if admitted else None
+        return Seen(vid, digest, bool(selected), bool(rewritten)) if admitted else None
 
     def change(self, tags: Sequence[Tag], accelerated: bool, restore: bool = False) -> list[Tag]:
-        """The tags that the edit of the rule in the map leaves on a frame."""
-        place = RULE.unpack(self.maps["rules"].get(FIRST) or b"")["edit"]
+        """The tags that the rewrite of the map's rule leaves on a frame."""
+        index = RULE.unpack(self.maps["rules"].get(FIRST) or b"")["rewrite"]
         *_, tpid, tci, protocol, length, head = self._run(
-            self.edit, tags, accelerated, place=place, restore=int(restore)
+            self.rewrite, tags, accelerated, index=index, restore=int(restore)
         )
         found = [tag_of(tpid, tci)] if tpid else []
         assert protocol == int.from_bytes(head[12:14], "big")
@@ -201,7 +201,9 @@ def probe() -> Iterator[Probe]:
     os.environ["BCC_KERNEL_SOURCE"] = str(abi.source_dir())
     text = f"{expand(abi.source_dir() / 'tap.c')}\n{PROGRAMS}"
     module = BPF(text=text.encode(), cflags=FLAGS)
-    programs = [module.load_func(name, BPF.SCHED_CLS).fd for name in (b"probe_rule", b"probe_edit")]
+    programs = [
+        module.load_func(name, BPF.SCHED_CLS).fd for name in (b"probe_rule", b"probe_rewrite")
+    ]
     maps = {name: bpf.Map(os.dup(module[name.encode()].map_fd)) for name in MAPS}
     yield Probe(programs[0], programs[1], maps)
     for each in maps.values():
@@ -318,7 +320,7 @@ def copy_of(
         changed = probe.change(frame, accelerated)
         assert probe.change(frame, accelerated, restore=True) == list(frame)
         # Where the rule says that there is nothing to change, there is nothing.
-        assert seen.edited or changed == list(frame)
+        assert seen.rewritten or changed == list(frame)
         return changed
     return None
 

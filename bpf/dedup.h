@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Exactly once: several hooks that copy to one output see the same packet, and
- * nothing on the packet tells: the userspace datapath carries bytes only, and
- * a mark would be part of the flow key. So the hooks count.
+ * Deduplication: several hooks that copy to one output see the same packet, and
+ * nothing on the packet can say so: the userspace datapath carries bytes only, and
+ * skb->mark would be part of the flow key. So the hooks count.
  *
  * Take all frames of one content, in one VLAN, for one group of rules. Let `arrived` be how many of
  * them arrived at selected source ports, and departed(P) how many left through
@@ -22,10 +22,10 @@
  * Senders may choose frames, but know no secret and see no digest: two frames that
  * differ in what is digested are one content with a probability of at most 2^-64.
  */
-#ifndef TAP_ONCE_H
-#define TAP_ONCE_H
+#ifndef TAP_DEDUP_H
+#define TAP_DEDUP_H
 
-#include "filter.h"
+#include "flow_key.h"
 
 #define TAP_SETS 8192
 #define TAP_WAYS 4
@@ -39,7 +39,7 @@
 
 /*
  * Of a content: two sums of the family MULTILINEAR-HM (Lemire and Kaser, "Strongly universal
- * string hashing is fast", 2013). Their upper halves are the key: see tap_seal().
+ * string hashing is fast", 2013). Their upper halves are the key: see tap_digest_key().
  */
 struct tap_digest {
 	u64 sum[2];
@@ -59,7 +59,7 @@ struct tap_packet {
 /* One content, for one group; times in ticks. */
 struct tap_frame {
 	u64 key;
-	u32 born;	/* tells a content from its forgotten former life */
+	u32 created;	/* tells a content from its forgotten former life */
 	u32 used;	/* last frame seen */
 	u32 raced;	/* last copy made on a departure */
 	u32 arrived;
@@ -76,10 +76,10 @@ struct tap_frames {
 /* One content, for one group, at one port that it leaves through. */
 struct tap_departure {
 	u64 key;
-	u32 born;	/* of the frame it counts */
+	u32 created;	/* of the frame it counts */
 	u32 used;
 	u32 count;
-	u32 frame;	/* that frame's place in the frames map, and bits of its key */
+	u32 frame;	/* that frame's slot (set * TAP_WAYS + way), and bits of its key */
 };
 
 struct tap_departures {
@@ -128,7 +128,7 @@ BPF_TABLE("array", u32, struct tap_departures, departures, TAP_SETS);
 #define TAP_NUMBER_HOOK		27
 
 /* What tells contents apart: the upper half of each sum. The lower one is not as good as random. */
-static __always_inline u64 tap_seal(const struct tap_digest *digest)
+static __always_inline u64 tap_digest_key(const struct tap_digest *digest)
 {
 	return digest->sum[0] >> 32 << 32 | digest->sum[1] >> 32;
 }
@@ -159,7 +159,7 @@ static __always_inline bool tap_is_common(const u8 *frame)
  * leaves to its device, and that an upcall or Open vSwitch's userspace-tso-enable
  * completes. Of a packet in a tunnel, those may be the inner ones.
  */
-static __always_inline void tap_forget(u64 *word)
+static __always_inline void tap_clear_checksums(u64 *word)
 {
 	u8 *frame = (u8 *)word;
 	u16 type = frame[12] << 8 | frame[13];
@@ -289,7 +289,7 @@ static __always_inline bool tap_digest_common(struct __sk_buff *skb, struct tap_
 	if (!tap_is_common(frame))
 		return false;
 	packet->unknown = 0;
-	tap_forget(word);
+	tap_clear_checksums(word);
 	tap_digest_head(skb, packet, word);
 	if (frame[12] == ETH_P_IPV6 >> 8 && frame[13] == (ETH_P_IPV6 & 0xff) &&
 	    frame[20] == IPPROTO_TCP) {
@@ -355,8 +355,8 @@ static __always_inline bool tap_find_transport(struct __sk_buff *skb, __be16 typ
 	return tap_pass_ip6_exts(skb, &transport->proto, &transport->frag, rest);
 }
 
-/* Clears, of a transport header, what tap_forget() does. */
-static __always_inline void tap_forget_transport(u64 *word, u8 proto)
+/* Clears, of a transport header, what tap_clear_checksums() does. */
+static __always_inline void tap_clear_transport_checksum(u64 *word, u8 proto)
 {
 	if (proto == IPPROTO_TCP)
 		TAP_CLEAR(word, 16, 2);
@@ -399,7 +399,7 @@ static __always_inline void tap_digest_found(struct __sk_buff *skb, struct tap_p
 		len = ((len - 1) & 31) + 1;
 		bpf_skb_load_bytes(skb, offset, more, len);
 	}
-	tap_forget_transport(more, transport->proto);
+	tap_clear_transport_checksum(more, transport->proto);
 	TAP_DIGEST_WORD(&packet->digest, TAP_PAIR_MORE, more[0]);
 	TAP_DIGEST_WORD(&packet->digest, TAP_PAIR_MORE + 1, more[1]);
 	TAP_DIGEST_WORD(&packet->digest, TAP_PAIR_MORE + 2, more[2]);
@@ -515,7 +515,7 @@ static __always_inline u32 tap_age(u32 now, u32 then)
  * Whether the frame's content has left through the hook that this is the key of. If so, what
  * arrives on that device is another packet, and counts there with those that have left.
  */
-static __always_inline bool tap_answers(u64 key, const struct tap_frame *frame)
+static __always_inline bool tap_count_answer(u64 key, const struct tap_frame *frame)
 {
 	u32 index = key & (TAP_SETS - 1), i;
 	struct tap_departures *set = departures.lookup(&index);
@@ -526,7 +526,7 @@ static __always_inline bool tap_answers(u64 key, const struct tap_frame *frame)
 	locked = tap_lock(&set->lock);
 #pragma unroll
 	for (i = 0; i < TAP_WAYS; i++) {
-		if (set->way[i].key != key || set->way[i].born != frame->born)
+		if (set->way[i].key != key || set->way[i].created != frame->created)
 			continue;
 		set->way[i].count++;
 		found = true;
@@ -536,14 +536,14 @@ static __always_inline bool tap_answers(u64 key, const struct tap_frame *frame)
 }
 
 /* Counts an arrival; returns whether it is to be copied. @key is for what leaves by its device. */
-static __always_inline bool tap_arrive(struct tap_frame *frame, u64 key, u32 now)
+static __always_inline bool tap_count_arrival(struct tap_frame *frame, u64 key, u32 now)
 {
 	frame->arrived++;
 	if ((s32)(frame->arrived - frame->copies) > 0) {
 		frame->copies = frame->arrived;
 		return true;
 	}
-	if (!tap_answers(key, frame) && tap_age(now, frame->raced) <= TAP_RACE)
+	if (!tap_count_answer(key, frame) && tap_age(now, frame->raced) <= TAP_RACE)
 		return false;
 	/* The copies in advance were of other packets, from other ports. */
 	frame->copies++;
@@ -561,23 +561,23 @@ static __always_inline bool tap_arrive(struct tap_frame *frame, u64 key, u32 now
  * A count of a departure makes room for another. Its frame is told, if it is still
  * counted: that it has no count at some hook then does not mean that it has not left there.
  */
-static __always_inline void tap_lose(const struct tap_departure *departure)
+static __always_inline void tap_evict_departure(const struct tap_departure *departure)
 {
-	u32 place = departure->frame & (TAP_SETS * TAP_WAYS - 1);
-	u32 index = place / TAP_WAYS;
+	u32 slot = departure->frame & (TAP_SETS * TAP_WAYS - 1);
+	u32 index = slot / TAP_WAYS;
 	struct tap_frames *set = frames.lookup(&index);
 	struct tap_frame *frame;
 
 	if (!set)
 		return;
-	frame = &set->way[place % TAP_WAYS];
-	if (frame->born == departure->born &&
+	frame = &set->way[slot % TAP_WAYS];
+	if (frame->created == departure->created &&
 	    TAP_FRAME_KEY(frame->key) == (departure->frame & ~(TAP_SETS * TAP_WAYS - 1)))
 		frame->lost = 1;
 }
 
-/* Counts a departure of @frame, which is at @place, through a hook; returns the count. */
-static __always_inline u32 tap_depart(u64 key, const struct tap_frame *frame, u32 place, u32 now)
+/* Counts a departure of @frame, which is at @slot, through a hook; returns the count. */
+static __always_inline u32 tap_count_departure(u64 key, const struct tap_frame *frame, u32 slot, u32 now)
 {
 	u32 index = key & (TAP_SETS - 1), count;
 	struct tap_departures *set = departures.lookup(&index);
@@ -587,14 +587,14 @@ static __always_inline u32 tap_depart(u64 key, const struct tap_frame *frame, u3
 	if (!set)
 		return frame->copies + 1;
 	locked = tap_lock(&set->lock);
-	/* It counts for as long as the frame that it was born with is not forgotten. */
+	/* It counts for as long as the frame that it was created with is not forgotten. */
 	TAP_FIND(set, key, now, ~0U, way, live);
-	if (!live || way->born != frame->born) {
+	if (!live || way->created != frame->created) {
 		if (!live && way->count)
-			tap_lose(way);
+			tap_evict_departure(way);
 		way->key = key;
-		way->born = frame->born;
-		way->frame = TAP_FRAME_KEY(frame->key) | place;
+		way->created = frame->created;
+		way->frame = TAP_FRAME_KEY(frame->key) | slot;
 		/* If it may have left here before, as often as it was copied. */
 		way->count = frame->lost ? frame->copies : 0;
 	}
@@ -615,19 +615,19 @@ static __always_inline bool tap_exceeds(struct tap_frame *frame, u32 count, u32 
 }
 
 /* Whether this hook is the one to copy the packet to @rule's group. */
-static __always_inline bool tap_once(const struct tap_rule *rule, const struct tap_packet *packet)
+static __always_inline bool tap_should_copy(const struct tap_rule *rule, const struct tap_packet *packet)
 {
 	struct tap_digest digest = packet->digest;
 	bool live, locked, copy;
 	struct tap_frames *set;
 	struct tap_frame *way;
-	u32 index, now, place;
+	u32 index, now, slot;
 	u64 key;
 
 	if (packet->unknown)
 		return true;
 	TAP_DIGEST_NUMBER(&digest, TAP_NUMBER_GROUP, rule->group);
-	key = tap_seal(&digest);
+	key = tap_digest_key(&digest);
 	index = key & (TAP_SETS - 1);
 	set = frames.lookup(&index);
 	if (!set)
@@ -637,7 +637,7 @@ static __always_inline bool tap_once(const struct tap_rule *rule, const struct t
 	TAP_FIND(set, key, now, TAP_FORGET, way, live);
 	if (!live) {
 		way->key = key;
-		way->born = now;
+		way->created = now;
 		way->raced = now - TAP_RACE - 1;
 		way->arrived = 0;
 		way->copies = 0;
@@ -646,13 +646,13 @@ static __always_inline bool tap_once(const struct tap_rule *rule, const struct t
 	way->used = now;
 	TAP_DIGEST_NUMBER(&digest, TAP_NUMBER_HOOK, rule->hook);
 	if (rule->flags & TAP_RULE_ARRIVAL) {
-		copy = tap_arrive(way, tap_seal(&digest), now);
+		copy = tap_count_arrival(way, tap_digest_key(&digest), now);
 	} else {
-		place = index * TAP_WAYS + (set->choice & (TAP_WAYS - 1));
-		copy = tap_exceeds(way, tap_depart(tap_seal(&digest), way, place, now), now);
+		slot = index * TAP_WAYS + (set->choice & (TAP_WAYS - 1));
+		copy = tap_exceeds(way, tap_count_departure(tap_digest_key(&digest), way, slot, now), now);
 	}
 	tap_unlock(&set->lock, locked);
 	return copy;
 }
 
-#endif /* TAP_ONCE_H */
+#endif /* TAP_DEDUP_H */

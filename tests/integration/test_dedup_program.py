@@ -1,4 +1,4 @@
-"""`bpf/once.h` in the running kernel: hooks' programs with frames that a sender might craft."""
+"""`bpf/dedup.h` in the running kernel: hooks' programs with frames that a sender might craft."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.ebpf.object import NEXT, PROGRAMS, TEMPLATES, XDP
-from ovs_ebpf_tap.ebpf.template import fill
+from ovs_ebpf_tap.ebpf.template import bind_program
 from ovs_ebpf_tap.lab.frames import (
     ETH_IPV4,
     ETH_IPV6,
@@ -26,9 +26,9 @@ from ovs_ebpf_tap.lab.frames import (
 
 RULE = abi.layout("rule")
 COUNTERS = abi.layout("counters")
-ONCE = abi.constant("RULE_ONCE")
+DEDUP = abi.constant("RULE_DEDUP")
 ARRIVAL = abi.constant("RULE_ARRIVAL")
-SHAPE = abi.constant("SHAPE_ONCE") | 1
+HOOK_FLAGS = abi.constant("HOOK_DEDUP") | 1
 NOWHERE = 0x7FFFFFFF
 """No device has that index: a copy to it fails, and is counted as a drop."""
 FORGOTTEN = 2**24
@@ -53,7 +53,7 @@ class Hooks:
     def add(self, *, arrival: bool = False, device: int = 0) -> int:
         """A hook of that device, or of one of its own; returns its number."""
         number = len(self.programs)
-        flags = ONCE | ARRIVAL * arrival
+        flags = DEDUP | ARRIVAL * arrival
         rule = RULE.pack(
             hook=device or number + 1,
             output=NOWHERE,
@@ -68,11 +68,13 @@ class Hooks:
         constants = {
             **self.constants,
             abi.constant("CONSTANT_FIRST"): number,
-            abi.constant("CONSTANT_SHAPE"): SHAPE,
+            abi.constant("CONSTANT_HOOK_FLAGS"): HOOK_FLAGS,
             **dict(enumerate(words, start=abi.constant("CONSTANT_RULE"))),
         }
-        code = fill(self.codes["tap_one"], constants, [each.fd for each in self.maps.values()])
-        self.programs.append(bpf.load_classifier(code, "tap_one"))
+        code = bind_program(
+            self.codes["tap_specialized"], constants, [each.fd for each in self.maps.values()]
+        )
+        self.programs.append(bpf.load_classifier(code, "tap_specialized"))
         self.stack.callback(os.close, self.programs[-1])
         return number
 
@@ -104,13 +106,13 @@ def programs_of_hooks() -> Iterator[Hooks]:
             stack.callback(maps[name].close)
         constants = {
             **programs._kernel_constants(),
-            abi.constant("CONSTANT_COPY"): 1,
+            abi.constant("CONSTANT_COPY_TAG"): 1,
             abi.constant("CONSTANT_FORGET"): FORGOTTEN,
             abi.constant("CONSTANT_RACE"): FORGOTTEN,
         }
         fds = [each.fd for each in maps.values()]
         for name in set(PROGRAMS) - {XDP}:
-            fd = bpf.load_classifier(fill(made.codes[name], constants, fds), name)
+            fd = bpf.load_classifier(bind_program(made.codes[name], constants, fds), name)
             stack.callback(os.close, fd)
             if name in NEXT:
                 maps["next"].set(bpf.u32(NEXT[name]), bpf.u32(fd))

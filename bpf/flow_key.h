@@ -7,8 +7,8 @@
  * datapath has it. (The kernel's goes by the frame's end, not the IP packet's.)
  * It is extracted once for a frame, and compared with each match.
  */
-#ifndef TAP_FILTER_H
-#define TAP_FILTER_H
+#ifndef TAP_FLOW_KEY_H
+#define TAP_FLOW_KEY_H
 
 #include "net.h"
 
@@ -331,4 +331,4 @@ static __always_inline bool tap_matches(const union tap_flow *flow, const struct
 	return !differs;
 }
 
-#endif /* TAP_FILTER_H */
+#endif /* TAP_FLOW_KEY_H */

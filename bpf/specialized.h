@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Specialized programs: for hooks with one rule, or with one rewrite of the copies
+ * that arrive. Each is loaded for its hook alone: the sidecar binds the rule to the
+ * program's constants (ovs_ebpf_tap/ebpf/template.py), and the verifier removes code
+ * that becomes unreachable. So a plain mirror's hook looks nothing up but its counters.
+ */
+#ifndef TAP_SPECIALIZED_H
+#define TAP_SPECIALIZED_H
+
+#define TAP_OF_RULE(member)						\
+	TAP_CONSTANT(TAP_CONSTANT_RULE + __builtin_offsetof(struct tap_rule, member) / 4)
+#define TAP_OF_PORT(member)						\
+	TAP_CONSTANT(TAP_CONSTANT_PORT + __builtin_offsetof(struct tap_port, member) / 4)
+#define TAP_OF_REWRITE(member)						\
+	TAP_CONSTANT(TAP_CONSTANT_REWRITE + __builtin_offsetof(struct tap_rewrite, member) / 4)
+
+#define TAP_OF_PREFILTER(member)						\
+	TAP_CONSTANT(TAP_CONSTANT_PREFILTER + __builtin_offsetof(struct tap_prefilter, member) / 4)
+
+static __always_inline void tap_bind_rule(struct tap_rule *rule)
+{
+	rule->hook = TAP_OF_RULE(hook);
+	rule->output = TAP_OF_RULE(output);
+	rule->group = TAP_OF_RULE(group);
+	rule->flags = TAP_OF_RULE(flags);
+	rule->max_len = TAP_OF_RULE(max_len);
+	rule->slot = TAP_OF_RULE(slot);
+	rule->vlans = TAP_OF_RULE(vlans);
+	rule->rewrite = TAP_OF_RULE(rewrite);
+	/* Not looked up here: see tap_prefilter_rejects(). */
+	rule->match = 0;
+	rule->selection = 0;
+}
+
+static __always_inline void tap_bind_port(struct tap_port *port)
+{
+	port->mode = TAP_OF_PORT(mode);
+	port->tag = TAP_OF_PORT(tag);
+	port->admitted = TAP_OF_PORT(admitted);
+	port->max_len = TAP_OF_PORT(max_len);
+}
+
+static __always_inline bool tap_has_ports(u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
+
+/* Whether an IP protocol or ports, @at bytes into the frame, are none that the match selects. */
+static __always_inline bool tap_prefilter_rejects_transport(const u8 *data, u8 proto, u32 at, bool ports)
+{
+	if (TAP_OF_PREFILTER(nw_proto) && proto != TAP_OF_PREFILTER(nw_proto))
+		return true;
+	return TAP_OF_PREFILTER(tp_mask) && ports && tap_has_ports(proto) &&
+	       (*(u32 *)(data + at) ^ TAP_OF_PREFILTER(tp)) & TAP_OF_PREFILTER(tp_mask);
+}
+
+static __always_inline bool tap_prefilter_rejects_ip(const u8 *data)
+{
+	return (*(u32 *)(data + 26) ^ TAP_OF_PREFILTER(nw_src)) & TAP_OF_PREFILTER(nw_src_mask) ||
+	       (*(u32 *)(data + 30) ^ TAP_OF_PREFILTER(nw_dst)) & TAP_OF_PREFILTER(nw_dst_mask) ||
+	       tap_prefilter_rejects_transport(data, data[23], 34, data[14] == 0x45);
+}
+
+static __always_inline bool tap_prefilter_rejects_dl(const u32 *data)
+{
+	return (data[0] ^ TAP_OF_PREFILTER(dl_0)) & TAP_OF_PREFILTER(dl_mask_0) ||
+	       (data[1] ^ TAP_OF_PREFILTER(dl_1)) & TAP_OF_PREFILTER(dl_mask_1) ||
+	       (data[2] ^ TAP_OF_PREFILTER(dl_2)) & TAP_OF_PREFILTER(dl_mask_2);
+}
+
+/*
+ * Whether a look at where most packets have their headers shows that the match does
+ * not select this one. What is left takes the whole key to tell.
+ */
+static __always_inline bool tap_prefilter_rejects(struct __sk_buff *skb)
+{
+	const u8 *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	u32 type;
+
+	if (data + 38 > end)
+		return false;
+	if (tap_prefilter_rejects_dl((u32 *)data))
+		return true;
+	type = *(u16 *)(data + 12);
+	if (!TAP_OF_PREFILTER(dl_type) || tap_is_vlan(bpf_ntohs(type)) ||
+	    bpf_ntohs(type) < ETH_P_802_3_MIN)
+		return false;
+	if (type != TAP_OF_PREFILTER(dl_type))
+		return true;
+	if (type == bpf_htons(ETH_P_IP))
+		return tap_prefilter_rejects_ip(data);
+	return type == bpf_htons(ETH_P_IPV6) && data + 58 <= end && !tap_is_ip6_ext(data[20]) &&
+	       tap_prefilter_rejects_transport(data, data[20], 54, true);
+}
+
+/*
+ * Leaves the copy to the filter's action, which clones without touching the
+ * original's head; returns whether it is to be made.
+ */
+static __always_inline bool tap_leave_to_action(struct __sk_buff *skb, const struct tap_rule *rule, u32 rewrite)
+{
+	u32 len = skb->len + (skb->vlan_present ? TAP_TAG_LEN : 0);
+	bool fits = rewrite || tap_fits(skb, rule->max_len, rule->flags);
+
+	tap_account(rule, len, fits);
+	if (rewrite || rule->flags & TAP_RULE_TO_HOOK)
+		tap_tag_copy(skb, rewrite);
+	return fits;
+}
+
+static __always_inline bool tap_is_untagged(struct __sk_buff *skb)
+{
+	return !skb->vlan_present && !tap_is_vlan(tap_type(skb));
+}
+
+/*
+ * Most packets of most hooks. There is nothing to find out, and what is kept in
+ * registers here is not moved to the stack and back.
+ */
+static __always_inline int tap_copy_untagged(struct __sk_buff *skb, u32 hook_flags)
+{
+	u32 len = skb->len, slot = TAP_OF_RULE(slot), flags = TAP_OF_RULE(flags);
+	u32 rewrite = TAP_CONSTANT(TAP_CONSTANT_UNTAGGED) == TAP_UNTAGGED_REWRITE ? TAP_OF_RULE(rewrite) : 0;
+	bool tagged_copy = rewrite || flags & TAP_RULE_TO_HOOK;
+	bool fits = rewrite || len <= TAP_OF_RULE(max_len) || skb->gso_size;
+	bool copied = fits;
+
+	if (TAP_OF_PORT(max_len) && len > TAP_OF_PORT(max_len))
+		return tap_no_copy(hook_flags);
+	if (fits && tagged_copy)
+		tap_tag_copy(skb, rewrite);
+	if (fits && !(hook_flags & TAP_HOOK_ACTION)) {
+		copied = !bpf_clone_redirect(skb, TAP_OF_RULE(output),
+					     flags & TAP_RULE_TO_INGRESS ? BPF_F_INGRESS : 0);
+		if (tagged_copy)
+			tap_untag_copy(skb);
+	}
+	tap_count(slot, flags, len, copied);
+	return fits && hook_flags & TAP_HOOK_ACTION ? TAP_MATCH : tap_no_copy(hook_flags);
+}
+
+/*
+ * As a classifier whose action copies, it returns whether that is to run; else it
+ * copies by itself, and returns TAP_NEXT. What is changed before it is copied is
+ * left to tap_rules: few packets need it, and every hook's program would be long.
+ */
+int tap_specialized(struct __sk_buff *skb)
+{
+	u32 first = TAP_CONSTANT(TAP_CONSTANT_FIRST), hook_flags = TAP_CONSTANT(TAP_CONSTANT_HOOK_FLAGS);
+	int done = tap_no_copy(hook_flags);
+	struct tap_packet packet;
+	struct tap_rule rule;
+	struct tap_port port;
+	u32 rewrite;
+
+	if (!(hook_flags & (TAP_HOOK_ACTION | TAP_HOOK_ARRIVAL)) && tap_is_copy(skb))
+		return tap_receive_copy(skb);
+	if (TAP_CONSTANT(TAP_CONSTANT_UNTAGGED) && tap_is_untagged(skb))
+		return TAP_CONSTANT(TAP_CONSTANT_UNTAGGED) == TAP_UNTAGGED_NONE ?
+		       done : tap_copy_untagged(skb, hook_flags);
+	tap_bind_rule(&rule);
+	tap_bind_port(&port);
+	packet.tagged = tap_outer_tag(skb, &packet.tag, &packet.tag_len);
+	if (!tap_admit(skb, &port, &packet) || packet.vid == TAP_PARKED_VLAN ||
+	    !tap_selects(skb, &rule, &packet, 0))
+		return done;
+	if (TAP_OF_RULE(match)) {
+		if (!tap_prefilter_rejects(skb))
+			tap_start_rules(skb, first, hook_flags);
+		return done;
+	}
+	rewrite = tap_needs_rewrite(&rule, &packet) ? rule.rewrite : 0;
+	if (rewrite && rule.flags & TAP_RULE_REWRITE_HERE) {
+		tap_start_rules(skb, first, hook_flags);
+		return done;
+	}
+	if (rule.flags & TAP_RULE_DEDUP) {
+		if (!tap_digest_common(skb, &packet)) {
+			tap_start_rules(skb, first, hook_flags);
+			return done;
+		}
+		if (!tap_should_copy(&rule, &packet))
+			return done;
+	}
+	if (hook_flags & TAP_HOOK_ACTION)
+		return tap_leave_to_action(skb, &rule, rewrite) ? TAP_MATCH : done;
+	tap_copy(skb, &rule, rewrite);
+	return done;
+}
+
+static __always_inline void tap_bind_edit(struct tap_rewrite *rewrite)
+{
+	rewrite->in_mode = TAP_OF_REWRITE(in_mode);
+	rewrite->in_tag = TAP_OF_REWRITE(in_tag);
+	rewrite->in_tpid = TAP_OF_REWRITE(in_tpid);
+	rewrite->set_vid = TAP_OF_REWRITE(set_vid);
+	rewrite->out_mode = TAP_OF_REWRITE(out_mode);
+	rewrite->out_tag = TAP_OF_REWRITE(out_tag);
+	rewrite->priority = TAP_OF_REWRITE(priority);
+	rewrite->limit = TAP_OF_REWRITE(limit);
+	rewrite->snaplen = TAP_OF_REWRITE(snaplen);
+	rewrite->max_len = TAP_OF_REWRITE(max_len);
+	rewrite->flags = TAP_OF_REWRITE(flags);
+}
+
+/* Most copies of most mirrors that change them. The tag is in the metadata, the length stays. */
+static __always_inline int tap_push_vlan(struct __sk_buff *skb)
+{
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), TAP_CONSTANT(TAP_CONSTANT_PUSH_VID)))
+		return TAP_DROP;
+	return skb->len <= TAP_OF_REWRITE(max_len) || skb->gso_size ? TAP_NEXT : TAP_DROP;
+}
+
+/* Changes copies that have come to their output device, as tap_finish does. */
+int tap_output(struct __sk_buff *skb)
+{
+	struct tap_change_plan plan;
+	struct tap_rewrite rewrite;
+
+	if (!tap_is_copy(skb))
+		return TAP_NEXT;
+	if (skb->cb[TAP_CB_REWRITE] != TAP_CONSTANT(TAP_CONSTANT_FIRST))
+		return tap_receive_copy(skb);
+	tap_untag_copy(skb);
+	if (TAP_CONSTANT(TAP_CONSTANT_PUSH_VID) && tap_is_untagged(skb))
+		return tap_push_vlan(skb);
+	tap_bind_edit(&rewrite);
+	tap_plan_change(skb, &rewrite, &plan);
+	return tap_change_tags(skb, &plan.change) ? tap_truncate(skb, &rewrite) : TAP_DROP;
+}
+
+/* Runs behind the action: the copy has its tag, and the original loses it. */
+int tap_untag(struct __sk_buff *skb)
+{
+	if (tap_is_copy(skb))
+		tap_untag_copy(skb);
+	return TAP_NEXT;
+}
+
+#endif /* TAP_SPECIALIZED_H */
