@@ -29,7 +29,8 @@ from ovs_ebpf_tap.decide.handover import forget_edits, next_edits
 from ovs_ebpf_tap.decide.totals import Totals
 from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.errors import TapError
-from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, OffloadDecision
+from ovs_ebpf_tap.model.desired import OFFLOADED
+from ovs_ebpf_tap.model.reasons.rows import MODE_NATIVE
 from ovs_ebpf_tap.model.rows import MODE_KEY, STATE_KEY, Database, Mirror, bridges_of_datapaths
 from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 from ovs_ebpf_tap.observe import vswitchd
@@ -139,7 +140,7 @@ def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
     runs = vswitchd.is_running(run_dir)
     counters = pinned_counters(options)
     deadline = time.monotonic() + PATIENCE
-    native = OffloadDecision(NATIVE, f"{MODE_KEY} is native")
+    native = MODE_NATIVE.decision()
     while True:
         db = ovsdb.snapshot()
         # One that does not run takes all in when it starts.

@@ -25,12 +25,13 @@ from ovs_ebpf_tap.daemon.revalidations import Revalidations
 from ovs_ebpf_tap.daemon.statistics_writer import StatisticsWriter
 from ovs_ebpf_tap.decide import handover
 from ovs_ebpf_tap.decide.conflicts import Writers
-from ovs_ebpf_tap.decide.offload_checker import FLOWS_UNKNOWN
 from ovs_ebpf_tap.decide.planner import Planner, bridges_with_work
 from ovs_ebpf_tap.decide.policing import CoolDown
 from ovs_ebpf_tap.decide.topology import OpenFlow
 from ovs_ebpf_tap.decide.totals import Totals
 from ovs_ebpf_tap.model.desired import CLSACT, OFFLOAD, OFFLOADED, OffloadDecision, Plan
+from ovs_ebpf_tap.model.reasons.packets import FLOWS_UNKNOWN
+from ovs_ebpf_tap.model.reasons.ports import HOOK_REFUSED
 from ovs_ebpf_tap.model.rows import MODE_KEY, SELECT_VLAN_KEY, Database, bridges_of_datapaths
 from ovs_ebpf_tap.model.surroundings import Surroundings
 from ovs_ebpf_tap.model.transaction import Transaction
@@ -89,7 +90,7 @@ class _Refusal:
     @classmethod
     def of(cls, error: OSError, now: float) -> Self:
         pause = _FAILURE if error.errno in _OUR_OWN else _REFUSAL
-        return cls(f"hook refused: {error.strerror}", now + pause)
+        return cls(HOOK_REFUSED.told(error=error.strerror), now + pause)
 
 
 class Sidecar:
@@ -493,7 +494,8 @@ class Sidecar:
 
     def _report(self, db: Database, plan: Plan, now: float) -> bool:
         """Logs what changed of each mirror's state; returns whether all is said."""
-        unknown = {u for u, decision in plan.decisions.items() if decision.reason == FLOWS_UNKNOWN}
+        reason = FLOWS_UNKNOWN.told()
+        unknown = {uuid for uuid, each in plan.decisions.items() if each.reason == reason}
         self._unknown = {uuid: self._unknown.get(uuid, now) for uuid in unknown}
         states = {}
         for uuid, decision in plan.decisions.items():

@@ -21,6 +21,7 @@ from ovs_ebpf_tap.model.desired import VLAN_GROUP, Hook, Rule, VlanIngressPolicy
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, TUNNEL
 from ovs_ebpf_tap.model.match import Match
+from ovs_ebpf_tap.model.reasons import packets
 from ovs_ebpf_tap.model.rows import Interface, Mirror, Port
 
 ETHERNET_HEADER = 14
@@ -35,16 +36,6 @@ _MOST_FOUND = 8192
 _MOST_TRIED = 131072
 """How often copies are followed to another mirror, and selected there, and how often that is tried,
 for all hooks together."""
-
-
-_ANOTHER_VLAN = (
-    "packets come to its output also by way of another mirror, and in another VLAN: which of the "
-    "two is copied, only Open vSwitch knows"
-)
-_ANOTHER_TAG = (
-    "it selects what leaves through ports that take tags off and through others: what becomes of "
-    "the tag of what leaves through both, only Open vSwitch knows"
-)
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,7 @@ class _CopiedSet:
         if self.match and other.match and self.match.both(other.match) is None:
             return None
         same = (self.way, self.copied) == (other.way, other.copied)
-        return _ANOTHER_TAG if same else _ANOTHER_VLAN
+        return (packets.ANOTHER_TAG if same else packets.ANOTHER_VLAN).told()
 
 
 _Groups = dict[int, dict[_CopiedSet, int]]

@@ -47,7 +47,7 @@ class InvalidFilterError(ValueError):
 
 
 class UnsupportedFilterError(ValueError):
-    """Open vSwitch may take the filter, but matches on more than frames; the text says what."""
+    """Open vSwitch may take the filter, but matches on more than frames; the text is the field."""
 
 
 @lru_cache(1024)
@@ -64,13 +64,13 @@ def parse(text: str) -> Match:
         elif name in _FIELDS:
             flow.set_field(name, _FIELDS[name], value)
         elif name in _IN_PORTS:
-            raise InvalidFilterError(f"filter: {name} is for select_src_port to say")
+            raise InvalidFilterError(f"{name} is for select_src_port to say")
         elif _UNSUPPORTED.fullmatch(name):
             unsupported.append(name)
         else:
-            raise InvalidFilterError(f"filter: unknown field {name!r}")
+            raise InvalidFilterError(f"unknown field {name!r}")
     if unsupported:
-        raise UnsupportedFilterError(f"filter: {unsupported[0]} is left to Open vSwitch")
+        raise UnsupportedFilterError(unsupported[0])
     return Match(_pack(flow.masks), _pack(flow.values))
 
 
@@ -276,21 +276,21 @@ class _Flow:
         for member, value in (("dl_type", dl_type), ("nw_proto", nw_proto)):
             if value:
                 if self.values[member]:
-                    raise InvalidFilterError(f"filter: {member} is set more than once")
+                    raise InvalidFilterError(f"{member} is set more than once")
                 self.values[member] = value
                 self.masks[member] = _ones(_size(member))
 
     def set_field(self, name: str, field: _Field, text: str) -> None:
         """A word such as `tp_dst=80`."""
         if not field.ready(self):
-            raise InvalidFilterError(f"filter: what {name} requires is not set before it")
+            raise InvalidFilterError(f"what {name} requires is not set before it")
         # Having been set to 0 does not count.
         if self.values[field.member] & field.bits:
-            raise InvalidFilterError(f"filter: {name} is set more than once")
+            raise InvalidFilterError(f"{name} is set more than once")
         try:
             value = field.read(text, field.size)
         except ValueError:
-            raise InvalidFilterError(f"filter: bad or masked value of {name}: {text!r}") from None
+            raise InvalidFilterError(f"bad or masked value of {name}: {text!r}") from None
         if name == "dl_vlan" and value == _NO_VLAN:
             self.values[field.member] = 0
         else:

@@ -14,7 +14,6 @@ from ovs_ebpf_tap.decide.policing import is_looked_at_first, obstacle
 from ovs_ebpf_tap.decide.topology import DEVICE_TYPES, BridgePorts, Topology, hook_of, to_ingress
 from ovs_ebpf_tap.model.desired import (
     CLSACT,
-    INVALID,
     NO_CUTTER,
     NOTHING_SELECTED,
     OFFLOAD,
@@ -22,6 +21,8 @@ from ovs_ebpf_tap.model.desired import (
     OffloadDecision,
 )
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, PRIORITY_ALWAYS, PRIORITY_NEVER, TUNNEL
+from ovs_ebpf_tap.model.reasons import packets, ports, rows
+from ovs_ebpf_tap.model.reasons.reason import at_port
 from ovs_ebpf_tap.model.rows import (
     INTERNAL_TYPES,
     MODE_KEY,
@@ -37,16 +38,6 @@ MODES = ("offload", "native")
 MAX_NATIVE_MIRRORS = 32
 """Mirrors that OVS takes on a bridge: MAX_MIRRORS in `ofproto/ofproto-dpif-mirror.h`."""
 
-
-FLOWS_UNKNOWN = (
-    "it selects leaving packets, and the flow tables are not known (yet): that takes "
-    "OpenFlow 1.3, 1.4 or 1.5 among the bridge's protocols"
-)
-
-CONTENDED = (
-    "another program keeps undoing what is written on its row: select_vlan=4095 and "
-    "external_ids:ebpf-tap-*"
-)
 
 _SHORTEST_NETDEV = 20
 """The userspace datapath counts a VLAN tag in `snaplen`, and below this it cuts within the tag or
@@ -88,9 +79,6 @@ def _takes_place(layout: BridgePorts, mirror: Mirror) -> bool:
     return True
 
 
-_LEAVING_TOO = "the mirror selects leaving packets, too"
-
-
 class OffloadChecker:
     """Judges the mirrors of a part of a bridge, each by itself."""
 
@@ -128,55 +116,49 @@ class OffloadChecker:
 
     def _check_bridges(self, mirror: Mirror) -> None:
         if mirror.uuid in self._common.twice:
-            raise NotOffloadedError("it is on more than one bridge")
+            raise rows.MULTIPLE_BRIDGES.error()
 
     def _check_row(self, mirror: Mirror) -> None:
         """As OVS does, passes over an output VLAN beside an output port."""
         if mirror.output_port is not None:
             if self._topology.output_port(mirror) is None:
-                raise NotOffloadedError("its output_port is not on this bridge", INVALID)
+                raise rows.OUTPUT_ELSEWHERE.error()
         elif mirror.output_vlan is None:
-            raise NotOffloadedError("it has neither output_port nor output_vlan", INVALID)
+            raise rows.NO_OUTPUT.error()
         try:
             parse(mirror.filter or "")
         except InvalidFilterError as error:
-            raise NotOffloadedError(str(error), INVALID) from None
+            raise rows.INVALID_FILTER.error(error=error) from None
         except UnsupportedFilterError:
             return  # Not for Open vSwitch.
 
     def _check_mode(self, mirror: Mirror) -> None:
         mode = mode_of(self._common.db, self._common.bridge, mirror)
         if mode == "native":
-            raise NotOffloadedError(f"{MODE_KEY} is native")
+            raise rows.MODE_NATIVE.error()
         if mode not in MODES:
-            raise NotOffloadedError(f"{MODE_KEY} is neither offload nor native: {mode!r}")
+            raise rows.MODE_UNKNOWN.error(mode=mode)
         if mirror.contended:
-            raise NotOffloadedError(CONTENDED)
+            raise rows.CONTENDED.error()
 
     def _check_bridge(self) -> None:
         bridge = self._common.bridge
         if bridge.spanning_tree:
-            raise NotOffloadedError("the bridge runs STP or RSTP, whose port states only OVS knows")
+            raise rows.SPANNING_TREE.error()
         if bridge.datapath_type not in ("", "system", "netdev"):
-            raise NotOffloadedError(f"datapath type {bridge.datapath_type} is not known")
+            raise rows.DATAPATH_TYPE.error(type=bridge.datapath_type)
         if self._common.db.hw_offload and self._common.attach == CLSACT:
-            raise NotOffloadedError(
-                "hw-offload, until Open vSwitch is restarted without: its flows pass by filters on "
-                "clsact; TCX needs Linux 6.6 or later"
-            )
+            raise rows.HW_OFFLOAD.error()
 
     def _check_selection(self, mirror: Mirror) -> None:
         try:
             parse(mirror.filter or "")
         except UnsupportedFilterError as error:
-            raise NotOffloadedError(str(error)) from None
+            raise rows.UNSUPPORTED_FILTER.error(field=error) from None
         if 0 < mirror.cut < _SHORTEST_NETDEV and self._topology.netdev:
-            raise NotOffloadedError(
-                f"snaplen is less than {_SHORTEST_NETDEV}, within which the userspace datapath "
-                "cuts VLAN tags"
-            )
+            raise rows.SHORT_SNAPLEN.error(shortest=_SHORTEST_NETDEV)
         if mirror.cut and NO_CUTTER in self._common.refused:
-            raise NotOffloadedError(f"it has a snaplen: {self._common.refused[NO_CUTTER]}")
+            raise rows.SNAPLEN_REFUSED.error(refusal=self._common.refused[NO_CUTTER])
 
     # Outputs.
 
@@ -192,31 +174,28 @@ class OffloadChecker:
     def _check_output(self, output: Port, where: str, *, named: bool) -> None:
         interfaces = self._topology.interfaces(output)
         if not interfaces:
-            raise NotOffloadedError(f"{where} has no interface")
+            raise ports.NO_INTERFACE.error(where=where)
         for interface in interfaces:
             self._check_type(interface, where)
             self._check_place(interface, where)
         self._check_sending(output, where)
         sending = self._topology.sending(output)
         if sending is None:
-            raise NotOffloadedError(f"{where} is a bond, whose choice of member only OVS knows")
+            raise ports.BOND.error(where=where)
         if sending.name in self._common.flags.no_forward:
-            raise NotOffloadedError(f"{where} has the OpenFlow flag no-forward")
+            raise ports.NO_FORWARD.error(where=where)
         if named and self._topology.device(sending) is None:
-            raise NotOffloadedError(f"{where} has no network device {sending.name}")
+            raise ports.NO_DEVICE.error(where=where, device=sending.name)
 
     def _check_protected(self, mirror: Mirror, output: Port, where: str) -> None:
         """OVS copies nothing from a protected port to a protected one."""
         other = self._common.protected
         if output.protected and other is not None and self._topology.destinations(mirror):
-            raise NotOffloadedError(
-                f"{where} is protected, and so is {other}: at destination ports only "
-                "Open vSwitch knows where a packet came from"
-            )
+            raise ports.PROTECTED.error(where=where, other=other)
 
     def _check_cut(self, mirror: Mirror, output: Port, where: str) -> None:
         if mirror.cut and any(map(to_ingress, self._topology.interfaces(output))):
-            raise NotOffloadedError(f"{where} is internal, and the mirror has a snaplen")
+            raise ports.INTERNAL_SNAPLEN.error(where=where)
 
     # Ports.
 
@@ -225,7 +204,7 @@ class OffloadChecker:
         for interface in self._topology.interfaces(port):
             self._check_type(interface, where)
             if interface.name in self._common.flags.no_receive_stp:
-                raise NotOffloadedError(f"{where} has the OpenFlow flag no-receive-stp")
+                raise ports.NO_RECEIVE_STP.error(where=where)
             self._check_place(interface, where)
             self._check_lost(interface, where)
         self._check_hooks(port, where)
@@ -234,15 +213,12 @@ class OffloadChecker:
         """Of a device that is elsewhere, Open vSwitch copies all the same."""
         astray = self._topology.astray(interface)
         if astray is not None:
-            raise NotOffloadedError(f"{where}: device {interface.name} {astray}")
+            raise astray.error(where=where, device=interface.name)
 
     def _check_sending(self, port: Port, where: str) -> None:
         for interface in self._topology.interfaces(port):
             if self._topology.is_usurped(interface, port):
-                raise NotOffloadedError(
-                    f"{where}: device {interface.name} is not the one that Open vSwitch has open, "
-                    "and Open vSwitch sends to it all the same"
-                )
+                raise ports.USURPED.error(where=where, device=interface.name)
 
     def _check_lost(self, interface: Interface, where: str) -> None:
         """The userspace datapath lets go of a device neither when it ends nor when it is renamed.
@@ -251,9 +227,7 @@ class OffloadChecker:
         """
         lost = interface.opened and self._topology.device(interface) is None
         if lost and self._topology.netdev and interface.type not in INTERNAL_TYPES:
-            raise NotOffloadedError(
-                f"{where}: device {interface.name} is gone, and Open vSwitch still has it"
-            )
+            raise ports.DEVICE_GONE.error(where=where, device=interface.name)
 
     def _check_hooks(self, port: Port, where: str) -> None:
         for interface in self._topology.interfaces(port):
@@ -263,35 +237,31 @@ class OffloadChecker:
 
     def _check_type(self, interface: Interface, where: str) -> None:
         if interface.type not in DEVICE_TYPES:
-            raise NotOffloadedError(f"{where} is of type {interface.type}")
+            raise ports.INTERFACE_TYPE.error(where=where, type=interface.type)
         device = self._topology.device(interface)
         if device is not None and not device.ethernet:
-            raise NotOffloadedError(f"{where}: device {device.name} is not an Ethernet device")
+            raise ports.NOT_ETHERNET.error(where=where, device=device.name)
 
     def check_hook(self, ifindex: int, interface: Interface, where: str) -> None:
         """Raises NotOffloadedError if the interface's device takes no hook."""
         if self._common.attach == CLSACT:
             self._check_clsact(ifindex, interface, where)
         if ifindex in self._common.refused:
-            raise NotOffloadedError(f"{where}: {self._common.refused[ifindex]}")
+            raise NotOffloadedError(at_port(where, self._common.refused[ifindex]))
 
     def _check_clsact(self, ifindex: int, interface: Interface, where: str) -> None:
         """Raises NotOffloadedError if another qdisc holds the device's ingress, or soon may."""
         others = self._common.surroundings.state
         if interface.policed:
-            raise NotOffloadedError(
-                f"{where} has ingress_policing, which excludes clsact; TCX needs Linux 6.6 or later"
-            )
+            raise ports.POLICING_EXCLUDES_CLSACT.error(where=where)
         if ifindex in others.ingress:
             filters = others.filters.get(ifindex, ())
-            left = "if hw-offload has left it, it goes when Open vSwitch is restarted"
-            raise NotOffloadedError(
-                f"{where}: an ingress qdisc excludes clsact (TCX needs Linux 6.6 or later); "
-                + (f"it has {filters[0]}" if filters else left)
-            )
+            if filters:
+                raise ports.INGRESS_QDISC.error(where=where, filter=filters[0])
+            raise ports.EMPTY_INGRESS_QDISC.error(where=where)
         reserved = self._common.surroundings.reserved
         if ifindex in reserved and interface.type not in INTERNAL_TYPES:
-            raise NotOffloadedError(f"{where}: {reserved[ifindex]}")
+            raise NotOffloadedError(at_port(where, reserved[ifindex]))
 
     def _check_filters(self, mirror: Mirror) -> None:
         """Whether hooks see what Open vSwitch does, where others' filters take packets away."""
@@ -310,9 +280,7 @@ class OffloadChecker:
         internal = to_ingress(interface)
         ovs_first = is_looked_at_first(arrival=arrival, netdev=topology.netdev, internal=internal)
         if interface.policed and arrival and not internal and not ovs_first:
-            raise NotOffloadedError(
-                f"{where} has ingress_policing: its hook would copy packets that this drops"
-            )
+            raise ports.POLICED.error(where=where)
         device = topology.device(interface)
         filters = self._common.surroundings.state.filters
         if device is None or device.ifindex not in filters:
@@ -321,7 +289,7 @@ class OffloadChecker:
         there = (each for each in filters[device.ifindex] if each.direction == hook.direction)
         reason = obstacle(there, clsact=clsact, ovs_first=ovs_first)
         if reason is not None:
-            raise NotOffloadedError(f"{where}: {reason}")
+            raise NotOffloadedError(at_port(where, reason))
 
     def _check_super_packets(self, mirror: Mirror) -> None:
         """Whether packets that the host sends have one form at all hooks, and for `snaplen`.
@@ -342,11 +310,8 @@ class OffloadChecker:
             for interface in topology.interfaces(port):
                 device = topology.device(interface)
                 if to_ingress(interface) and device is not None and device.up:
-                    raise NotOffloadedError(
-                        f"port {port.name} is internal and up: the userspace datapath receives "
-                        "the host's super-packets cut into segments, and a hook sees them whole; "
-                        + ("the mirror has a snaplen" if mirror.cut else _LEAVING_TOO)
-                    )
+                    cut, leaving = ports.SUPER_PACKETS_SNAPLEN, ports.SUPER_PACKETS_LEAVING
+                    raise (cut if mirror.cut else leaving).error(port=port.name)
 
     def _check_destinations(self, mirror: Mirror) -> None:
         """A packet sent to a device that is down counts as leaving, and passes no hook."""
@@ -359,7 +324,7 @@ class OffloadChecker:
                 continue  # OVS sends through members that are up.
             for device in topology.devices(port):
                 if not device.up or not (topology.netdev or device.running):
-                    raise NotOffloadedError(f"port {port.name}: device {device.name} is down")
+                    raise ports.DEVICE_DOWN.error(port=port.name, device=device.name)
 
     def _check_tags_left(self, mirror: Mirror) -> None:
         """Whether tags of a frame that has left a port are ones that OVS has looked at.
@@ -373,33 +338,18 @@ class OffloadChecker:
         strips, tunnels = self._common.strips, self._common.tunnels
         for port in tunnels if destinations else ():
             if not port.tag:
-                raise NotOffloadedError(
-                    f"port {port.name} is a dot1q-tunnel without a tag: what it puts on frames is "
-                    "taken off with other tags when they leave"
-                )
+                raise packets.TUNNEL_WITHOUT_TAG.error(port=port.name)
         for port in destinations:
             vlans = topology.vlans(port)
             if vlans.mode == TUNNEL and not inner and (strips or vlans.trunks != ALL):
-                raise NotOffloadedError(
-                    f"port {port.name} is a dot1q-tunnel: whether Open vSwitch has looked at the "
-                    "tag of what it sends, depends on where that came from"
-                )
+                raise packets.TUNNEL_TAGS.error(port=port.name)
             minded = strips or vlans.priority == PRIORITY_ALWAYS
             if vlans.mode != ACCESS and not inner and minded and tunnels:
-                raise NotOffloadedError(
-                    f"port {port.name} sends what comes from dot1q-tunnels and from others: how "
-                    "many of its tags are taken off of a copy, only Open vSwitch knows"
-                )
+                raise packets.TUNNELS_AND_OTHERS.error(port=port.name)
             if vlans.mode == ACCESS and tunnels:
-                raise NotOffloadedError(
-                    f"port {port.name} takes all tags off of what tunnels bring: whether "
-                    "it was copied before, only Open vSwitch knows"
-                )
+                raise packets.ACCESS_BEHIND_TUNNELS.error(port=port.name)
             if vlans.mode == ACCESS and vlans.priority != PRIORITY_NEVER:
-                raise NotOffloadedError(
-                    f"port {port.name} has priority-tags: whether a tag of what it sends is one of "
-                    "these, only Open vSwitch knows"
-                )
+                raise packets.PRIORITY_TAGS.error(port=port.name)
 
     # Flow tables.
 
@@ -416,24 +366,12 @@ class OffloadChecker:
         if traits is None:
             if mirror.parked:
                 return  # What they were when it was offloaded, until they are known again.
-            raise NotOffloadedError(FLOWS_UNKNOWN)
+            raise packets.FLOWS_UNKNOWN.error()
         if vlans and traits.outputs:
-            raise NotOffloadedError(
-                "it selects leaving packets of ports with VLAN settings, and flows that output to "
-                "ports pass by these"
-            )
+            raise packets.FLOWS_BYPASS_VLANS.error()
         if traits.repeats:
-            raise NotOffloadedError(
-                "it selects leaving packets, and flows output to a port more than once, which Open "
-                "vSwitch copies once"
-            )
+            raise packets.FLOWS_REPEAT.error()
         if modified and traits.modifies:
-            raise NotOffloadedError(
-                "it selects leaving packets, and flows modify packets: this Open vSwitch copies "
-                "such a packet once, later ones (3.1.3, 3.2) before and after"
-            )
+            raise packets.FLOWS_MODIFY.error()
         if metadata and traits.sets_metadata:
-            raise NotOffloadedError(
-                "it selects leaving packets, and flows set registers or metadata, after which this "
-                "Open vSwitch copies a packet again"
-            )
+            raise packets.FLOWS_SET_METADATA.error()

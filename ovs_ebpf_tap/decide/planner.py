@@ -31,7 +31,6 @@ from ovs_ebpf_tap.decide.topology import (
     Topology,
 )
 from ovs_ebpf_tap.model.desired import (
-    INVALID,
     NATIVE,
     OFFLOADED,
     Hook,
@@ -44,6 +43,8 @@ from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import PortFlags
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, KEEP, PRIORITY_NEVER, TUNNEL
 from ovs_ebpf_tap.model.frame_rewrite import NATIVE as NATIVE_VLAN
+from ovs_ebpf_tap.model.reasons import packets, rows
+from ovs_ebpf_tap.model.reasons.reason import Reason
 from ovs_ebpf_tap.model.rows import Bridge, Database, Mirror, Port
 from ovs_ebpf_tap.model.surroundings import NOTHING, Surroundings
 from ovs_ebpf_tap.util import unexpected
@@ -53,12 +54,8 @@ MAX_RULES_PER_HOOK = abi.constant("MAX_RULES_PER_HOOK")
 MAX_MIRRORS = abi.constant("MAX_MIRRORS")
 MAX_RULES = abi.constant("MAX_RULES")
 
-_LOST = "it selects copies of too many other mirrors, or of mirrors too far behind each other"
-
 _MOST_ROUNDS = 64
 """How often mirrors are looked at that depend on each other, or each for a fault."""
-
-_NO_PLACE = f"all places for {MAX_MIRRORS} mirrors are taken on this host, or were a moment ago"
 
 NO_OPENFLOW = OpenFlow()
 
@@ -189,8 +186,8 @@ class _BridgePlanner:
     def plan(self, given: _Given, room: int, unplaced: frozenset[UUID]) -> list[Plan]:
         """The plans of its parts, with `room` mirrors offloaded at most."""
         self._look(given)
-        rows = given.db.mirrors
-        mirrors = [rows[u].uncounted for u in sorted(given.bridge.mirrors) if u in rows]
+        known_rows = given.db.mirrors
+        mirrors = [known_rows[u].uncounted for u in sorted(given.bridge.mirrors) if u in known_rows]
         layout = BridgePorts(self._seen, mirrors)
         common = self._make_common(given, layout)
         if common != self._common:
@@ -204,9 +201,9 @@ class _BridgePlanner:
                 planner = _ComponentPlanner(part, self._common)
             self._parts[first] = planner
         candidates = [uuid for planner in self._parts.values() for uuid in planner.offloadable]
-        left_out = dict.fromkeys(unplaced, _NO_PLACE)
+        left_out = dict.fromkeys(unplaced, rows.NO_SLOT.told(limit=MAX_MIRRORS))
         if len(candidates) > room:
-            reason = f"more than {MAX_MIRRORS} mirrors are offloaded on this host"
+            reason = rows.MIRRORS_PER_HOST.told(limit=MAX_MIRRORS)
             left_out |= dict.fromkeys(sorted(candidates)[max(room, 0) :], reason)
         return [planner.plan(left_out) for planner in self._parts.values()]
 
@@ -285,10 +282,10 @@ class _ComponentPlanner:
     def _too_many(self) -> str | None:
         """Why none of the mirrors is looked at: that would take too long."""
         if len(self._mirrors) > MAX_MIRRORS:
-            return f"more than {MAX_MIRRORS} mirrors share ports with each other"
+            return rows.MIRRORS_PER_COMPONENT.told(limit=MAX_MIRRORS)
         sides = (self._topology.source_uuids, self._topology.destination_uuids)
         if sum(len(side(mirror)) for mirror in self._mirrors for side in sides) > MAX_RULES:
-            return f"mirrors that share ports select more than {MAX_RULES} in all"
+            return rows.PORTS_PER_COMPONENT.told(limit=MAX_RULES)
         return None
 
     @property
@@ -324,7 +321,7 @@ class _ComponentPlanner:
             following = TraversalState()
             rules = make_rules(self._topology, {m.uuid for m in self._offloaded}, following)
             reasons = (
-                dict.fromkeys(following.lost, _LOST)
+                dict.fromkeys(following.lost, rows.ENDLESS_COPIES.told())
                 or following.undecided
                 or dict(self._obstacles(rules))
             )
@@ -359,12 +356,11 @@ class _ComponentPlanner:
 
     def _leave_all(self) -> None:
         for mirror in self._offloaded:
-            self._leave(mirror, "too many mirrors that share ports depend on each other")
+            self._leave(mirror, rows.DEPENDENT.told())
 
     def _settle(self, mirror: Mirror, decision: OffloadDecision) -> None:
         if decision.state == NATIVE and self._checker.lacks_room(mirror):
-            reason = f"Open vSwitch takes {MAX_NATIVE_MIRRORS} mirrors on a bridge, and not this"
-            decision = OffloadDecision(INVALID, reason)
+            decision = rows.NO_ROOM.decision(limit=MAX_NATIVE_MIRRORS)
         self.decisions[mirror.uuid] = decision
 
     def _leave(self, mirror: Mirror, reason: str) -> None:
@@ -401,7 +397,7 @@ class _ComponentPlanner:
                 and _output_of(mirror) == _output_of(other)
                 and self._meet(mirror, other)
             ):
-                return f"it shares output and packets with mirror {other.name}, of another snaplen"
+                return packets.ANOTHER_SNAPLEN.told(mirror=other.name)
         return self._lost_behind(mirror, native)
 
     def _meet(self, mirror: Mirror, other: Mirror) -> bool:
@@ -412,48 +408,42 @@ class _ComponentPlanner:
     def _lost_behind(self, mirror: Mirror, native: _Natives) -> str | None:
         """Why copies that the mirror selects can't be followed to it."""
         selected = self._topology.destination_uuids(mirror)
-        for place, uuid, native_how in self._behind(mirror, selected, native):
+        for place, uuid, tie in self._behind(mirror, selected, native):
             other = self._mirrors[place]
-            if native_how:
-                return f"it selects copies of mirror {other.name}, native {native_how}"
+            if tie is not None:
+                return tie.told(mirror=other.name)
             if mirror.filter and parse(mirror.filter).on_tags:
-                return f"it selects copies of mirror {other.name}, and its filter VLAN tags"
+                return packets.COPIES_FILTERED_BY_TAGS.told(mirror=other.name)
             output = self._topology.seen[uuid]
             followed = output.vlans.mode in (KEEP, ACCESS)
             if not followed or output.vlans.priority != PRIORITY_NEVER:
-                return (
-                    f"mirror {other.name} copies to port {output.port.name}, "
-                    "which it selects, and whose VLAN settings change the copies"
-                )
+                return packets.COPIES_CHANGED.told(mirror=other.name, port=output.port.name)
             if self._minds_lost_tags(mirror):
-                return (
-                    f"it selects copies of mirror {other.name}, and tags that those have lost "
-                    "are of consequence at its output"
-                )
+                return packets.COPIES_LOST_TAGS.told(mirror=other.name)
         return None
 
     def _behind(
         self, mirror: Mirror, selected: Iterable[UUID], native: _Natives
-    ) -> list[tuple[int, UUID, str]]:
+    ) -> list[tuple[int, UUID, Reason | None]]:
         """Others whose copies are selected: of each output, the first of those that are alike.
 
-        The place and output of each, and of native ones, in words, how it matters that they are.
+        The place and output of each, and of native ones, the reason that they are.
         """
         traits = self._topology.common.traits
         beside = traits is not None and traits.outputs
-        found = []
+        found: list[tuple[int, UUID, Reason | None]] = []
         for uuid in selected:
             for place in self._copying_to.get(uuid, ()):
                 other = self._mirrors[place]
                 if other is not mirror and self.decisions[other.uuid].state == OFFLOADED:
-                    found.append((place, uuid, ""))
+                    found.append((place, uuid, None))
                     break
             if uuid in native.changing:
-                found.append((native.changing[uuid], uuid, "and changed"))
+                found.append((native.changing[uuid], uuid, packets.NATIVE_COPIES_CHANGED))
             elif beside and uuid in native.copying:
                 # The packet may leave there, too. Open vSwitch copies one of the two.
-                found.append((native.copying[uuid], uuid, "to a port that flows may output to"))
-        return sorted(found)
+                found.append((native.copying[uuid], uuid, packets.NATIVE_COPIES_BESIDE_FLOWS))
+        return sorted(found, key=lambda each: each[:2])
 
     def _minds_lost_tags(self, mirror: Mirror) -> bool:
         """Whether a tag or priority that a port has taken off makes a difference to its outputs."""
@@ -471,14 +461,10 @@ class _ComponentPlanner:
         """Why the rules can't be had, by mirror."""
         for each in rules.values():
             for rule in each[MAX_RULES_PER_HOOK:]:
-                yield rule.mirror, f"a port of it has more than {MAX_RULES_PER_HOOK} copies made"
+                yield rule.mirror, rows.RULES_PER_HOOK.told(limit=MAX_RULES_PER_HOOK)
             for rule in each:
                 if rule.to_vlan and rule.edit.second_tag and rule.edit.out_mode in (ACCESS, TUNNEL):
-                    yield (
-                        rule.mirror,
-                        "a port of its output_vlan takes tags off, and only Open vSwitch knows "
-                        "whether there is a second one to be minded",
-                    )
+                    yield rule.mirror, packets.SECOND_TAG.told()
         yield from self._unfinished(rules)
         yield from _undecided(rules)
 
@@ -560,9 +546,9 @@ class _Natives:
         outputs = self._topology.outputs(mirror) if self._selecting else ()
         selects = min((self._selecting.get(output.uuid, last) for output in outputs), default=last)
         if shares < last and shares <= selects:
-            return f"it shares its output with mirror {self._mirrors[shares].name}, which is native"
+            return packets.NATIVE_SHARES_OUTPUT.told(mirror=self._mirrors[shares].name)
         if selects < last:
-            return f"mirror {self._mirrors[selects].name}, which is native, selects its output port"
+            return packets.NATIVE_SELECTS_OUTPUT.told(mirror=self._mirrors[selects].name)
         return None
 
 
@@ -580,7 +566,5 @@ def _undecided(rules: Mapping[Hook, list[Rule]]) -> Iterator[tuple[UUID, str]]:
                 undecided.add(rule.group)
     for group in undecided:
         if len(here[group]) > 1:
-            reason = (
-                "it shares its output with a mirror of another snaplen that may select the same"
-            )
+            reason = packets.UNDECIDED_SNAPLEN.told()
             yield from ((mirror, reason) for mirror in mirrors[group])

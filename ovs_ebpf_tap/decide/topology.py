@@ -14,6 +14,8 @@ from ovs_ebpf_tap.model.desired import EGRESS, INGRESS, Hook
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
 from ovs_ebpf_tap.model.frame_rewrite import vlan_set
+from ovs_ebpf_tap.model.reasons import ports as reasons
+from ovs_ebpf_tap.model.reasons.reason import Reason
 from ovs_ebpf_tap.model.rows import INTERNAL_TYPES, Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.model.surroundings import Surroundings
 
@@ -22,11 +24,6 @@ DEVICE_TYPES = ("", "system", *INTERNAL_TYPES)
 
 _KERNELS, _TUN = "openvswitch", "tun"
 """What kind internal devices are of: the kernel's datapath's own, or taps."""
-
-_ELSEWHERE = "is not in this network namespace"
-_TAKEN = f"{_ELSEWHERE}: another one has its name"
-_RENAMED = "has another name"
-_NOT_OPEN = "is not the one that Open vSwitch has open"
 
 _ACTIVE_BACKUP = (None, "active-backup")
 
@@ -59,7 +56,7 @@ class SeenPort:
     interfaces: tuple[Interface, ...]
     devices: tuple[Device | None, ...]
     """One for each interface; None where there is none."""
-    astray: tuple[str | None, ...] = ()
+    astray: tuple[Reason | None, ...] = ()
     """For each interface: what is with the device that Open vSwitch has, if it is not here."""
     usurped: frozenset[str] = frozenset()
     """The interfaces whose name another device has than the one that is theirs: the userspace
@@ -86,7 +83,7 @@ class SeenPort:
 
 def _find_device(
     interface: Interface, datapath_type: str, devices: Mapping[str, Device]
-) -> tuple[Device | None, str | None]:
+) -> tuple[Device | None, Reason | None]:
     """The interface's device here; or what is with it if Open vSwitch has another one, or one
     elsewhere.
 
@@ -107,20 +104,20 @@ def _find_device(
     if not interface.opened:
         return None, None
     if foreign:
-        return None, _TAKEN
+        return None, reasons.NAME_TAKEN
     if interface.away or (interface.type in INTERNAL_TYPES and interface.ifindex == 0):
-        return None, _ELSEWHERE
+        return None, reasons.OTHER_NAMESPACE
     if any(each.ifindex == interface.ifindex for each in devices.values()):
-        return None, _RENAMED
+        return None, reasons.RENAMED
     return None, None
 
 
 def _find_bound(
     ifindex: int, named: Device | None, devices: Mapping[str, Device]
-) -> tuple[Device | None, str | None]:
+) -> tuple[Device | None, Reason | None]:
     """The same where it is known which device Open vSwitch has open."""
     device = next((each for each in devices.values() if each.ifindex == ifindex), None)
-    return device, (_NOT_OPEN if device is None and named is not None else None)
+    return device, (reasons.NOT_OPEN if device is None and named is not None else None)
 
 
 def _may_be_of(interface: Interface, datapath_type: str, device: Device) -> bool:
@@ -356,7 +353,7 @@ class Topology(BridgePorts):
         """The network device of an interface, if there is one."""
         return self._devices.get(interface.name)
 
-    def astray(self, interface: Interface) -> str | None:
+    def astray(self, interface: Interface) -> Reason | None:
         """What is with an interface's device that Open vSwitch has open, but that is not here."""
         return self._astray.get(interface.name)
 

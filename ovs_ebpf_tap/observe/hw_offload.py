@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ovs_ebpf_tap.model.device import Device
+from ovs_ebpf_tap.model.reasons.ports import HARDWARE_FLOWS
 from ovs_ebpf_tap.model.rows import Database
 from ovs_ebpf_tap.observe import ethtool
 from ovs_ebpf_tap.observe.vswitchd import read_pid
 from ovs_ebpf_tap.util import unexpected
-
-_HIDDEN = "with hw-offload, its hardware takes packets past hooks (hw-tc-offload)"
 
 
 class HwOffload:
@@ -59,6 +58,6 @@ class HwOffload:
 
 def _why_hidden(device: Device) -> str | None:
     try:
-        return _HIDDEN if ethtool.takes_flows(device.name) else None
+        return HARDWARE_FLOWS.told() if ethtool.takes_flows(device.name) else None
     except Exception as error:
         return unexpected.reason(f"device {device.name}", error)

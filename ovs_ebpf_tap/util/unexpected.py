@@ -6,6 +6,8 @@ import traceback
 
 import structlog
 
+TEXT = "internal error: {error}; see the log"
+
 _KEPT = 64
 """Faults that are remembered."""
 
@@ -25,4 +27,4 @@ def reason(where: str, error: Exception) -> str:
         log.error("internal error", where=where, error=repr(error))
         for line in "".join(traceback.format_exception(error)).splitlines():
             log.error("traceback", line=line)
-    return f"internal error: {type(error).__name__}: {error}; see the log"
+    return TEXT.format(error=f"{type(error).__name__}: {error}")

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.decide.offload_checker import FLOWS_UNKNOWN
 from ovs_ebpf_tap.ebpf import bpf, programs
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.resource import Resource
@@ -20,6 +19,7 @@ from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.tap import TapDevice
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
+from ovs_ebpf_tap.model.reasons.packets import FLOWS_UNKNOWN
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from parity.case import Port, datapath_type
 from parity.case_bridge import Machine
@@ -319,5 +319,5 @@ def _stays(row: Row) -> bool:
     return (
         STATE_KEY in ids
         and parked == is_offloaded(row) == (SELECT_VLAN_KEY in ids)
-        and ids.get(REASON_KEY) != FLOWS_UNKNOWN
+        and ids.get(REASON_KEY) != FLOWS_UNKNOWN.told()
     )

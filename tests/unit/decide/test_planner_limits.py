@@ -10,9 +10,9 @@ from uuid import UUID
 import pytest
 from builders import World, switch
 
-from ovs_ebpf_tap.decide.offload_checker import CONTENDED
 from ovs_ebpf_tap.lab.waiting import patience
-from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, OffloadDecision
+from ovs_ebpf_tap.model.desired import OFFLOADED
+from ovs_ebpf_tap.model.reasons.rows import CONTENDED
 from ovs_ebpf_tap.model.rows import Mirror
 
 
@@ -88,4 +88,4 @@ def test_a_mirror_of_all_vlans_one_by_one() -> None:
 
 def test_a_mirror_that_others_fight_for_is_left_to_ovs() -> None:
     world = switch("a out").add_mirror("m", src="a", out="out", contended=True)
-    assert world.decision() == OffloadDecision(NATIVE, CONTENDED)
+    assert world.decision() == CONTENDED.decision()
