@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,17 +14,35 @@ from ovs_ebpf_tap.lab.netns import reap
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.systemd import reap_cgroups
+from ovs_ebpf_tap.model.desired import TCX
 from talking import Trio, add_trio
 from told import told
 
 _FIGURE = "figure"
 
 
+_PURE = ("unit", "lab")
+"""Directories whose tests need no switch, if they do not say so; all others' do."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that use a switch need a real one: say so, and leave them out without root."""
+    """Mark tests by what they need, and skip those that need root without it."""
+    is_root = os.geteuid() == 0
     for item in items:
-        if "switch" in getattr(item, "fixturenames", ()):
+        directory = item.path.relative_to(Path(__file__).parent).parts[0]
+        if directory not in _PURE or "switch" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.openvswitch)
+        if TCX in _parameters(item):
+            item.add_marker(pytest.mark.tcx)
+        if not is_root and {"openvswitch", "root"} & {each.name for each in item.iter_markers()}:
+            item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+def _parameters(item: pytest.Item) -> Collection[object]:
+    """The values that the test is parametrized with."""
+    callspec = getattr(item, "callspec", None)
+    return () if callspec is None else callspec.params.values()
 
 
 @pytest.fixture(scope="session", autouse=True)

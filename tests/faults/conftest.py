@@ -12,13 +12,6 @@ from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.kernel import attachments
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """They need a real switch."""
-    for item in items:
-        if "ground" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.openvswitch)
-
-
 class _Grounds:
     """One ground for each kind of hooks, for many tests."""
 

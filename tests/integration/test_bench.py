@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 TESTS = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.openvswitch
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_control() -> None:
     small = ("--rounds=2", "--starts=1", "--idle=0.5", "--ports=6", "--mirrors=3", "--json")
     command = (sys.executable, "-m", "bench.control_path", *small)
@@ -36,8 +31,6 @@ def test_control() -> None:
     assert all(row["limits"] and row["worst"] >= 0 for row in rows)
 
 
-@pytest.mark.openvswitch
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_copy() -> None:
     small = ("--setups=2", "--rounds=1", "--batches=1", "--no-others")
     command = (sys.executable, "-m", "bench.copy_cost", *small)
@@ -48,8 +41,6 @@ def test_copy() -> None:
     assert "clsact / u32 mirred: " in done.stdout
 
 
-@pytest.mark.openvswitch
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_forward() -> None:
     command = (sys.executable, "-m", "bench.forward", "--rounds=1", "--seconds=0.2")
     done = subprocess.run(

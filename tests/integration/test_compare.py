@@ -92,6 +92,7 @@ def offload(tap: SidecarProcess, state: str) -> None:
     (tap.offload if state == "offloaded" else tap.native)("m1")
 
 
+@pytest.mark.vm
 def test_counts_of_known_traffic(tap: SidecarProcess, trio: Trio) -> None:
     a, b, m = trio
     inside = Host("inside", tap.switch.ns, m.port, m.port, m.mac, m.ip)
@@ -115,6 +116,7 @@ def test_counts_of_known_traffic(tap: SidecarProcess, trio: Trio) -> None:
     assert (span.account.missing, span.account.extra) == (5, 0)
 
 
+@pytest.mark.vm
 def test_copies_to_an_internal_port(switch: Switch, tap: SidecarProcess) -> None:
     """Its device does not count those that programs make; an internal source is turned round."""
     a, b = (switch.add_host(name, with_ip=False) for name in "ab")
@@ -246,7 +248,6 @@ def test_wrong_usage(arguments: str) -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2
 
 
-@pytest.mark.openvswitch
 def test_the_lab(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "ovs_ebpf_tap", "compare", "--lab", "--json"]

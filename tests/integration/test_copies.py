@@ -32,10 +32,17 @@ class Scenario:
 
 
 SCENARIOS: dict[str, Callable[[Switch], Scenario]] = {}
+IN_VM: set[str] = set()
 
 
 def scenario(build: Callable[[Switch], Scenario]) -> Callable[[Switch], Scenario]:
     SCENARIOS[build.__name__] = build
+    return build
+
+
+def in_vm(build: Callable[[Switch], Scenario]) -> Callable[[Switch], Scenario]:
+    """A scenario that is played in an emulated machine, too."""
+    IN_VM.add(build.__name__)
     return build
 
 
@@ -142,6 +149,7 @@ def chain(switch: Switch) -> Scenario:
     return Scenario(both_ways(a, b))
 
 
+@in_vm
 @scenario
 def ring(switch: Switch) -> Scenario:
     a, b, _, m = hosts(switch)
@@ -162,6 +170,7 @@ def two_that_select_all(switch: Switch) -> Scenario:
     return Scenario(both_ways(a, b))
 
 
+@in_vm
 @scenario
 def flow_that_sends_to_a_ring(switch: Switch) -> Scenario:
     a, b, _, m = hosts(switch)
@@ -210,6 +219,7 @@ def internal_destinations(switch: Switch) -> Scenario:
     return Scenario([*both_ways(a, i), *both_ways(i, j)], [i, j])
 
 
+@in_vm
 @scenario
 def internal_output(switch: Switch) -> Scenario:
     a, b, _, _ = hosts(switch)
@@ -219,6 +229,7 @@ def internal_output(switch: Switch) -> Scenario:
     return Scenario([*both_ways(a, b)], [i])
 
 
+@in_vm
 @scenario
 def select_all_to_an_internal_output(switch: Switch) -> Scenario:
     a, b, _, _ = hosts(switch)
@@ -300,6 +311,7 @@ def tagged_frames_through_trunks(switch: Switch) -> Scenario:
     return Scenario([(a, frames), (b, back), (a, talk(a, b))])
 
 
+@in_vm
 @scenario
 def frames_longer_than_the_output_takes(switch: Switch) -> Scenario:
     a, b, _ = hosts(switch, "abc")
@@ -321,7 +333,10 @@ def pins() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("attach", attachments())
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.vm] if name in IN_VM else []) for name in SCENARIOS],
+)
 def test_offloaded_is_as_native(switch: Switch, pins: Path, name: str, attach: str) -> None:
     built = SCENARIOS[name](switch)
     everyone = [*switch.hosts.values(), *built.others]

@@ -216,7 +216,9 @@ def sidecar(request: pytest.FixtureRequest, ground: EvasionTestbed) -> Iterator[
         yield started
 
 
-@pytest.mark.parametrize("name", MIRRORS)
+@pytest.mark.parametrize(
+    "name", ["arrivals", "departures", pytest.param("ring", marks=pytest.mark.vm)]
+)
 def test_fields_of_a_packet_are_of_no_consequence(
     ground: EvasionTestbed, sidecar: SidecarProcess, name: str
 ) -> None:
@@ -289,6 +291,7 @@ def sized(source: Host, to: Host, said: int, tags: Sequence[Tag], length: int) -
     return ethernet(to.mac, source.mac, EXPERIMENTAL, payload, tags).ljust(length, b"x")
 
 
+@pytest.mark.vm
 def test_what_an_ifb_sends_is_not_seen_to_arrive(switch: Switch) -> None:
     """A machine's own ifb device has the kernel pass over all that looks at arriving packets.
 

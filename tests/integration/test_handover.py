@@ -40,7 +40,10 @@ class Move:
         return self.asked <= when <= self.ended
 
 
-@pytest.mark.parametrize("selected", ["source", "destination", "both"])
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "selected", [pytest.param("source", marks=pytest.mark.vm), "destination", "both"]
+)
 def test_no_copy_is_missing_over_many_moves(
     switch: Switch, tap: SidecarProcess, figure: Callable[[str], None], selected: str
 ) -> None:
@@ -90,6 +93,7 @@ def test_no_copy_is_missing_over_many_moves(
     assert max(count.values()) <= 2
 
 
+@pytest.mark.alone
 def test_no_copy_is_missing_with_many_flows(
     switch: Switch, tap: SidecarProcess, figure: Callable[[str], None]
 ) -> None:

@@ -30,6 +30,7 @@ from talking import Trio, copies_of
 ATTACH = attachments()
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("attach", ATTACH)
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_copies_go_on_without_the_process_and_are_taken_over(
@@ -75,6 +76,7 @@ def test_the_sidecar_never_loads_llvm(switch: Switch, tap: SidecarProcess) -> No
     assert "libbcc" not in maps
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("attach", ATTACH)
 def test_counters_are_kept_and_statistics_follow(switch: Switch, trio: Trio, attach: str) -> None:
     a, b, m = trio
@@ -111,6 +113,7 @@ def test_failed_copies_are_counted(switch: Switch) -> None:
         assert tap.status()[0]["packets"] == 4
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("attach", ATTACH)
 @pytest.mark.parametrize("running", [True, False])
 def test_release_leaves_nothing(switch: Switch, trio: Trio, attach: str, running: bool) -> None:

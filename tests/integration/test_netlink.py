@@ -15,8 +15,6 @@ from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.observe import tc
 
-pytestmark = pytest.mark.openvswitch
-
 WITH, WITHOUT = 77, 78
 """Ifindexes."""
 

@@ -59,6 +59,7 @@ def test_it_is_newer(switch: Switch) -> None:
     assert switch.appctl("-t", "ovsdb-server", "version").endswith("(Open vSwitch) 3.5.0")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("selected", ["source", "destination"])
 def test_a_mirror_moves_and_no_copy_is_missing(
     switch: Switch, tap: SidecarProcess, selected: str, figure: Callable[[str], None]

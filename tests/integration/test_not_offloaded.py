@@ -417,9 +417,6 @@ def bench(group: Group) -> Iterator[LiveMirrorBench]:
         yield used
 
 
-pytestmark = pytest.mark.openvswitch
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_stays_with_ovs(bench: LiveMirrorBench, case: RowChange) -> None:
     bench.vsctl(case.change)

@@ -104,6 +104,7 @@ def test_exposure() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("attach", attachments())
 def test_it_works_within_its_limits(
     switch: Switch, trio: Trio, service: Service, attach: str
@@ -210,6 +211,7 @@ def test_copies_go_on_over_restarts(
     assert copies_of(a, b, m) == 1
 
 
+@pytest.mark.vm
 def test_a_stop_with_on_exit_restore_gives_everything_back(
     switch: Switch, trio: Trio, service: Service
 ) -> None:

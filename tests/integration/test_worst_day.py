@@ -123,7 +123,7 @@ def assert_given_back(tap: SidecarProcess, done: Done) -> None:
     assert copies_of(*trio(tap)) == 1
 
 
-@UNDO
+@pytest.mark.parametrize("undo", [release, pytest.param(restore, marks=pytest.mark.vm)])
 def test_after_a_reboot_without_a_sidecar(rebooted: SidecarProcess, undo: Undo) -> None:
     """The same database on another host, from a backup, is the same to us."""
     assert copies_of(*trio(rebooted)) == 0

@@ -21,10 +21,7 @@ from ovs_ebpf_tap.lab.netns import CommandError, Netns, reap
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream, iperf, ping, send
 
-pytestmark = [
-    pytest.mark.openvswitch,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-]
+pytestmark = pytest.mark.openvswitch
 
 
 def test_switch_forwards_between_hosts(switch: Switch) -> None:

@@ -107,7 +107,8 @@ class Case:
     switch. `learn` is sent first, unwatched, and flows start afresh after it: what is in `sent`
     for those addresses is not flooded then. `bridge` and `open_vswitch` are settings of these
     rows. `silent` cases are those that OVS copies nothing of. `all_hooks` has the case run
-    with hooks attached in every way. `datapaths` are those where it makes sense.
+    with hooks attached in every way, `in_vm` in an emulated machine as well. `datapaths` are those
+    where it makes sense.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Case:
     open_vswitch: tuple[str, ...] = ()
     silent: bool = False
     all_hooks: bool = False
+    in_vm: bool = False
     datapaths: tuple[str, ...] = ("netdev", "system")
 
     @property

@@ -115,6 +115,7 @@ CASES = [
         CHAIN,
         A_AND_B,
         all_hooks=True,
+        in_vm=True,
     ),
     Case("internal_second", ports("a b m", n=Port("internal")), CHAIN, A_AND_B),
     Case(
@@ -123,6 +124,7 @@ CASES = [
         [Mirror(src="a", dst="n", output="m"), Mirror(src="b", dst="m", output="n")],
         A_AND_B,
         all_hooks=True,
+        in_vm=True,
     ),
     Case(
         "ring_of_three",
@@ -133,12 +135,14 @@ CASES = [
             Mirror(src="b", dst="n", output="o"),
         ],
         A_AND_B,
+        in_vm=True,
     ),
     Case(
         "ring_of_access_ports",
         ports("a b", m=Port(tag=10), n=Port(tag=20)),
         [Mirror(src="a", dst="n", output="m"), Mirror(src="b", dst="m", output="n")],
         A_AND_B,
+        in_vm=True,
     ),
     Case(
         "itself",

@@ -83,6 +83,7 @@ CASES = [
             [some_tags("a"), ("a", flood("a")), some_tags("trunk")],
             silent=name == "access_in_it",
             all_hooks=name == "access",
+            in_vm=name == "access",
         )
         for name, port in {
             "trunk": Port(),

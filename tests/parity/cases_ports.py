@@ -103,6 +103,7 @@ BONDS = [
             ("c", flood("c")),
         ],
         all_hooks=(mode, name) == ("active_backup", "output"),
+        in_vm=(mode, name) == ("active_backup", "output"),
     )
     for mode, port in (("active_backup", ACTIVE_BACKUP), ("slb", SLB))
     for name, mirrors in (

@@ -116,6 +116,7 @@ CASES = [
         ports("b m", a=Port(tag=10, vlan_mode="dot1q-tunnel")),
         [Mirror(src="a", dst="a", output="m", select_vlan=(10,))],
         A_AND_B,
+        in_vm=True,
     ),
     Case(
         "tunnel_port_not_its_cvlan",

@@ -98,6 +98,7 @@ CASES = [
         to_outputs(src="a"),
         [*frames("a"), *frames("a", [10]), *frames("a", [Tag(10, tpid=ETH_8021AD)])],
         all_hooks=True,
+        in_vm=True,
     ),
     Case(
         "access_destination",

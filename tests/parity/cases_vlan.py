@@ -78,6 +78,7 @@ SOURCES = [
         [Mirror(src="a", output=output) for output in OUTPUTS],
         [all_tags("a"), all_tags("b")],
         all_hooks=kind in ("access", "nat_untagged"),
+        in_vm=kind == "access",
     )
     for kind, port in KINDS.items()
 ]
@@ -89,6 +90,7 @@ DESTINATIONS = [
         leaving({kind}, *(Mirror(dst="b", output=output) for output in OUTPUTS)),
         [all_tags("a", to=kind), ("c", flood("c", [Tag(0, pcp=4)])), ("c", flood("c"))],
         all_hooks=kind in ("nat_tagged", "tunnel"),
+        in_vm=kind == "access",
     )
     for kind, port in KINDS.items()
 ]
@@ -170,12 +172,14 @@ OTHERS = [
         [Mirror(src="a", output="m")],
         [("a", flood("a")), ("b", flood("b"))],
         all_hooks=True,
+        in_vm=True,
     ),
     Case(
         "dei",
         ports("a b m"),
         [Mirror(src="a", output="m")],
         [(name, [broadcast(name, tags, text) for text, tags in DEI.items()]) for name in "ab"],
+        in_vm=True,
     ),
     Case(
         "not_admitted",

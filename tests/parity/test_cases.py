@@ -24,11 +24,11 @@ def _parameters() -> Sequence[object]:
                 continue
             for attach in attachments() if case.all_hooks else attachments()[:1]:
                 name = f"{path.stem.removeprefix('cases_')}-{case.name}-{attach}"
-                found.append(pytest.param(attach, case, id=name))
+                marks = [pytest.mark.vm] if case.in_vm else []
+                found.append(pytest.param(attach, case, id=name, marks=marks))
     return found
 
 
-@pytest.mark.openvswitch
 @pytest.mark.parametrize(("bench", "case"), _parameters(), indirect=["bench"], scope="session")
 def test_offloaded_is_as_native(bench: ParityBench, case: Case) -> None:
     check(bench, case)

@@ -34,7 +34,6 @@ def world(bench: ParityBench) -> Iterator[CaseBridge]:
         yield made
 
 
-@pytest.mark.openvswitch
 @pytest.mark.timeout(0)  # Hypothesis ends it: after the last example, or minutes of shrinking.
 @pytest.mark.parametrize("bench", attachments()[:1], indirect=True, scope="session")
 def test_offloaded_is_as_native(world: CaseBridge, figure: Callable[[str], None]) -> None:

@@ -57,7 +57,6 @@ def case(mirrors: Sequence[Mirror]) -> Case:
     return Case("many", ports(" ".join([*MACHINES, *OUTPUTS])), mirrors, SENT, learn=LEARN)
 
 
-@pytest.mark.openvswitch
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("bench", attachments()[:1], indirect=True, scope="session")
 def test_256_mirrors_on_a_bridge(bench: ParityBench) -> None:

@@ -19,7 +19,6 @@ SEED = 1
 SECONDS = 60.0
 
 
-@pytest.mark.openvswitch
 def test_copies_are_those_of_open_vswitch_alone(
     capsys: pytest.CaptureFixture[str], figure: Callable[[str], None]
 ) -> None:
@@ -29,7 +28,6 @@ def test_copies_are_those_of_open_vswitch_alone(
     assert status == 0, printed
 
 
-@pytest.mark.openvswitch
 def test_a_missing_copy_ends_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,7 +49,6 @@ def test_a_missing_copy_ends_it(
     assert f"--seed {SEED} --step 1" in printed
 
 
-@pytest.mark.openvswitch
 @pytest.mark.skipif(not has_tcx(), reason="no TCX")
 def test_what_is_left_over_ends_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

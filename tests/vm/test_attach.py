@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ovs_ebpf_tap.lab.kernel import attachments, has_tcx
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
+
+pytestmark = [pytest.mark.vm, pytest.mark.tcx]
 
 
 def test_tcx_is_asked_for(switch: Switch) -> None:

@@ -16,7 +16,10 @@ from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import EMULATED
 
-pytestmark = pytest.mark.skipif(not EMULATED, reason="it would set this machine's clock")
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.skipif(not EMULATED, reason="it would set this machine's clock"),
+]
 
 DAY = 86_400.0
 STEPS = (DAY, -2 * DAY, -60.0, 3600.0)

@@ -10,6 +10,8 @@ from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.model.desired import CLSACT
 
+pytestmark = pytest.mark.vm
+
 KINDS = {
     "basic": "",
     "flower": "dst_mac 02:00:00:00:00:01",

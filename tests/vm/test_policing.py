@@ -20,6 +20,8 @@ from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import CLSACT
 
+pytestmark = pytest.mark.vm
+
 LIMIT = 1_000_000  # bit/s
 SIZE = 1400  # bytes
 SECONDS = 2.0

@@ -20,9 +20,12 @@ from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("OVS_EBPF_TAP_DATAPATH") != "system", reason="for the kernel's datapath"
-)
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.skipif(
+        os.environ.get("OVS_EBPF_TAP_DATAPATH") != "system", reason="for the kernel's datapath"
+    ),
+]
 
 # Of <linux/if_packet.h> and <linux/virtio_net.h>.
 _SOL_PACKET = 263

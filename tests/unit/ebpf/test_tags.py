@@ -26,7 +26,7 @@ from ovs_ebpf_tap.ebpf.compile import FLAGS, expand
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, ETH_8021Q, Tag, ethernet
 from ovs_ebpf_tap.model.desired import OFFLOADED, Hook, Rule
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="programs take root to load")
+pytestmark = pytest.mark.root  # To load programs.
 
 PARKED = abi.constant("PARKED_VLAN")
 

@@ -27,6 +27,7 @@ _OF_SEVERAL = {
 }
 
 
+@pytest.mark.root
 def test_features() -> None:
     with Netns("ethtool") as ns:
         ns.run("ip", "link", "add", "d0", "type", "veth")
