@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from faults.table import print_table
 from ovs_ebpf_tap.lab.netns import reap
@@ -23,6 +24,8 @@ _FIGURE = "figure"
 
 _PURE = ("unit", "lab")
 """Directories whose tests need no switch, if they do not say so; all others' do."""
+
+settings.register_profile("quick", max_examples=10)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,6 +8,10 @@
 # if nothing is missing. On failure it prints one line on standard error and returns 1. An Open vSwitch of the machine
 # is left alone; one that comes with the packages is neither started nor enabled.
 #
+#   setup_checks
+#
+# installs the project alone, with what its tests need: neither Debian packages nor a switch, and so without root.
+#
 #   setup_help ARGUMENT...
 #
 # prints the comment at the head of the running script and ends the script, if the first argument is --help.
@@ -39,6 +43,10 @@ setup_environment() {
         if [[ ${1:-} == test ]]; then
             setup_newer_ovs
         fi
+}
+
+setup_checks() {
+    setup_venv && setup_project test
 }
 
 setup_debian_packages() {

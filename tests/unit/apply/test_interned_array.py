@@ -189,4 +189,4 @@ class Places(RuleBasedStateMachine):
 
 
 TestPlaces = Places.TestCase
-TestPlaces.settings = settings(max_examples=100, deadline=None)
+TestPlaces.settings = settings(deadline=None)

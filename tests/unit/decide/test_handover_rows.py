@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from builders import World, switch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -258,7 +259,7 @@ def test_a_mirror_that_becomes_native_before_it_is_parked() -> None:
 
 
 @given(VLANS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_the_users_vlans_come_back(vlans: tuple[int, ...]) -> None:
     sim = simulation(select_vlan=vlans)
     sim.want(OFFLOAD)
@@ -537,7 +538,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestAnyOrder.settings = settings(stateful_step_count=30, deadline=None)
 
 
 def test_our_keys_are_all_named() -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from builders import World
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -237,7 +238,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(400), deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_any_plan(case: Case) -> None:
     plan = case.plan()
@@ -251,7 +252,7 @@ def test_any_plan(case: Case) -> None:
     check_ties(case, plan)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(case: Case, rng: random.Random) -> None:
     """That of references in a row does not vary: OVSDB's sets are sorted."""
@@ -276,7 +277,7 @@ def test_the_order_of_rows_does_not_matter(case: Case, rng: random.Random) -> No
     assert other.plan() == case.plan()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(cases(), min_size=1, max_size=2), st.randoms(use_true_random=False))
 def test_a_plan_does_not_depend_on_earlier_ones(some: list[Case], rng: random.Random) -> None:
     case = some[0]

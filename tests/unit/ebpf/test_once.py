@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,7 +143,7 @@ LATER = st.integers(0, FORGET - 2 * LAG)
 MUCH_LATER = st.integers(FORGET + 2 * LAG, 3 * FORGET)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(traffic(gaps=SOON | LATER | MUCH_LATER))
 def test_as_many_copies_as_packets(case: tuple[list[Event], Counter[str]]) -> None:
     events, sent = case

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import ovs.poller
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -351,7 +352,7 @@ def test_a_peer_that_asks_without_reading_is_left() -> None:
         assert peer.closed(connection)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=4), st.booleans(), st.booleans())
 def test_any_bytes(chunks: list[bytes], greet: bool, close: bool) -> None:
     with watched() as (tables, peer):
