@@ -29,7 +29,7 @@ readonly SETUP_FORBIDDEN=101
 
 setup_help() {
     if [[ ${1-} == -h || ${1-} == --help ]]; then
-        sed -n '2,/^set/s/^# \?//p' "$0"
+        sed -n '2,/^set/s/^# \?//p' "$SETUP_CHECKOUT/scripts/${0##*/}"
         exit
     fi
 }
