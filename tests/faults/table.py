@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from faults.fault import DOUBLED, RECOVERY, Outcome
+from faults.fault import DOUBLED, QUIET, RECOVERY, Outcome
 from ovs_ebpf_tap.util.text import align
 from told import told
 
@@ -20,6 +20,7 @@ _COLUMNS = (
     "for ms",
     "unattended",
     "right after s",
+    "others' CPUs",
 )
 
 
@@ -37,7 +38,7 @@ def print_table(terminalreporter: Any) -> None:
         "doubled from the moment on that a transition began in which the sidecar was killed,",
         "until the next one had ended it",
         f"{late} of {len(outcomes)} doubled for over {DOUBLED:g} s a transition, or took over "
-        f"{RECOVERY:g} s",
+        f"{RECOVERY:g} s; where others took at most {QUIET:g} CPUs, such a test has failed",
     ):
         terminalreporter.line(line)
 
@@ -52,4 +53,5 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
         f"{outcome.longest * 1e3:.0f}",
         str(outcome.unattended),
         f"{outcome.recovery:.2f}",
+        f"{outcome.others:.2f}",
     )

@@ -20,6 +20,9 @@ from ovs_ebpf_tap.lab.sidecar_process import hook_count
 from ovs_ebpf_tap.model.desired import CLSACT, NATIVE, OFFLOADED, TCX
 from ovs_ebpf_tap.util import namespace
 
+_COMPILING = 5.0
+"""Seconds that all programs take, whose cache is empty at the first start."""
+
 _AWAY = 0.15
 """Seconds without a sidecar."""
 
@@ -234,7 +237,9 @@ def test_the_first_start(bare_ground: Testbed, fault: Fault, point: str) -> None
     ground.switch.appctl("revalidator/purge")
     ground.wanted["m"] = OFFLOADED
     tap.point = point
-    with fault(f"killed at the first start, {ground.attach}: {point}") as during:
+    with fault(
+        f"killed at the first start, {ground.attach}: {point}", preparation=_COMPILING
+    ) as during:
         kill(ground, during, lambda: tap.start(ready=False))
     assert_kept(ground)
 

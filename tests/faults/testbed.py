@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from faults.killable_sidecar import KillableSidecar
 from faults.mirror_rows import Rows, read_rows
@@ -22,6 +23,8 @@ class Testbed(Resource):
     `wanted` is the state that each mirror is to be in when all is right; of one that is to have
     nothing of the sidecar's on it, None.
     """
+
+    __test__ = False
 
     def __init__(self, attach: str) -> None:
         self.attach = attach
@@ -83,6 +86,11 @@ class Testbed(Resource):
         if not all(states.values()) or rows.protected:
             return False
         return OFFLOADED in self.wanted.values() or not hook_count(self.switch)
+
+    def namespaces(self) -> set[int]:
+        """The inodes of the network namespaces that its processes are in."""
+        all_ = (self.switch.ns, *(host.ns for host in self.hosts))
+        return {Path("/run/netns", ns.name).stat().st_ino for ns in all_}
 
     def dropped(self) -> int:
         """How many frames the kernel has dropped that were sent to the output's device."""
