@@ -20,6 +20,16 @@ def add_trio(switch: Switch) -> Trio:
     return a, b, m
 
 
+def wait_revalidated(switch: Switch) -> None:
+    """Waits until Open vSwitch's running flows follow the configuration that it has now.
+
+    The first answer may be about a round that had begun before (`upcall_unixctl_dump_wait` of
+    Open vSwitch 3.1's `ofproto/ofproto-dpif-upcall.c`).
+    """
+    for _ in range(2):
+        switch.appctl("revalidator/wait")
+
+
 def copies_of(a: Host, b: Host, m: Host, count: int = 20) -> int:
     """How often a frame sent was copied, which has to be the same for all."""
     counts = _copies_of_each(a, b, m, count)

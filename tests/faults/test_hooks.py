@@ -243,9 +243,11 @@ def others() -> Iterator[tuple[Counting, Counting]]:
 
 def assert_counting(*programs: Counting) -> None:
     before = [each.packets for each in programs]
-    time.sleep(0.2)
     least = RATE / 50
-    assert all(each.packets - b > least for each, b in zip(programs, before, strict=True))
+    wait_for(
+        lambda: all(each.packets - b > least for each, b in zip(programs, before, strict=True)),
+        what="packets for each program",
+    )
 
 
 @only_tcx
@@ -366,9 +368,10 @@ def test_hw_offload_between_two_starts(ground: Testbed, fault: Fault) -> None:
         assert "hw-offload" in (ground.tap.reason("m") or "")
         ground.tap.kill()
         ground.tap.start()
-        time.sleep(0.5)
+        wait_for(
+            lambda: "an ingress qdisc" in (ground.tap.reason("m") or ""), what="the other reason"
+        )
         assert ground.tap.state("m") == "native"
-        assert "an ingress qdisc" in (ground.tap.reason("m") or "")
         restart(switch, during)
         ground.tap.wait_state("m", "offloaded")
     assert "ingress" not in qdiscs(ground)

@@ -17,6 +17,7 @@ from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import EMULATED, patience, wait_for
 from ovs_ebpf_tap.util.quantiles import percentile
+from talking import wait_revalidated
 
 # Each way; an emulated machine takes seconds for one.
 MOVES = 5 if EMULATED else 50
@@ -203,18 +204,18 @@ def test_another_output_is_reserved_for_running_flows(switch: Switch, tap: Sidec
         return tuple({Counter(each)[n] for n in both} for each in seen)  # type: ignore[return-value]
 
     with Stream(a, nobody, rate=1_000) as stream:
-        time.sleep(0.3)
+        wait_revalidated(switch)
         assert copies(stream) == ({1}, {1})
         with Capture.of(other) as seen:
             switch.vsctl("--id=@n", "get", "Port", other.port, "--", *SET_OUTPUT)
             wait_for(lambda: tap.status()[0]["output"] == other.port, what="another output")
             wait_for(lambda: not tap.is_moving(), what="rest")
-            time.sleep(patience(0.1))
+            wait_revalidated(switch)
         assert seen.sequences(stream.stream_id)
         assert copies(stream) == ({1}, {1})
         switch.remove_mirror("m")
         wait_for(lambda: not tap.status() and not tap.is_moving(), what="rest")
-        time.sleep(patience(0.1))
+        wait_revalidated(switch)
         assert copies(stream) == ({1}, {1})
 
 

@@ -15,6 +15,7 @@ from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream, send
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
+from talking import wait_revalidated
 
 NATIVE, OFFLOADED = "native", "offloaded"
 MODES = {NATIVE: "native", OFFLOADED: "offload"}
@@ -44,7 +45,7 @@ class LimitsBench:
         for state, mode in MODES.items():
             self.tap.set_mode("m", mode)
             self.tap.wait_settled("m", state)
-            time.sleep(patience(0.2))  # OVS's revalidators may still be at it.
+            wait_revalidated(self.switch)
             with Capture.of(self.monitor) as capture:
                 do()
                 capture.wait_quiet(patience(0.1))
