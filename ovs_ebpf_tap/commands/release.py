@@ -34,7 +34,9 @@ from ovs_ebpf_tap.model.reasons.rows import MODE_NATIVE
 from ovs_ebpf_tap.model.rows import MODE_KEY, STATE_KEY, Database, Mirror, bridges_of_datapaths
 from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 from ovs_ebpf_tap.observe import vswitchd
-from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema, ovs_run_dir
+from ovs_ebpf_tap.observe.ovsdb import Ovsdb, ovs_run_dir
+from ovs_ebpf_tap.observe.revalidation import Revalidation
+from ovs_ebpf_tap.observe.schema import fetch_schema
 from ovs_ebpf_tap.util import namespace
 from ovs_ebpf_tap.util.text import printable
 
@@ -163,7 +165,7 @@ def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
 
 def _revalidate(run_dir: Path, db: Database) -> None:
     """If it ends meanwhile and is not there again soon, it takes all in when it starts, too."""
-    revalidation = vswitchd.Revalidation(run_dir, bridges_of_datapaths(db))
+    revalidation = Revalidation(run_dir, bridges_of_datapaths(db))
     deadline = time.monotonic() + PATIENCE
     while not revalidation.done and time.monotonic() < deadline:
         poller = ovs.poller.Poller()

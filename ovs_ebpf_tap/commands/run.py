@@ -22,7 +22,8 @@ from ovs_ebpf_tap.daemon.supervisor import Supervisor
 from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.model.desired import CLSACT, TCX
 from ovs_ebpf_tap.model.rows import mirror_devices
-from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema
+from ovs_ebpf_tap.observe.ovsdb import Ovsdb
+from ovs_ebpf_tap.observe.schema import fetch_schema
 from ovs_ebpf_tap.util import unexpected
 
 _MAX_BACKOFF = 5.0  # seconds

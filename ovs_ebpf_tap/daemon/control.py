@@ -12,13 +12,11 @@ import io
 import os
 import socket
 from collections.abc import Callable
-from errno import EAGAIN, ETIMEDOUT
+from errno import EAGAIN
 from pathlib import Path
 from typing import Any
 
-import ovs.jsonrpc
 import ovs.poller
-import ovs.stream
 import ovs.unixctl
 import ovs.unixctl.server
 
@@ -164,19 +162,16 @@ def call(run_dir: Path, command: str) -> str | None:
     Raises TapError on its refusal, and if it does not answer.
     """
     path = run_dir / SOCKET
-    error, stream = ovs.stream.Stream.open_block(
-        ovs.stream.Stream.open(f"unix:{path}"), timeout=_ANSWER * 1000
-    )
-    if error and error != ETIMEDOUT:
-        return None
     reply = None
-    if not error:
-        connection = rpc.connection(stream, _MAX_ANSWER)
-        try:
-            request = ovs.jsonrpc.Message.create_request(command, [])
-            reply = rpc.transact(connection, request, _ANSWER)
-        finally:
-            connection.close()
+    try:
+        client = rpc.Client.open(path, _MAX_ANSWER, _ANSWER)
+    except TimeoutError:
+        client = None
+    except OSError:
+        return None
+    if client is not None:
+        with contextlib.closing(client), contextlib.suppress(OSError):
+            reply = client.ask(command, _ANSWER)
     if reply is None and not is_running(run_dir):
         return None
     if reply is None:

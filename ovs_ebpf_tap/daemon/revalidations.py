@@ -17,7 +17,7 @@ import ovs.poller
 
 
 class Round(Protocol):
-    """A revalidation; see `vswitchd.Revalidation`."""
+    """A revalidation; see `observe.revalidation`."""
 
     @property
     def done(self) -> bool:

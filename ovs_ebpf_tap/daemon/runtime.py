@@ -27,7 +27,8 @@ from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.transaction import Transaction
 from ovs_ebpf_tap.observe.devices import DeviceMonitor
-from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema, ovs_run_dir
+from ovs_ebpf_tap.observe.ovsdb import Ovsdb, ovs_run_dir
+from ovs_ebpf_tap.observe.schema import fetch_schema
 from ovs_ebpf_tap.util import namespace, unexpected
 
 DEFAULT_PIN_DIR = programs.BPFFS / "ovs-ebpf-tap"

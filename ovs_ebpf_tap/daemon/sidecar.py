@@ -42,7 +42,8 @@ from ovs_ebpf_tap.observe.openflow import FlowTables
 from ovs_ebpf_tap.observe.openings import Openings
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb
 from ovs_ebpf_tap.observe.packet_sockets import SocketDrain
-from ovs_ebpf_tap.observe.vswitchd import Revalidation, seconds_since_start
+from ovs_ebpf_tap.observe.revalidation import Revalidation
+from ovs_ebpf_tap.observe.vswitchd import seconds_since_start
 from ovs_ebpf_tap.util.reserve_fd import ReserveFd
 from ovs_ebpf_tap.util.timers import next_tick, wake_at
 

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 import time
-from errno import EAGAIN, EMSGSIZE
-from typing import Any
+from collections.abc import Sequence
+from errno import EAGAIN, ECONNRESET, EMSGSIZE
+from pathlib import Path
+from typing import Any, Self
 
 import ovs.jsonrpc
 import ovs.poller
-import ovs.timeval
+import ovs.stream
+import ovs.util
+
+from ovs_ebpf_tap.util.timers import wake_at
 
 _CHUNKS = 64
 """Reads, of 4 KiB each, after which somebody else's turn has come."""
@@ -30,28 +36,24 @@ def _spell(found: re.Match[str]) -> str:
     return json.dumps(found[0])[1:-1]
 
 
-class BoundedStream:
-    """A stream for a `Connection` to read: in ASCII, and `limit` bytes at most.
+class AsciiStream:
+    """A stream for a `Connection` to read: in ASCII, and for a while at a time.
 
-    More are EMSGSIZE. Other characters are spelled as JSON does, within whose texts alone they have
-    a meaning; what is no UTF-8 becomes U+FFFD.
+    Other characters are spelled as JSON does, within whose texts alone they have a meaning; what is
+    no UTF-8 becomes U+FFFD.
     """
 
-    def __init__(self, stream: Any, limit: int) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._limit = limit
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._chunks = 0
-        self._taken = 0
+        self.taken = 0
+        """Bytes that have arrived."""
         self.heard = 0.0
         """When something arrived last, by the monotonic clock."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-    def restart(self) -> None:
-        """Counts the bytes from here on."""
-        self._taken = 0
 
     def recv(self, size: int) -> tuple[int, bytes]:
         """As `ovs.stream.Stream.recv`."""
@@ -59,50 +61,101 @@ class BoundedStream:
             self._chunks += 1
             if self._chunks % _CHUNKS == 0:
                 return EAGAIN, b""
-            if self._taken > self._limit:
-                return EMSGSIZE, b""
             error, data = self._stream.recv(size)
             if error or not data:
                 return error, b""
-            self._taken += len(data)
+            self.taken += len(data)
             self.heard = time.monotonic()
             text = self._decoder.decode(data)
             if text:
                 return 0, _OTHERS.sub(_spell, text).encode()
 
 
-def connection(stream: Any, limit: int) -> Any:
-    """A `Connection` that takes at most `limit` bytes in all."""
-    return ovs.jsonrpc.Connection(BoundedStream(stream, limit))
+class BoundedStream(AsciiStream):
+    """The same, but of more bytes than `limit`, which are EMSGSIZE."""
+
+    def __init__(self, stream: Any, limit: int) -> None:
+        super().__init__(stream)
+        self._limit = limit
+
+    def recv(self, size: int) -> tuple[int, bytes]:
+        """As `ovs.stream.Stream.recv`."""
+        return (EMSGSIZE, b"") if self.taken > self._limit else super().recv(size)
 
 
-def receive(connection: Any, request: Any) -> Any:
-    """The reply to a request that was sent, or None if it has not arrived; does not wait."""
-    error = 0
-    while not error:
-        error, reply = connection.recv()
-        if not error and reply.type in _REPLIES and reply.id == request.id:
-            return reply
-    return None
+class Client:
+    """A connection that asks a peer; it does not block but in `ask`: drive it with `run`."""
 
+    def __init__(self, stream: Any, limit: int) -> None:
+        """`limit` is the number of bytes that are taken in at most, in all."""
+        self._connection = ovs.jsonrpc.Connection(BoundedStream(stream, limit))
 
-def transact(connection: Any, request: Any, timeout: float) -> Any:
-    """Sends a JSON-RPC request; returns its reply, or None if there is none in `timeout` seconds.
+    @classmethod
+    def open(cls, path: Path, limit: int, timeout: float = 0.0) -> Self:
+        """To the peer that listens at a Unix socket.
 
-    python-ovs's own `transact_block` would wait without end.
-    """
-    deadline = ovs.timeval.msec() + int(timeout * 1000)
-    error = connection.send(request)
-    while not error and ovs.timeval.msec() < deadline:
-        error, reply = connection.recv()
-        if not error and reply.type in _REPLIES and reply.id == request.id:
-            return reply
+        Raises OSError if nobody does, and TimeoutError if it has no room for a connection in
+        `timeout` seconds; without them, the connection is waited for when something is sent.
+        """
+        error, stream = ovs.stream.Stream.open(f"unix:{path}")
+        if timeout:
+            milliseconds = int(timeout * 1000)
+            error, stream = ovs.stream.Stream.open_block((error, stream), timeout=milliseconds)
+        if error:
+            raise OSError(error, os.strerror(error))
+        return cls(stream, limit)
+
+    def close(self) -> None:
+        """Drops the connection."""
+        self._connection.close()
+
+    def run(self) -> None:
+        """Sends what is still to be sent."""
+        self._connection.run()
+
+    def wait(self, poller: ovs.poller.Poller) -> None:
+        """Has the poller wake up when something can be sent, or has arrived."""
+        self._connection.wait(poller)
+        self._connection.recv_wait(poller)
+
+    def send(self, method: str, params: Sequence[Any] = ()) -> Any:
+        """Sends a request; returns its id. If that fails, `receive` raises."""
+        request = ovs.jsonrpc.Message.create_request(method, list(params))
+        self._connection.send(request)
+        return request.id
+
+    def receive(self) -> Any:
+        """The next message, None if none has arrived.
+
+        Raises OSError once the connection has ended: EPROTO or EMSGSIZE where the peer is at fault.
+        """
+        error, message = self._connection.recv()
         if error == EAGAIN:
-            error = 0
-            connection.run()
+            return None
+        if error == ovs.util.EOF:
+            raise ConnectionResetError(ECONNRESET, os.strerror(ECONNRESET))
+        if error:
+            raise OSError(error, os.strerror(error))
+        return message
+
+    def reply(self, request: Any) -> Any:
+        """The reply to the request of that id, None if it has not arrived. Raises as `receive`."""
+        while (message := self.receive()) is not None:
+            if message.type in _REPLIES and message.id == request:
+                return message
+        return None
+
+    def ask(self, method: str, timeout: float) -> Any:
+        """Sends a request; returns its reply, or None if there is none in `timeout` seconds.
+
+        python-ovs's own `transact_block` would wait without end. Raises as `receive`.
+        """
+        deadline = time.monotonic() + timeout
+        request = self.send(method)
+        while (reply := self.reply(request)) is None and time.monotonic() < deadline:
             poller = ovs.poller.Poller()
-            connection.wait(poller)
-            connection.recv_wait(poller)
-            poller.timer_wait_until(deadline)
+            self.wait(poller)
+            wake_at(poller, deadline)
             poller.block()
-    return None
+            self.run()
+        return reply

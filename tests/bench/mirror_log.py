@@ -15,7 +15,7 @@ from typing import Any, Self
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import OFFLOADED
 from ovs_ebpf_tap.model.rows import PARKED_VLANS, SELECT_VLAN_KEY, STATE_KEY
-from ovs_ebpf_tap.observe.ovsdb import DATABASE
+from ovs_ebpf_tap.observe.schema import DATABASE
 
 
 @dataclass(frozen=True)

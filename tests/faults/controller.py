@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.waiting import patience
-from ovs_ebpf_tap.observe.ovsdb import DATABASE
+from ovs_ebpf_tap.observe.schema import DATABASE
 
 Operation = dict[str, Any]
 

@@ -23,7 +23,8 @@ from ovs_ebpf_tap.daemon import control, runtime, sidecar
 from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.model import transaction
 from ovs_ebpf_tap.model.rows import SELECT_VLAN_KEY
-from ovs_ebpf_tap.observe import ofp, ovsdb, vswitchd
+from ovs_ebpf_tap.observe import ofp, ovsdb
+from ovs_ebpf_tap.observe.revalidation import Revalidation
 from ovs_ebpf_tap.util import probes
 
 POINT = "FAULTS_POINT"
@@ -172,7 +173,7 @@ POINTS: dict[str, Probe | Patch] = {
     "parking sent": _after(ovsdb.Ovsdb, "commit", _parks),
     "giving back about to be sent": _before(ovsdb.Ovsdb, "commit", _gives_back),
     "giving back sent": _after(ovsdb.Ovsdb, "commit", _gives_back),
-    "waiting for revalidators": _after(vswitchd.Revalidation, "_start"),
+    "waiting for revalidators": _after(Revalidation, "_start"),
     "flow_mod about to be sent": _before(ofp, "delete_none"),
     # Ending.
     "all given back": _after(runtime.Runtime, "give_back"),

@@ -14,7 +14,7 @@ import pytest
 
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.observe.vswitchd import Revalidation
+from ovs_ebpf_tap.observe.revalidation import Revalidation
 from talking import Trio, copies_of
 
 AWAY = 1.0  # seconds

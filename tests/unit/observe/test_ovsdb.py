@@ -1,4 +1,4 @@
-"""What is read of the database beside its rows, and what a peer may send that is none."""
+"""Databases that restart, stall, or send what is none of their rows."""
 
 from __future__ import annotations
 
@@ -15,40 +15,10 @@ from fake_database import Answer, FakeDatabase, Message, honest, reply, schema
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.waiting import patience
 from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
-from ovs_ebpf_tap.observe import ovsdb
-from ovs_ebpf_tap.observe.ovsdb import Ovsdb, fetch_schema
-
-
-@pytest.mark.parametrize(
-    ("text", "limit"),
-    [
-        ("", 1),
-        ("1", 1),
-        ("2", 2),
-        ("3", 2),
-        ("0", 2),
-        ("-1", 2),
-        ("+2", 2),
-        (" \t2", 2),
-        ("02", 2),
-        ("2147483647", 2),
-        # What strtoll does not take to its end, or what is no int.
-        ("2 ", 1),
-        ("0x2", 1),
-        ("0b10", 1),
-        ("1_0", 1),
-        ("\u0662", 1),
-        ("two", 1),
-        ("2147483648", 1),
-        ("-2147483649", 1),
-        ("9" * 30, 1),
-        ("9" * 5000, 1),
-    ],
-)
-def test_vlan_limit(text: str, limit: int) -> None:
-    """As `smap_get_int` and `flow_limit_vlans` read it."""
-    assert ovsdb._vlan_limit(text) == limit
-
+from ovs_ebpf_tap.observe import db_transaction, ovsdb, replica
+from ovs_ebpf_tap.observe import schema as db_schema
+from ovs_ebpf_tap.observe.ovsdb import Ovsdb
+from ovs_ebpf_tap.observe.schema import fetch_schema
 
 # Peers that are no database, or a bad one.
 
@@ -57,9 +27,10 @@ ENDLESS = b'{"id":0,"result":"' + b"x" * (1 << 16)
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ovsdb, "_ANSWER", 0.3)
-    monkeypatch.setattr(ovsdb, "_LONGEST_ANSWER", 1.0)
-    monkeypatch.setattr(ovsdb, "_MAX_MESSAGE", 1 << 20)
+    monkeypatch.setattr(ovsdb, "_SCHEMA", 0.3)
+    monkeypatch.setattr(replica, "_ANSWER", 0.3)
+    monkeypatch.setattr(replica, "_LONGEST_ANSWER", 1.0)
+    monkeypatch.setattr(db_schema, "_MAX_MESSAGE", 1 << 20)
 
 
 @pytest.fixture
@@ -79,7 +50,8 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         info = warning
 
-    monkeypatch.setattr(ovsdb, "log", Log())
+    for module in (ovsdb, db_transaction):
+        monkeypatch.setattr(module, "log", Log())
     return lines
 
 
@@ -101,7 +73,7 @@ def names(client: Ovsdb) -> set[str]:
 @pytest.fixture
 def client(fake: FakeDatabase, log: list[str]) -> Iterator[Ovsdb]:
     made = Ovsdb(fake.remote, schema())
-    reconnect = made._idl._session.reconnect
+    reconnect = made._replica._session.reconnect
     reconnect.min_backoff = reconnect.max_backoff = 50  # ms
     until(made, lambda: made.connected)
     assert names(made) == {"m1", "m2"}

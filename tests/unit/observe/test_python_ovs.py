@@ -32,20 +32,20 @@ def client(tmp_path: Path) -> Iterator[Ovsdb]:
 
 
 def test_the_replica_has_a_session(client: Ovsdb) -> None:
-    session = client._idl._session
+    session = client._replica._session
     assert isinstance(session, ovs.jsonrpc.Session)
     assert isinstance(session.rpc, ovs.jsonrpc.Connection)
-    assert {"stream", "parser"} <= vars(session.rpc).keys()
+    assert {"stream"} <= vars(session.rpc).keys()
     assert {"min_backoff", "max_backoff"} <= vars(session.reconnect).keys()
-    assert client._idl.state == client._idl.IDL_S_MONITORING
-    assert {"last_id"} <= vars(client._idl).keys()
+    assert client._replica.state == client._replica.IDL_S_MONITORING
+    assert {"last_id"} <= vars(client._replica).keys()
 
 
 def test_a_row_has_its_table_and_data(client: Ovsdb) -> None:
-    (bridge,) = client._idl.tables["Bridge"].rows.values()
+    (bridge,) = client._replica.tables["Bridge"].rows.values()
     assert bridge._table.name == "Bridge"
     (atom,) = bridge._data["mirrors"].values
-    assert atom.value in client._idl.tables["Mirror"].rows
+    assert atom.value in client._replica.tables["Mirror"].rows
 
 
 def test_a_server_has_a_listener_and_connections(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -10,8 +11,6 @@ from errno import EAGAIN, EMSGSIZE
 from pathlib import Path
 from typing import Any
 
-import ovs.jsonrpc
-import ovs.stream
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,16 +38,17 @@ class Scripted:
 
 
 def received(chunks: list[bytes], limit: int = LIMIT) -> tuple[list[Any], int]:
-    """The results of the replies in what arrives, and the connection's status then."""
-    connection = rpc.connection(Scripted(chunks), limit)
-    results = []
+    """The results of the replies in what arrives, and the error that ended it."""
+    client = rpc.Client(Scripted(chunks), limit)
+    results: list[Any] = []
     for _ in range(1000):
-        error, message = connection.recv()
+        try:
+            message = client.receive()
+        except OSError as error:
+            return results, error.errno or 0
         if message is not None:
             results.append(message.result)
-        elif error != EAGAIN:
-            break
-    return results, connection.get_status()
+    return results, 0
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.integers(1, 9))
@@ -76,42 +76,60 @@ def test_messages_have_an_end(data: bytes) -> None:
 def test_others_have_their_turn() -> None:
     """A peer that sends faster than is read does not keep us from all else."""
     endless = [b'{"id":1,"result":"'] + [b"x" * 4096] * 1000
-    connection = rpc.connection(Scripted(endless), 1 << 30)
-    assert connection.recv() == (EAGAIN, None)
+    client = rpc.Client(Scripted(endless), 1 << 30)
+    assert client.receive() is None
     assert len(endless) > 900
 
 
-def test_bytes_may_be_counted_anew() -> None:
-    stream = rpc.BoundedStream(Scripted([b"x" * 60] * 3), 100)
-    for _ in range(3):
-        assert stream.recv(4096) == (0, b"x" * 60)
-        stream.restart()
+def test_more_bytes_than_the_limit_are_an_error() -> None:
     stream = rpc.BoundedStream(Scripted([b"x" * 60] * 3), 100)
     assert [stream.recv(4096)[0] for _ in range(3)] == [0, 0, EMSGSIZE]
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Any, socket.socket]]:
-    """A connection, and the peer's end of it."""
+def pair(tmp_path: Path) -> Iterator[tuple[rpc.Client, socket.socket]]:
+    """A client, and the peer's end of its connection."""
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
-        _, stream = ovs.stream.Stream.open(f"unix:{path}")
+        client = rpc.Client.open(path, LIMIT)
         peer, _ = listening.accept()
-        connection = rpc.connection(stream, LIMIT)
         with peer:
-            yield connection, peer
-        connection.close()
+            yield client, peer
+        client.close()
 
 
-def transact(connection: Any, timeout: float = 0.2) -> Any:
-    return rpc.transact(connection, ovs.jsonrpc.Message.create_request("ask", []), timeout)
+def test_nobody_listens(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        rpc.Client.open(tmp_path / "socket", LIMIT)
 
 
-def test_a_peer_that_does_not_answer(pair: tuple[Any, socket.socket]) -> None:
+@pytest.mark.parametrize("timeout", [0.0, 5.0])
+def test_a_peer_that_answers(tmp_path: Path, timeout: float) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        client = rpc.Client.open(path, LIMIT, timeout)
+        peer, _ = listening.accept()
+        with peer, contextlib.closing(client):
+            first, second = client.send("first"), client.send("second", [1])
+            asked = peer.recv(4096).decode()
+            assert '"method":"first"' in asked
+            assert '"params":[1]' in asked
+            assert client.reply(first) is None
+            for each in (first, second):
+                peer.sendall(json.dumps({"id": each, "result": 7, "error": None}).encode())
+            assert client.reply(second).result == 7
+            peer.close()
+            with pytest.raises(ConnectionResetError):
+                client.receive()
+
+
+def test_a_peer_that_does_not_answer(pair: tuple[rpc.Client, socket.socket]) -> None:
     started = time.monotonic()
-    assert transact(pair[0]) is None
+    assert pair[0].ask("ask", 0.2) is None
     assert 0.15 < time.monotonic() - started < 5
 
 
@@ -127,7 +145,10 @@ def test_a_peer_that_does_not_answer(pair: tuple[Any, socket.socket]) -> None:
         b'{"id":1,"result":"' + b"x" * 50_000,
     ],
 )
-def test_a_peer_that_answers_something_else(pair: tuple[Any, socket.socket], data: bytes) -> None:
-    connection, peer = pair
+def test_a_peer_that_answers_something_else(
+    pair: tuple[rpc.Client, socket.socket], data: bytes
+) -> None:
+    client, peer = pair
     peer.sendall(data)
-    assert transact(connection) is None
+    with contextlib.suppress(OSError):
+        assert client.ask("ask", 0.2) is None

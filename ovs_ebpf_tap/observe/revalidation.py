@@ -1,0 +1,232 @@
+"""Has ovs-vswitchd revalidate its flows, and tells when its revalidators are done.
+
+Its revalidator threads go over all flows in rounds; a change that concerns flows starts one
+(`udpif_revalidator` in `ofproto/ofproto-dpif-upcall.c`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Collection
+from errno import ECONNREFUSED, EMSGSIZE, EPROTO
+from pathlib import Path
+
+import ovs.poller
+
+from ovs_ebpf_tap.observe import rpc
+from ovs_ebpf_tap.observe.openflow import RevalidationRequest, management_socket, may_serve
+from ovs_ebpf_tap.observe.vswitchd import connect, is_revalidating, read_pid
+from ovs_ebpf_tap.util.reserve_fd import ReserveFd
+from ovs_ebpf_tap.util.timers import wake_at
+
+_WAIT = "revalidator/wait"
+_SHOW = "upcall/show"
+_PURGE = "revalidator/purge"
+
+_MAD = (EPROTO, EMSGSIZE)
+"""Errors of connections to what is no ovs-vswitchd."""
+_WORKING = 0.005
+"""Seconds until it is looked again whether revalidators work: as long as between two rounds."""
+_UNKNOWN = 0.3
+"""Seconds that are waited where ovs-vswitchd is not to be found, or has several datapaths."""
+_LIMIT = 5.0
+"""Seconds after which no more is waited for rounds that do not end."""
+
+_LEAST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5
+"""Seconds until it is looked again for the next ovs-vswitchd."""
+_PAUSE = 0.1
+"""The same as a share of the time for which there has been none."""
+
+
+class Revalidation:
+    """Has all flows revalidated, and waits until a round over them has ended that began after that.
+
+    A change of a mirror alone does not concern flows that are running (`mirror_set` in
+    `ofproto/ofproto-dpif-mirror.c`). They are revalidated as for a change of a bridge's flow
+    tables; where that bridge's OpenFlow will not do, they are purged, at the price of an upcall for
+    each.
+
+    `revalidator/wait` returns when a round ends, which may have begun before the request: the one
+    behind it has not, so two are waited for. A round may also be over before it is waited for, and
+    the next one half a second away: as long as no revalidator works, another one is requested.
+    `revalidator/purge` returns when all flows are gone.
+
+    What an ovs-vswitchd that has ended meanwhile had said counts no more: the next one is waited
+    for, however long that takes, and for rounds of its own.
+    """
+
+    def __init__(
+        self, run_dir: Path, bridges: Collection[str], spare: ReserveFd | None = None
+    ) -> None:
+        """`run_dir` is where the Open vSwitch has its pid files and sockets.
+
+        `bridges` are names, one of each datapath whose flows are to be revalidated. It borrows the
+        spare descriptor: all the while it lasts, copies are doubled.
+        """
+        self._run_dir = run_dir
+        self._bridges = [name for name in bridges if may_serve(name)]
+        self._purge = len(self._bridges) < len(bridges)
+        self._client: rpc.Client | None = None
+        self._until = time.monotonic()
+        self._spare = spare
+        if spare is not None:
+            spare.lend()
+        self.done = not bridges
+        self._ended: float | None = None
+        """Since when there is no ovs-vswitchd that has its datapaths."""
+        self._requests: deque[tuple[str, RevalidationRequest]] = deque()
+        self._started = False
+        """Whether the first requests have been answered, and rounds are waited for."""
+        if not self.done:
+            self._request()
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is no ovs-vswitchd that has its datapaths."""
+        return self._ended is not None and not self.done
+
+    def _request(self) -> None:
+        self._requests = deque(
+            (name, RevalidationRequest(management_socket(self._run_dir, name)))
+            for name in self._bridges
+        )
+
+    def _start(self) -> None:
+        self._started = True
+        error = self._connect()
+        if error == 0 and not self._purge:
+            self._begin()
+        elif error == 0:  # It may have no bridge yet.
+            self._lose()
+        else:  # It is refused by the socket of one that has just ended.
+            self._lose(math.inf if error == ECONNREFUSED else _UNKNOWN)
+
+    def _connect(self) -> int:
+        """Returns the error, 0 for none."""
+        self._asked: deque[str] = deque()
+        self._pid = read_pid(self._run_dir)
+        try:
+            self._client = connect(self._run_dir, self._pid)
+        except OSError as error:
+            return error.errno or EPROTO
+        return 0
+
+    def _begin(self) -> None:
+        self._until = time.monotonic()
+        self._limit = self._until + _LIMIT
+        # One after the other: ovs-vswitchd answers the second when it has answered the first.
+        self._ask(*([_PURGE] if self._purge else []), *(_WAIT, _WAIT) if self._bridges else ())
+
+    def _ask(self, *commands: str) -> None:
+        assert self._client is not None, "not connected"
+        self._asked += commands
+        for command in commands:  # What fails, `receive` tells.
+            self._client.send(command)
+
+    def _give_up(self) -> None:
+        self._disconnect()
+        self._until = min(self._limit, time.monotonic() + _UNKNOWN)
+
+    def _lose(self, patience: float = math.inf) -> None:
+        self._disconnect()
+        if self._ended is None:
+            self._ended = self._until = time.monotonic()
+            self._limit = self._ended + patience
+
+    def _seek(self, now: float, ended: float) -> None:
+        """Tries to reach the next ovs-vswitchd."""
+        self._until = now + min(max(_LEAST_PAUSE, (now - ended) * _PAUSE), _LONGEST_PAUSE)
+        if self._client is None and self._connect() == 0:
+            self._ask(_SHOW)
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def close(self) -> None:
+        """Gives back what it has taken; any number of times."""
+        self._disconnect()
+        for _, request in self._requests:
+            request.close()
+        self._requests.clear()
+        if self._spare is not None:
+            self._spare.keep()
+
+    def run(self) -> None:
+        """Takes in what ovs-vswitchd has said."""
+        if self.done:
+            return
+        self._run_requests()
+        self._run_client()
+        now = time.monotonic()
+        if self.done or not self._started or now < self._until:
+            return
+        if self._ended is not None and now < self._limit:
+            self._seek(now, self._ended)
+        elif now >= self._limit or not (self._client or is_revalidating(self._pid)):
+            self._finish()
+        else:
+            self._until = now + _WORKING
+            if self._client and not self._requests and not is_revalidating(self._pid):
+                self._request()
+
+    def _run_requests(self) -> None:
+        first = not self._started
+        while self._requests:
+            name, request = self._requests[0]
+            request.run(math.inf)
+            if not request.done and not request.failed:
+                return
+            self._requests.popleft()[1].close()
+            if first and request.failed:
+                self._purge = True
+                self._bridges.remove(name)
+        if first:
+            self._start()
+
+    def _run_client(self) -> None:
+        while self._client is not None:
+            self._client.run()
+            try:
+                reply = self._client.receive()
+            except OSError as error:
+                self._give_up() if error.errno in _MAD else self._lose()
+                return
+            if reply is None:
+                return
+            if reply.error is not None and self._ended is not None:
+                self._lose()
+            elif reply.error is not None or not self._asked:
+                self._give_up()
+            else:
+                self._take(self._asked.popleft(), str(reply.result))
+
+    def _take(self, command: str, said: str) -> None:
+        if self._ended is not None:
+            self._greet(has_datapaths=bool(said.strip()))
+        elif not self._asked:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.done = True
+        self.close()
+
+    def _greet(self, has_datapaths: bool) -> None:
+        """It answers before it has read the database, too, and before it knows the command."""
+        if has_datapaths:
+            self._ended = None
+            self._begin()
+        else:
+            self._disconnect()
+
+    def wait(self, poller: ovs.poller.Poller) -> None:
+        """Has the poller wake up when `run` has something to do."""
+        if self._requests:
+            self._requests[0][1].wait(poller)
+        if self._started:
+            wake_at(poller, self._until)
+        if self._client is not None:
+            self._client.wait(poller)
