@@ -37,8 +37,8 @@ from ovs_ebpf_tap.model.surroundings import Surroundings
 from ovs_ebpf_tap.model.transaction import Transaction
 from ovs_ebpf_tap.observe.departures import Departures
 from ovs_ebpf_tap.observe.devices import DeviceMonitor
+from ovs_ebpf_tap.observe.flow_tables import FlowTables
 from ovs_ebpf_tap.observe.hw_offload import HwOffload
-from ovs_ebpf_tap.observe.openflow import FlowTables
 from ovs_ebpf_tap.observe.openings import Openings
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb
 from ovs_ebpf_tap.observe.packet_sockets import SocketDrain

@@ -16,7 +16,8 @@ from pathlib import Path
 import ovs.poller
 
 from ovs_ebpf_tap.observe import rpc
-from ovs_ebpf_tap.observe.openflow import RevalidationRequest, management_socket, may_serve
+from ovs_ebpf_tap.observe.openflow_channel import management_socket, may_serve
+from ovs_ebpf_tap.observe.revalidation_request import RevalidationRequest
 from ovs_ebpf_tap.observe.vswitchd import connect, is_revalidating, read_pid
 from ovs_ebpf_tap.util.reserve_fd import ReserveFd
 from ovs_ebpf_tap.util.timers import wake_at

@@ -14,8 +14,8 @@ from ovs_ebpf_tap.lab.frames import arp_request
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
-from ovs_ebpf_tap.observe import ofp, openflow
-from ovs_ebpf_tap.observe.openflow import FlowTables
+from ovs_ebpf_tap.observe import ofp, openflow_channel
+from ovs_ebpf_tap.observe.flow_tables import FlowTables
 
 NOTHING = FlowTraits()
 MODIFIES = FlowTraits(modifies=True)
@@ -229,7 +229,7 @@ def test_many_flows(switch: Switch, tables: FlowTables, figure: Any) -> None:
         f"holding {held} bytes; ovs-vswitchd's main thread worked "
         f"{(cpu(pid) - before) * 1000:.0f} ms"
     )
-    assert held <= openflow._CHUNK + ofp.MAX_LENGTH
+    assert held <= openflow_channel.CHUNK + ofp.MAX_LENGTH
     assert longest <= patience(0.05)
     switch.ofctl("del-flows", "br0", "udp")
     flows_are(anew, NOTHING)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap.observe import ofp
+from ovs_ebpf_tap.observe import ofp, ofp_actions
 
-NOTHING, M, S, O = 0, ofp.MODIFIES, ofp.SETS_METADATA, ofp.OUTPUTS  # noqa: E741
-R = ofp.REPEATS
+NOTHING, M, S, O = 0, ofp_actions.MODIFIES, ofp_actions.SETS_METADATA, ofp_actions.OUTPUTS  # noqa: E741
+R = ofp_actions.REPEATS
 
 VERSIONS = (ofp.OF13, ofp.OF14, ofp.OF15)
 
@@ -226,7 +226,7 @@ FLOWS = [
     ("traits", "instructions"), [pytest.param(t, i, id=f"{a}-{i[-24:]}") for a, t, i in FLOWS]
 )
 def test_traits_of_flows(traits: int, instructions: str) -> None:
-    assert ofp.traits_of_instructions(bytes.fromhex(instructions)) == traits
+    assert ofp_actions.traits_of_instructions(bytes.fromhex(instructions)) == traits
 
 
 def action(kind: int, *rest: bytes) -> bytes:
@@ -250,17 +250,17 @@ def vendor(number: int, subtype: int) -> bytes:
     ],
 )
 def test_unknown_actions_may_do_anything(unknown: bytes) -> None:
-    assert ofp.traits_of_actions(unknown) == M | S | O | R
+    assert ofp_actions.traits_of_actions(unknown) == M | S | O | R
 
 
 def test_unknown_instructions_may_do_anything() -> None:
-    assert ofp.traits_of_instructions(action(7)) == M | S | O | R
+    assert ofp_actions.traits_of_instructions(action(7)) == M | S | O | R
 
 
 def test_traits_of_several_actions_add_up() -> None:
     push = action(17, b"\x81\x00")
     output = action(0, struct.pack("!IH", 1, 0))
-    assert ofp.traits_of_actions(push + output) == M | O
+    assert ofp_actions.traits_of_actions(push + output) == M | O
 
 
 def update_14(event: int, match: bytes = ofp._MATCH_ALL, instructions: bytes = b"") -> bytes:
@@ -391,4 +391,4 @@ NORMAL, FLOOD, CONTROLLER, IN_PORT = 0xFFFFFFFA, 0xFFFFFFFB, 0xFFFFFFFD, 0xFFFFF
 )
 def test_a_packet_may_be_sent_to_one_port_twice(ports: tuple[int, ...], repeats: bool) -> None:
     outputs = b"".join(action(0, struct.pack("!IH", port, 0)) for port in ports)
-    assert bool(ofp.traits_of_actions(outputs) & R) is repeats
+    assert bool(ofp_actions.traits_of_actions(outputs) & R) is repeats

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
-from ovs_ebpf_tap.observe import ofp, openflow
-from ovs_ebpf_tap.observe.openflow import FlowTables
+from ovs_ebpf_tap.observe import ofp, openflow_channel, port_flags
+from ovs_ebpf_tap.observe.flow_tables import FlowTables
 
 ALL_VERSIONS = ofp.message(ofp.OF15, ofp.HELLO, 1)
 PUSH_VLAN = bytes.fromhex("00040010000000000011000881000000")
@@ -120,9 +120,9 @@ def ports_10(*ports: bytes) -> bytes:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits, and a back-off longer than a test."""
-    monkeypatch.setattr(openflow, "_RECONNECT", 0.02)
-    monkeypatch.setattr(openflow, "_ANSWER", 0.05)
-    monkeypatch.setattr(openflow, "_POLL", 0.01)
+    monkeypatch.setattr(openflow_channel, "_RECONNECT", 0.02)
+    monkeypatch.setattr(openflow_channel, "_ANSWER", 0.05)
+    monkeypatch.setattr(port_flags, "_POLL", 0.01)
 
 
 def until(tables: FlowTables, condition: Callable[[], object], what: str) -> None:
@@ -384,7 +384,7 @@ def test_many_flows_are_taken_in_by_and_by() -> None:
                 del waiting[: connection.send(waiting)]
             tables.run()
             held = sum(len(channel._input) for channel in tables._order)
-            assert held <= openflow._CHUNK + ofp.MAX_LENGTH
+            assert held <= openflow_channel.CHUNK + ofp.MAX_LENGTH
             runs += 1
             assert runs < 10_000
         assert not waiting
