@@ -45,7 +45,11 @@ def next_edits(
         for uuid, mirror in db.mirrors.items()
     )
     mirrors = tuple(edit for edit in edits if edit != MirrorEdit(edit.mirror))
-    ports = tuple(PortEdit(flip.port, flip.protected) for flip in db.flips if flip.port in db.ports)
+    ports = tuple(
+        PortEdit(toggle.port, toggle.protected)
+        for toggle in db.revalidation_toggles
+        if toggle.port in db.ports
+    )
     moves = any(edit.moves for edit in mirrors)
     return Transaction(mirrors, ports, reconfigure=moves or bool(ports))
 

@@ -215,7 +215,8 @@ class _BridgePlanner:
         """Takes in the ports; those that are as they were stay the same objects."""
         db, devices = given.db, given.devices
         bridge = given.bridge
-        looked = (bridge.ports, bridge.datapath_type, db.ports, db.interfaces, db.flips, devices)
+        toggles = db.revalidation_toggles
+        looked = (bridge.ports, bridge.datapath_type, db.ports, db.interfaces, toggles, devices)
         if looked == self._looked:
             return
         self._looked = looked

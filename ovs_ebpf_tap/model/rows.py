@@ -173,14 +173,14 @@ class Database:
     ovs_version: str | None = None
 
     @cached_property
-    def flips(self) -> tuple[Flip, ...]:
+    def revalidation_toggles(self) -> tuple[RevalidationToggle, ...]:
         """The ports whose `protected` is still to be put back, each once."""
-        flips = (parse_flip(mirror) for mirror in self.mirrors.values())
-        return tuple({flip.port: flip for flip in flips if flip is not None}.values())
+        found = (parse_revalidation_toggle(mirror) for mirror in self.mirrors.values())
+        return tuple({toggle.port: toggle for toggle in found if toggle is not None}.values())
 
     def as_intended(self, port: Port) -> Port:
         """The port with the `protected` that the user wants."""
-        kept = (flip.protected for flip in self.flips if flip.port == port.uuid)
+        kept = (each.protected for each in self.revalidation_toggles if each.port == port.uuid)
         protected = next(kept, port.protected)
         return port if protected == port.protected else replace(port, protected=protected)
 
@@ -217,20 +217,20 @@ def bridges_of_datapaths(db: Database) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Flip:
-    """A port whose `protected` a version before this one has flipped, and what it was.
+class RevalidationToggle:
+    """A port whose `protected` an earlier version has toggled, and what it was before.
 
-    It had OVS revalidate its flows so, and kept the value on the Mirror's row.
+    That made OVS revalidate its flows. The former value was kept on the Mirror's row.
     """
 
     port: UUID
     protected: bool
 
 
-def parse_flip(mirror: Mirror) -> Flip | None:
-    """The flip that a mirror's row keeps, as `false`, and the port's UUID.
+def parse_revalidation_toggle(mirror: Mirror) -> RevalidationToggle | None:
+    """What a mirror's row keeps of one: the former value, as `false`, and the port's UUID.
 
-    The port is the output port unless it says so.
+    Without a UUID, the port is the output port.
     """
     text = mirror.external_ids.get(PROTECTED_KEY)
     if text is None:
@@ -242,7 +242,7 @@ def parse_flip(mirror: Mirror) -> Flip | None:
         if mirror.output_port is None:
             return None
         port = mirror.output_port
-    return Flip(port, value == "true")
+    return RevalidationToggle(port, value == "true")
 
 
 def format_vlans(vlans: tuple[int, ...]) -> str:
