@@ -165,7 +165,7 @@ def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
 
 def _revalidate(run_dir: Path, db: Database) -> None:
     """If it ends meanwhile and is not there again soon, it takes all in when it starts, too."""
-    revalidation = Revalidation(run_dir, bridges_of_datapaths(db))
+    revalidation = Revalidation.begin(run_dir, bridges_of_datapaths(db))
     deadline = time.monotonic() + PATIENCE
     while not revalidation.done and time.monotonic() < deadline:
         poller = ovs.poller.Poller()

@@ -437,7 +437,7 @@ class Sidecar:
         }
         new = parking - self._draining.keys()
         if new:
-            self._draining.update(dict.fromkeys(new, SocketDrain(_arrivals(plan, new))))
+            self._draining.update(dict.fromkeys(new, SocketDrain.begin(_arrivals(plan, new))))
         self._draining = {uuid: self._draining[uuid] for uuid in parking}
         waits = set(self._draining.values())
         for each in waits:
@@ -488,7 +488,7 @@ class Sidecar:
             rows.keys() - parked,
             self._ovsdb.applied(db),
             self._ovsdb.last_reconfigure != 0,
-            lambda: Revalidation(self._ovs_run_dir, bridges_of_datapaths(db), self._spare),
+            lambda: Revalidation.begin(self._ovs_run_dir, bridges_of_datapaths(db), self._spare),
         )
         self._settling = bool(held) or self._revalidations.pending
         return held

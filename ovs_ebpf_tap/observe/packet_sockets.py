@@ -12,7 +12,8 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Self
 
 from ovs_ebpf_tap.observe.netlink import attributes, dump
 
@@ -92,18 +93,21 @@ def open_sockets() -> dict[int, int] | None:
 class SocketDrain:
     """Waits until Open vSwitch has dealt with what waited for it on these devices."""
 
-    def __init__(self, ifindexes: Collection[int]) -> None:
-        """Begins now."""
-        now = time.monotonic()
+    def __init__(self, ifindexes: Collection[int], waiting: Mapping[int, int], now: float) -> None:
+        """`waiting` is what `queued` told at `now`, a time of the monotonic clock."""
         self._limit = now + _LIMIT
-        waiting = queued()
         self._full = set(ifindexes) & waiting.keys()
         self.done = False
         self.wake = now + (_UNKNOWN if set(ifindexes) - waiting.keys() else _IN_HAND)
         """When, by the monotonic clock, `run` has something to do."""
         self._drain(now, waiting)
 
-    def _drain(self, now: float, waiting: dict[int, int]) -> None:
+    @classmethod
+    def begin(cls, ifindexes: Collection[int]) -> Self:
+        """What waits now is what is waited for."""
+        return cls(ifindexes, queued(), time.monotonic())
+
+    def _drain(self, now: float, waiting: Mapping[int, int]) -> None:
         self._full = {ifindex for ifindex in self._full if waiting.get(ifindex)}
         self.wake = max(self.wake, now + (_LOOK if self._full else _IN_HAND))
 

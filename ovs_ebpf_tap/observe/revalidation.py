@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Collection
 from errno import ECONNREFUSED, EMSGSIZE, EPROTO
 from pathlib import Path
+from typing import Self
 
 import ovs.poller
 
@@ -63,8 +64,7 @@ class Revalidation:
     ) -> None:
         """`run_dir` is where the Open vSwitch has its pid files and sockets.
 
-        `bridges` are names, one of each datapath whose flows are to be revalidated. It borrows the
-        spare descriptor: all the while it lasts, copies are doubled.
+        `bridges` are names, one of each datapath whose flows are to be revalidated.
         """
         self._run_dir = run_dir
         self._bridges = [name for name in bridges if may_serve(name)]
@@ -72,16 +72,25 @@ class Revalidation:
         self._client: rpc.Client | None = None
         self._until = time.monotonic()
         self._spare = spare
-        if spare is not None:
-            spare.lend()
         self.done = not bridges
         self._ended: float | None = None
         """Since when there is no ovs-vswitchd that has its datapaths."""
         self._requests: deque[tuple[str, RevalidationRequest]] = deque()
         self._started = False
         """Whether the first requests have been answered, and rounds are waited for."""
-        if not self.done:
-            self._request()
+
+    @classmethod
+    def begin(cls, run_dir: Path, bridges: Collection[str], spare: ReserveFd | None = None) -> Self:
+        """One that has begun; the arguments are those of the constructor.
+
+        It borrows the spare descriptor: all the while it lasts, copies are doubled.
+        """
+        made = cls(run_dir, bridges, spare)
+        if spare is not None:
+            spare.lend()
+        if not made.done:
+            made._request()
+        return made
 
     @property
     def lost(self) -> bool:
@@ -98,7 +107,7 @@ class Revalidation:
         self._started = True
         error = self._connect()
         if error == 0 and not self._purge:
-            self._begin()
+            self._await_rounds()
         elif error == 0:  # It may have no bridge yet.
             self._lose()
         else:  # It is refused by the socket of one that has just ended.
@@ -114,7 +123,7 @@ class Revalidation:
             return error.errno or EPROTO
         return 0
 
-    def _begin(self) -> None:
+    def _await_rounds(self) -> None:
         self._until = time.monotonic()
         self._limit = self._until + _LIMIT
         # One after the other: ovs-vswitchd answers the second when it has answered the first.
@@ -219,7 +228,7 @@ class Revalidation:
         """It answers before it has read the database, too, and before it knows the command."""
         if has_datapaths:
             self._ended = None
-            self._begin()
+            self._await_rounds()
         else:
             self._disconnect()
 

@@ -27,11 +27,11 @@ def unanswered(switch: Switch, request: pytest.FixtureRequest) -> Iterator[Reval
     assert pid is not None
     if request.param == "asked":
         os.kill(pid, signal.SIGSTOP)
-        revalidation = Revalidation(switch.rundir, ["br0"])
+        revalidation = Revalidation.begin(switch.rundir, ["br0"])
         switch.kill_vswitchd()
     else:
         switch.kill_vswitchd()
-        revalidation = Revalidation(switch.rundir, ["br0"])
+        revalidation = Revalidation.begin(switch.rundir, ["br0"])
     yield revalidation
     revalidation.close()
 
@@ -81,7 +81,7 @@ def test_one_that_waits_for_its_database_is_not_enough(
 
 def test_one_that_is_nowhere_to_be_found_is_not_waited_for(tmp_path: Path) -> None:
     """Its files may be elsewhere, and it may well be there."""
-    revalidation = Revalidation(tmp_path, ["br0"])
+    revalidation = Revalidation.begin(tmp_path, ["br0"])
     wait_for(lambda: is_done(revalidation), 5, "an end")
 
 
@@ -92,7 +92,7 @@ def coverage(switch: Switch, counter: str) -> int:
 def test_flows_are_revalidated_without_a_purge(switch: Switch) -> None:
     for _ in range(20):
         before = coverage(switch, "rev_flow_table")
-        finish(Revalidation(switch.rundir, ["br0"]))
+        finish(Revalidation.begin(switch.rundir, ["br0"]))
         assert coverage(switch, "rev_flow_table") > before
 
 
@@ -103,5 +103,5 @@ def test_running_flows_get_to_know_of_a_change(switch: Switch, trio: Trio, serve
     assert copies_of(*trio, 3) == 1, "Open vSwitch revalidates by itself"
     if not served:
         (switch.rundir / "br0.mgmt").unlink()
-    finish(Revalidation(switch.rundir, ["br0"]))
+    finish(Revalidation.begin(switch.rundir, ["br0"]))
     assert copies_of(*trio, 3) == 0

@@ -105,6 +105,11 @@ def test_another_qdisc_has_other_filters(kernel: FakeKernel, foreign: ForeignFil
     foreign.take_qdisc(1, "clsact")
     foreign.update()
     assert foreign.state.filters == {1: (DROP,)}
+    kernel.filters[1] = [POLICER]
+    foreign.take_qdisc(1, None)
+    foreign.take_qdisc(1, "clsact")
+    foreign.update()
+    assert foreign.state.filters == {1: (POLICER,)}
 
 
 def test_a_device_that_is_gone(foreign: ForeignFilters) -> None:
