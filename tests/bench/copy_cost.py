@@ -11,27 +11,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import itertools
 import json
-import mmap
 import os
 import random
 import secrets
 import shutil
 import socket
 import statistics
-import struct
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from bench.clone_programs import BARE_PUSH, MARKED_PUSH, bare_clone, marked_clone
 from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.decide.mirror_filter import parse as parse_filter
 from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.lab.frame_batch import FrameBatch
 from ovs_ebpf_tap.lab.frames import IP_UDP, ethernet, ipv4, udp
 from ovs_ebpf_tap.lab.kernel import has_tcx
 from ovs_ebpf_tap.lab.netns import Netns
@@ -63,32 +62,6 @@ _MIRRED = "u32 mirred"
 _PRIORITY = 1
 _MIRROR = UUID(int=1)
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class _Header(ctypes.Structure):
-    """`struct msghdr`"""
-
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("name_length", ctypes.c_uint32),
-        ("iov", ctypes.POINTER(_Iovec)),
-        ("iov_length", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class _Message(ctypes.Structure):
-    """`struct mmsghdr`"""
-
-    _fields_ = (("header", _Header), ("length", ctypes.c_uint32))
-
 
 class BatchSender:
     """Sends the same frame again and again."""
@@ -96,14 +69,7 @@ class BatchSender:
     def __init__(self, ns: Netns, device: str, frame: bytes) -> None:
         self._socket = ns.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._socket.bind((device, 0))
-        # Where a frame lies in its page has a part in what it takes to copy it.
-        self._frame = mmap.mmap(-1, mmap.PAGESIZE)
-        self._frame.write(frame)
-        place = ctypes.addressof(ctypes.c_char.from_buffer(self._frame))
-        self._iov = _Iovec(place, len(frame))
-        self._messages = (_Message * _BATCH)()
-        for message in self._messages:
-            message.header.iov, message.header.iov_length = ctypes.pointer(self._iov), 1
+        self._frames = FrameBatch(frame, _BATCH)
 
     def close(self) -> None:
         """Close the socket."""
@@ -115,53 +81,10 @@ class BatchSender:
 
     def _batch(self) -> int:
         began = time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID)
-        if _libc.sendmmsg(self._socket.fileno(), self._messages, _BATCH, 0) != _BATCH:
-            raise OSError(ctypes.get_errno(), "not all frames were sent")
+        if self._frames.send(self._socket.fileno()) != _BATCH:
+            raise OSError(0, "not all frames were sent")
         return time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID) - began
 
-
-_TC_INDEX = 44
-"""Of `struct __sk_buff`."""
-
-
-def _code(*instructions: tuple[int, int, int, int]) -> bytes:
-    """Of a program of these operations, registers, offsets and numbers; the packet goes on."""
-    ends = ((0xB7, 0, 0, -1), (0x95, 0, 0, 0))
-    return b"".join(struct.pack("=BBhi", *each) for each in (*instructions, *ends))
-
-
-def _bare_clone(output: int) -> bytes:
-    """Does nothing but `bpf_clone_redirect`."""
-    return _code((0xB7, 2, 0, output), (0xB7, 3, 0, 0), (0x85, 0, 0, 13))
-
-
-def _told_clone(output: int) -> bytes:
-    """As `_bare_clone`, with a mark on the copy and none on the original."""
-    return _code(
-        (0xBF, 0x16, 0, 0),
-        (0xB7, 2, 0, 1),
-        (0x63, 0x26, _TC_INDEX, 0),
-        (0xB7, 2, 0, output),
-        (0xB7, 3, 0, 0),
-        (0x85, 0, 0, 13),
-        (0xB7, 2, 0, 0),
-        (0x63, 0x26, _TC_INDEX, 0),
-    )
-
-
-_PUSHES = ((0xB7, 2, 0, socket.htons(0x8100)), (0xB7, 3, 0, 10), (0x85, 0, 0, 18))
-
-_BARE_PUSH = _code(*_PUSHES)
-"""Does nothing but `bpf_skb_vlan_push`."""
-
-_TOLD_PUSH = _code(
-    (0x61, 0x12, _TC_INDEX, 0),
-    (0x15, 2, 2 + len(_PUSHES), 0),
-    (0xB7, 3, 0, 0),
-    (0x63, 0x31, _TC_INDEX, 0),
-    *_PUSHES,
-)
-"""That to what has the mark, which it takes off."""
 
 TRUNK = FrameRewrite(
     in_mode=KEEP,
@@ -244,9 +167,9 @@ class CopyBench:
     def bare(self, kind: str) -> None:
         """Programs on hooks of that kind, as short as they can be."""
         self._attach(kind, self._pairs[kind + _EMPTY].port, INGRESS, self._empty)
-        self._clone_and_push(kind, _CLONE, _bare_clone, None)
-        self._clone_and_push(kind, _PUSH, _bare_clone, _BARE_PUSH)
-        self._clone_and_push(kind, _TOLD, _told_clone, _TOLD_PUSH)
+        self._clone_and_push(kind, _CLONE, bare_clone, None)
+        self._clone_and_push(kind, _PUSH, bare_clone, BARE_PUSH)
+        self._clone_and_push(kind, _TOLD, marked_clone, MARKED_PUSH)
 
     def _clone_and_push(
         self, kind: str, way: str, clone: Callable[[int], bytes], push: bytes | None
