@@ -14,7 +14,8 @@ from faults.guests import KERNELS, LATE, await_copies, guest, make_device, remov
 from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.kernel import attachments
-from ovs_ebpf_tap.lab.switch import NEWER_OVS, Switch
+from ovs_ebpf_tap.lab.ovs_daemons import NEWER_OVS
+from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 

@@ -37,8 +37,9 @@ from ovs_ebpf_tap.lab.frames import (
     udp_frame,
 )
 from ovs_ebpf_tap.lab.kernel import attachments
+from ovs_ebpf_tap.lab.ovs_daemons import NEWER_OVS
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
-from ovs_ebpf_tap.lab.switch import NEWER_OVS, Host, Switch
+from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 

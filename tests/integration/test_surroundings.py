@@ -18,12 +18,13 @@ import pytest
 import ovs_ebpf_tap
 from faults.guests import index_of, make_device, remove_device
 from ovs_ebpf_tap.daemon import control
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import arp_request, sequenced
-from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
-from ovs_ebpf_tap.lab.switch import SCHEMA, Host, Switch
+from ovs_ebpf_tap.lab.ovs_daemons import SCHEMA
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
+from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from talking import Trio
 
@@ -53,13 +54,6 @@ def assert_nothing_left(switch: Switch, tap: SidecarProcess) -> None:
     assert not tap.pin_dir.exists(), sorted(tap.pin_dir.rglob("*"))
     assert not tap.run_dir.exists(), sorted(tap.run_dir.rglob("*"))
     assert hook_count(switch) == 0
-
-
-def hook_count(switch: Switch) -> int:
-    """How many TCX programs and clsact qdiscs the switch's devices have, anybody's."""
-    devices = switch.ns.call(socket.if_nameindex)
-    tcx = switch.ns.call(lambda: sum(bpf.count_tcx(index) for index, _ in devices))
-    return tcx + switch.ns.run("tc", "qdisc", "show").stdout.count("clsact")
 
 
 def under(

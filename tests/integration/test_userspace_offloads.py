@@ -21,8 +21,9 @@ from ovs_ebpf_tap.lab.frames import (
     udp_frame,
 )
 from ovs_ebpf_tap.lab.kernel import attachments
+from ovs_ebpf_tap.lab.ovs_daemons import NEWER_OVS
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
-from ovs_ebpf_tap.lab.switch import NEWER_OVS, Host, Switch
+from ovs_ebpf_tap.lab.switch import Host, Switch
 
 # Of <linux/if_packet.h> and <linux/virtio_net.h>.
 _SOL_PACKET = 263

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ovs_ebpf_tap.lab.ovs_daemons import SCHEMA
 from ovs_ebpf_tap.lab.resource import Resource
-from ovs_ebpf_tap.lab.switch import SCHEMA
 
 Message = dict[str, Any]
 Answer = Callable[[Message], bytes | None]
