@@ -99,7 +99,7 @@ def _release_all(options: Options, ovsdb: Ovsdb) -> list[str]:
         # It may not listen yet, or be killed before it has done it.
         asked = asked or control.call(options.run_dir, "release") is not None
         try:
-            run_dir = control.RunDir(options.run_dir)
+            run_dir = control.RunDir.take(options.run_dir)
             break
         except control.LockedError:
             if time.monotonic() > deadline:
@@ -196,7 +196,7 @@ def _is_offloaded(db: Database, uuid: UUID) -> bool:
 
 def _release_some_alone(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> None:
     """We are the sidecar for a moment: the others stay offloaded. If none is, OVS is enough."""
-    run_dir = control.RunDir(options.run_dir)
+    run_dir = control.RunDir.take(options.run_dir)
     try:
         if not programs.builds(options.pin_dir):
             _give_back(options, ovsdb, chosen)

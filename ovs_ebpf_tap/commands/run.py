@@ -61,8 +61,8 @@ def run(options: Options) -> None:
     """Runs the sidecar until it is told to stop. Raises TapError."""
     require_root()
     signals = _Signals()
-    supervisor = Supervisor()
-    run_dir = control.RunDir(options.run_dir)
+    supervisor = Supervisor.open()
+    run_dir = control.RunDir.take(options.run_dir)
     released = False
     try:
         released = _serve(options, signals, supervisor)
@@ -83,7 +83,7 @@ def _serve(options: Options, signals: _Signals, supervisor: Supervisor) -> bool:
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(contextlib.closing(ovsdb))
         # Before there are pins, which would be left if it failed.
-        server = stack.enter_context(contextlib.closing(control.Server(options.run_dir)))
+        server = stack.enter_context(contextlib.closing(control.Server.listen(options.run_dir)))
         programs.ensure_bpffs(options.pin_dir)
         supervisor.starting(_START + programs.COMPILE_TIMEOUT)
         with Runtime(options, opened) as parts:

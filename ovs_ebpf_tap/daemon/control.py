@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from errno import EAGAIN
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ovs.poller
 import ovs.unixctl
@@ -50,13 +50,19 @@ class LockedError(TapError):
 class RunDir:
     """The run directory while we hold its lock."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises LockedError, and TapError if the directory is not ours."""
+    def __init__(self, path: Path, lock: int) -> None:
+        """`lock` is a descriptor of the lock file, which holds the lock: see `take`."""
         self._path = path
-        self._lock = _lock(path)
-        os.ftruncate(self._lock, 0)
+        self._lock = lock
+
+    @classmethod
+    def take(cls, path: Path) -> Self:
+        """Takes the lock. Raises LockedError, and TapError if the directory is not ours."""
+        lock = _lock(path)
+        os.ftruncate(lock, 0)
         with contextlib.suppress(OSError):  # For people to read, where there is room for it.
-            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        return cls(path, lock)
 
     def release(self) -> None:
         """Removes what is ours and gives the lock back."""
@@ -70,7 +76,7 @@ class RunDir:
 
 
 def _lock(path: Path) -> int:
-    """A descriptor of the directory's lock, held. Raises TapError as RunDir does."""
+    """A descriptor of the directory's lock, held. Raises TapError as `RunDir.take` does."""
     for _ in range(_TRIES):
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -101,16 +107,21 @@ def _is_at(descriptor: int, path: Path) -> bool:
 class Server:
     """The control socket of a running sidecar."""
 
-    def __init__(self, run_dir: Path) -> None:
-        """Raises TapError if the socket cannot be made."""
+    def __init__(self, server: Any) -> None:
+        """`server` is python-ovs's, which listens: see `listen`."""
+        self._server = server
+
+    @classmethod
+    def listen(cls, run_dir: Path) -> Self:
+        """Makes the socket. Raises TapError if it cannot."""
         path = run_dir / SOCKET
         path.unlink(missing_ok=True)
         with contextlib.redirect_stderr(io.StringIO()):  # It has a line of its own for errors.
-            error, self._server = ovs.unixctl.server.UnixctlServer.create(str(path))
+            error, server = ovs.unixctl.server.UnixctlServer.create(str(path))
         if error:
             raise TapError(f"cannot listen on {path}: {os.strerror(error)}")
         path.chmod(0o600)
-        listener = self._server._listener
+        listener = server._listener
         accept = listener.accept
 
         def accept_bounded() -> tuple[int, Any]:
@@ -118,6 +129,7 @@ class Server:
             return error, None if error else rpc.BoundedStream(stream, _MAX_REQUESTS)
 
         listener.accept = accept_bounded
+        return cls(server)
 
     def register(self, command: str, run: Callable[[], str]) -> None:
         """Answers `command` with what `run` returns, or with its failure."""

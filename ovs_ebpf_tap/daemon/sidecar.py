@@ -132,6 +132,7 @@ class Sidecar:
         self._outputs: Mapping[UUID, UUID | None] = {}
         """The output ports of the mirrors that were parked."""
         self._spare = ReserveFd()
+        self._spare.keep()
         self._settling = False
         self._writers = Writers()
         self._stale = False

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping
+from typing import Self
 
 import ovs.poller
 
@@ -23,18 +24,29 @@ _SECOND = 1_000_000  # in microseconds
 class Supervisor:
     """The supervisor of this process; without one, what it is told goes nowhere."""
 
-    def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
+    def __init__(self, opened: socket.socket, address: str, period: float) -> None:
+        """`address` is where it listens, "" for nowhere; `period` is how often it is to be told
+        that we are alive, in seconds, 0 for never.
+        """
+        self._socket = opened
+        self._address = address
+        self._period = period
+        self._next_alive = 0.0
+        self._status = ""
+
+    @classmethod
+    def open(cls, environ: MutableMapping[str, str] = os.environ) -> Self:
         """Takes what concerns this process out of the environment: children are not asked."""
         address, period, pid = (environ.pop(name, "") for name in _OWN)
         # An abstract address has a zero byte in the place of its @.
-        self._address = f"\0{address[1:]}" if address.startswith("@") else address
-        self._socket = socket.socket(
+        address = f"\0{address[1:]}" if address.startswith("@") else address
+        opened = socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         )
         ours = pid in ("", str(os.getpid()))
-        self._period = int(period) / _SECOND / 2 if ours and period.isdecimal() else 0.0
-        self._next_alive = 0.0
-        self._status = ""
+        return cls(
+            opened, address, int(period) / _SECOND / 2 if ours and period.isdecimal() else 0.0
+        )
 
     def ready(self) -> None:
         """It has started."""

@@ -7,11 +7,10 @@ import os
 
 
 class ReserveFd:
-    """Keeps one open, which can be lent to one that needs it to go on."""
+    """Keeps one open from the first `keep` on, which can be lent to one that needs it to go on."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
-        self.keep()
 
     def keep(self) -> None:
         """Keeps one again, if there is one to be had."""

@@ -125,13 +125,13 @@ def _has_none(each: datapath.Datapath, *_: Any) -> bool:
 
 POINTS: dict[str, Probe | Patch] = {
     # Starting.
-    "lock taken": _after(control.RunDir, "__init__"),
+    "lock taken": _after(control.RunDir, "take"),
     "half of the programs pinned": Probe("program pinned", nth=3),
     "programs pinned under their draft's name": Probe(),
     "programs pinned": Probe(),
     "programs opened": Probe(),
     "hooks read": Probe(),
-    "control socket made": _after(control.Server, "__init__"),
+    "control socket made": _after(control.Server, "listen"),
     "rows read": _after(ovsdb.Ovsdb, "snapshot"),
     "first pass made": _after(sidecar.Sidecar, "_pass"),
     # Adopting an older build.

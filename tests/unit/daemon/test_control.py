@@ -14,12 +14,12 @@ from ovs_ebpf_tap.errors import TapError
 
 
 def test_a_second_one_is_refused(tmp_path: Path) -> None:
-    first = RunDir(tmp_path / "run")
+    first = RunDir.take(tmp_path / "run")
     with pytest.raises(TapError, match="another ovs-ebpf-tap runs"):
-        RunDir(tmp_path / "run")
+        RunDir.take(tmp_path / "run")
     first.release()
     assert not (tmp_path / "run").exists()
-    RunDir(tmp_path / "run").release()
+    RunDir.take(tmp_path / "run").release()
 
 
 def test_a_lock_that_its_owner_removes_meanwhile_is_none(
@@ -27,7 +27,7 @@ def test_a_lock_that_its_owner_removes_meanwhile_is_none(
 ) -> None:
     """Else one that starts as another ends would hold a file that the next does not see."""
     path = tmp_path / "run"
-    ending = RunDir(path)
+    ending = RunDir.take(path)
     flock = fcntl.flock
 
     def end_before(descriptor: int, operation: int) -> None:
@@ -36,10 +36,10 @@ def test_a_lock_that_its_owner_removes_meanwhile_is_none(
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", end_before)
-    starting = RunDir(path)
+    starting = RunDir.take(path)
     assert (path / LOCK).read_text() == f"{os.getpid()}\n"
     with pytest.raises(TapError, match="another ovs-ebpf-tap runs"):
-        RunDir(path)
+        RunDir.take(path)
     starting.release()
 
 
@@ -47,7 +47,7 @@ def test_a_directory_that_its_owner_removes_meanwhile_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run"
-    ending = RunDir(path)
+    ending = RunDir.take(path)
     opening = os.open
 
     def end_before(name: Path, flags: int, mode: int) -> int:
@@ -56,12 +56,12 @@ def test_a_directory_that_its_owner_removes_meanwhile_is_made_again(
         return opening(name, flags, mode)
 
     monkeypatch.setattr(os, "open", end_before)
-    RunDir(path).release()
+    RunDir.take(path).release()
 
 
 def test_an_answer_comes_as_it_was_given(tmp_path: Path) -> None:
-    lock = RunDir(tmp_path / "run")
-    server = Server(tmp_path / "run")
+    lock = RunDir.take(tmp_path / "run")
+    server = Server.listen(tmp_path / "run")
     server.register("settled", lambda: "no")
     answers: list[str | None] = []
     caller = threading.Thread(target=lambda: answers.append(call(tmp_path / "run", "settled")))

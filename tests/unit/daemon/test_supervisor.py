@@ -45,7 +45,7 @@ def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listene
 
 def test_it_is_told(listener: Listener) -> None:
     environ = {"NOTIFY_SOCKET": listener.name, "OTHER": "kept"}
-    told = Supervisor(environ)
+    told = Supervisor.open(environ)
     assert environ == {"OTHER": "kept"}
     told.starting(1.5)
     told.status("1 of 2")
@@ -66,7 +66,7 @@ def test_it_is_told(listener: Listener) -> None:
 def test_it_hears_twice_a_period(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    told = Supervisor(
+    told = Supervisor.open(
         {
             "NOTIFY_SOCKET": listener.name,
             "WATCHDOG_USEC": "4000000",
@@ -93,7 +93,7 @@ def test_it_hears_twice_a_period(listener: Listener, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_nobody_listens(environ: dict[str, str]) -> None:
-    told = Supervisor(environ)
+    told = Supervisor.open(environ)
     told.starting(1)
     told.ready()
     told.status("x")
@@ -102,7 +102,7 @@ def test_nobody_listens(environ: dict[str, str]) -> None:
 
 
 def test_another_process_is_watched(listener: Listener) -> None:
-    told = Supervisor(
+    told = Supervisor.open(
         {"NOTIFY_SOCKET": listener.name, "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
     )
     told.alive()

@@ -15,6 +15,7 @@ from ovs_ebpf_tap.util.reserve_fd import ReserveFd
 def spare() -> Iterator[ReserveFd]:
     """Of a process that can open no more."""
     kept = ReserveFd()
+    kept.keep()
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
     os.close(lowest)
