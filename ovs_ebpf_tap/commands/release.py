@@ -16,14 +16,14 @@ from ovs_ebpf_tap.daemon.runtime import (
     ANSWER,
     PATIENCE,
     Options,
-    Runtime,
     check_kernel,
     connect,
     lock,
+    open_runtime,
     pinned_counters,
     require_root,
     transact,
-    turn,
+    wait_db,
 )
 from ovs_ebpf_tap.decide.handover import forget_edits, next_edits
 from ovs_ebpf_tap.decide.totals import Totals
@@ -158,7 +158,7 @@ def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
         elif time.monotonic() > deadline:
             raise TapError(f"ovs-vswitchd did not take the mirrors back within {PATIENCE:.0f} s")
         else:
-            turn(ovsdb, time.monotonic() + PATIENCE)
+            wait_db(ovsdb, time.monotonic() + PATIENCE)
     if runs:
         _revalidate(run_dir, ovsdb.snapshot())
 
@@ -181,7 +181,7 @@ def _release_some(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> None:
         return
     deadline = time.monotonic() + PATIENCE
     while any(_is_offloaded(ovsdb.snapshot(), uuid) for uuid in chosen):
-        turn(ovsdb, deadline)
+        wait_db(ovsdb, deadline)
     # Open vSwitch copies; hooks go when its running flows do.
     while control.call(options.run_dir, "settled") == "no":
         if time.monotonic() > deadline:
@@ -204,10 +204,10 @@ def _release_some_alone(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> No
         check_kernel(options)
         deadline = time.monotonic() + PATIENCE
         schema = fetch_schema(options.ovsdb, ANSWER)
-        alone = lock(options.ovsdb, schema, lambda ovsdb: turn(ovsdb, deadline))
-        with contextlib.closing(alone), Runtime(options, alone) as parts:
-            parts.drive(
-                lambda: parts.sidecar.idle and not parts.datapath.mirrors & chosen,
+        alone = lock(options.ovsdb, schema, lambda ovsdb: wait_db(ovsdb, deadline))
+        with contextlib.closing(alone), open_runtime(options, alone) as runtime:
+            runtime.run_until(
+                lambda: runtime.sidecar.idle and not runtime.datapath.mirrors & chosen,
                 "giving mirrors back",
             )
     finally:

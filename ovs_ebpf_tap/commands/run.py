@@ -16,7 +16,15 @@ import tenacity
 
 from ovs_ebpf_tap.apply import foreign, rcu
 from ovs_ebpf_tap.daemon import control, status
-from ovs_ebpf_tap.daemon.runtime import ANSWER, Options, Runtime, check_kernel, lock, require_root
+from ovs_ebpf_tap.daemon.runtime import (
+    ANSWER,
+    Options,
+    Runtime,
+    check_kernel,
+    lock,
+    open_runtime,
+    require_root,
+)
 from ovs_ebpf_tap.daemon.sidecar import Sidecar
 from ovs_ebpf_tap.daemon.supervisor import Supervisor
 from ovs_ebpf_tap.ebpf import programs
@@ -86,57 +94,57 @@ def _serve(options: Options, signals: _Signals, supervisor: Supervisor) -> bool:
         server = stack.enter_context(contextlib.closing(control.Server.listen(options.run_dir)))
         programs.ensure_bpffs(options.pin_dir)
         supervisor.starting(_START + programs.COMPILE_TIMEOUT)
-        with Runtime(options, opened) as parts:
-            return _serve_on(parts, server, options, signals, supervisor)
+        with open_runtime(options, opened) as runtime:
+            return _serve_on(runtime, server, options, signals, supervisor)
 
 
 def _serve_on(
-    parts: Runtime,
+    runtime: Runtime,
     server: control.Server,
     options: Options,
     signals: _Signals,
     supervisor: Supervisor,
 ) -> bool:
-    if options.fast_attach and parts.attach == TCX and not rcu.may_expedite():
+    if options.fast_attach and runtime.attach == TCX and not rcu.may_expedite():
         log.warning("--fast-attach has no effect", reason=f"cannot write {rcu.EXPEDITED}")
-    if parts.attach == CLSACT:
+    if runtime.attach == CLSACT:
         log.info(
             "on devices that are mirrored, other programs' `tc qdisc add dev DEVICE ingress` fails",
             reason="an ingress qdisc and clsact, which hooks are attached to, exclude each other",
             remedy="ebpf-tap-mode=native for that time, or TCX (Linux 6.6 or later)",
         )
     requests = _Requests()
-    server.register("status", lambda: status.as_table(parts.status()))
-    server.register("settled", lambda: "yes" if parts.sidecar.idle else "no")
+    server.register("status", lambda: status.as_table(runtime.status()))
+    server.register("settled", lambda: "yes" if runtime.sidecar.idle else "no")
     server.register("exit", requests.ask_stop)
     server.register("release", requests.ask_release)
-    parts.sidecar.on_first_pass = lambda: _tell_ready(parts, supervisor)
-    _loop(parts, server, requests, signals, supervisor)
+    runtime.sidecar.on_first_pass = lambda: _tell_ready(runtime, supervisor)
+    _loop(runtime, server, requests, signals, supervisor)
     supervisor.stopping()
     if requests.release or options.restore_on_exit:
-        parts.give_back()
+        runtime.give_back()
     else:
-        parts.finish()
+        runtime.finish()
     if requests.release:
-        parts.forget()
-        parts.remove_all()
+        runtime.forget()
+        runtime.remove_all()
     else:
         log.info("stopped")
     return requests.release
 
 
-def _tell_ready(parts: Runtime, supervisor: Supervisor) -> None:
+def _tell_ready(runtime: Runtime, supervisor: Supervisor) -> None:
     """Says so; what is there by now stays, and later passes shall not wait for its collection."""
-    _warn_of_foreign_hooks(parts)
-    log.info("ready", attach=parts.attach, owner=f"{parts.traffic_control.owner:x}")
+    _warn_of_foreign_hooks(runtime)
+    log.info("ready", attach=runtime.attach, owner=f"{runtime.traffic_control.owner:x}")
     supervisor.ready()
     gc.freeze()
     gc.enable()
 
 
-def _warn_of_foreign_hooks(parts: Runtime) -> None:
+def _warn_of_foreign_hooks(runtime: Runtime) -> None:
     """They may be those of a sidecar that worked here before, and copy on."""
-    db, devices = parts.ovsdb.snapshot(), parts.monitor.devices
+    db, devices = runtime.ovsdb.snapshot(), runtime.monitor.devices
     names = {
         name
         for bridge in db.bridges.values()
@@ -144,7 +152,7 @@ def _warn_of_foreign_hooks(parts: Runtime) -> None:
         for name in mirror_devices(db, bridge, db.mirrors[uuid])
     }
     ours = [devices[name] for name in sorted(names & devices.keys())]
-    hooks = foreign.find(parts.options.pin_dir, ours)
+    hooks = foreign.find(runtime.options.pin_dir, ours)
     for name, found in itertools.groupby(hooks, lambda each: each.device):
         each = list(found)
         log.warning(
@@ -172,20 +180,20 @@ class _Requests:
 
 
 def _loop(
-    parts: Runtime,
+    runtime: Runtime,
     server: control.Server,
     requests: _Requests,
     signals: _Signals,
     supervisor: Supervisor,
 ) -> None:
     while not signals.stop and not requests.stop:
-        _step(parts.sidecar)
-        supervisor.status(parts.sidecar.summary)
-        if parts.sidecar.healthy:
+        _step(runtime.sidecar)
+        supervisor.status(runtime.sidecar.summary)
+        if runtime.sidecar.healthy:
             supervisor.alive()
         server.run()
         poller = ovs.poller.Poller()
-        parts.sidecar.wait(poller)
+        runtime.sidecar.wait(poller)
         supervisor.wait(poller)
         server.wait(poller)
         signals.wait(poller)
@@ -208,7 +216,7 @@ def _await_lock(
     """A client that has the database's lock. Raises TapError if another sidecar keeps it."""
     overdue = time.monotonic() + ANSWER
 
-    def turn(ovsdb: Ovsdb) -> None:
+    def wait(ovsdb: Ovsdb) -> None:
         nonlocal overdue
         if signals.stop:
             raise _Stop
@@ -224,7 +232,7 @@ def _await_lock(
         poller.block()
         ovsdb.run()
 
-    return lock(remote, schema, turn)
+    return lock(remote, schema, wait)
 
 
 def _await_schema(remote: str, signals: _Signals, supervisor: Supervisor) -> dict[str, object]:

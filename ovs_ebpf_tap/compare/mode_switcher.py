@@ -9,7 +9,7 @@ from uuid import UUID
 from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED
 from ovs_ebpf_tap.compare.interrupts import Interrupts
 from ovs_ebpf_tap.daemon import control
-from ovs_ebpf_tap.daemon.runtime import PATIENCE, Options, connect, transact, turn
+from ovs_ebpf_tap.daemon.runtime import PATIENCE, Options, connect, transact, wait_db
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.rows import (
     MODE_KEY,
@@ -99,7 +99,7 @@ class ModeSwitcher:
             and control.call(self._options.run_dir, "settled") != "no"
         ):
             self._check(variant, begun)
-            turn(self._ovsdb, deadline)
+            wait_db(self._ovsdb, deadline)
             self._interrupts.sleep(_LOOK)
         self._interrupts.sleep(_SETTLE)
 
@@ -165,4 +165,4 @@ def _write_mode(ovsdb: Ovsdb, uuid: UUID, mode: str | None) -> None:
             return
         # A transaction comes to nothing where the connection was lost meanwhile.
         transact(ovsdb, Transaction((edit,)))
-        turn(ovsdb, deadline)
+        wait_db(ovsdb, deadline)

@@ -1,4 +1,4 @@
-"""What the commands share: where things are, and the parts of a sidecar, open."""
+"""What the commands share: options, the parts of a sidecar, and waiting for the database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -76,57 +76,18 @@ def check_kernel(options: Options) -> None:
         raise TapError(str(error)) from None
 
 
+@dataclass(frozen=True)
 class Runtime:
-    """The parts of a sidecar, open; the database is the caller's."""
+    """The parts of a sidecar, open: see `open_runtime`."""
 
-    def __init__(self, options: Options, ovsdb: Ovsdb) -> None:
-        self.options = options
-        namespace.check(options.pin_dir)
-        self.attach = choose_attach(options.attach)
-        self.monitor = DeviceMonitor.open()
-        self.traffic_control = TrafficControl.open(programs.owner(options.pin_dir))
-        self.programs = programs.ensure_programs(options.pin_dir)
-        namespace.note(options.pin_dir)
-        rcu.restore(self.programs.directory)
-        self.datapath = Datapath(
-            options.pin_dir,
-            self.monitor,
-            self.traffic_control,
-            self.programs,
-            self.attach,
-            fast_attach=options.fast_attach,
-        )
-        self._adopt()
-        self.ovsdb = ovsdb
-        self.statistics = StatisticsWriter(options.ovsdb)
-        self.sidecar = Sidecar(
-            self.ovsdb,
-            self.monitor,
-            self.datapath,
-            self.attach,
-            ovs_run_dir(options.ovsdb),
-            self.statistics,
-            options.clsact_delay,
-        )
-
-    def _adopt(self) -> None:
-        for older in older_builds(self.options.pin_dir):
-            log.info("replacing an older build", build=older.build)
-            rcu.restore(older.directory)
-            hooks = Datapath(self.options.pin_dir, self.monitor, self.traffic_control, older)
-            self.datapath.adopt(hooks)
-            older.close()
-            programs.remove_build(self.options.pin_dir / older.build)
-
-    def __enter__(self) -> Runtime:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.sidecar.close()
-        self.statistics.close()
-        self.traffic_control.close()
-        self.monitor.close()
-        self.programs.close()
+    options: Options
+    attach: str
+    """`TCX` or `CLSACT`."""
+    ovsdb: Ovsdb
+    monitor: DeviceMonitor
+    traffic_control: TrafficControl
+    datapath: Datapath
+    sidecar: Sidecar
 
     def status(self) -> list[status.MirrorStatus]:
         """The status of all mirrors."""
@@ -141,14 +102,16 @@ class Runtime:
         """Has OVS copy everything again. Raises TapError if it does not take the mirrors."""
         self.sidecar.restoring = True
         self.sidecar.wake()
-        self.drive(lambda: self.sidecar.idle and not self.datapath.mirrors, "giving mirrors back")
+        self.run_until(
+            lambda: self.sidecar.idle and not self.datapath.mirrors, "giving mirrors back"
+        )
 
     def finish(self) -> None:
         """Ends moves that are under way, as nobody else may for long; or says that it did not."""
         self.sidecar.ending = True
         self.sidecar.wake()
         try:
-            self.drive(lambda: not self.sidecar.moving, "ending moves", _FINISH)
+            self.run_until(lambda: not self.sidecar.moving, "ending moves", _FINISH)
         except (TapError, OSError) as error:
             log.warning("moves not ended", error=str(error))
 
@@ -158,7 +121,7 @@ class Runtime:
         if edits:
             transact(self.ovsdb, edits)
 
-    def drive(self, done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    def run_until(self, done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         """Steps the sidecar until `done`. Raises TapError if that takes too long, and OSError."""
         deadline = time.monotonic() + seconds
         while True:
@@ -178,17 +141,69 @@ class Runtime:
             poller.block()
 
 
-def lock(remote: str, schema: dict[str, object], take_turn: Callable[[Ovsdb], None]) -> Ovsdb:
+@contextlib.contextmanager
+def open_runtime(options: Options, ovsdb: Ovsdb) -> Iterator[Runtime]:
+    """Opens a sidecar beside the database, which stays the caller's; closes it at the end.
+
+    Takes over what an older build has in the kernel. Raises TapError and OSError.
+    """
+    namespace.check(options.pin_dir)
+    attach = choose_attach(options.attach)
+    with contextlib.ExitStack() as stack:
+        monitor = DeviceMonitor.open()
+        stack.callback(monitor.close)
+        traffic_control = TrafficControl.open(programs.owner(options.pin_dir))
+        stack.callback(traffic_control.close)
+        opened = programs.ensure_programs(options.pin_dir)
+        stack.callback(opened.close)
+        namespace.note(options.pin_dir)
+        rcu.restore(opened.directory)
+        datapath = Datapath(
+            options.pin_dir,
+            monitor,
+            traffic_control,
+            opened,
+            attach,
+            fast_attach=options.fast_attach,
+        )
+        _adopt_older_builds(options.pin_dir, monitor, traffic_control, datapath)
+        statistics = StatisticsWriter.open(options.ovsdb)
+        stack.callback(statistics.close)
+        sidecar = Sidecar(
+            ovsdb,
+            monitor,
+            datapath,
+            attach,
+            ovs_run_dir(options.ovsdb),
+            statistics,
+            options.clsact_delay,
+        )
+        stack.callback(sidecar.close)
+        yield Runtime(options, attach, ovsdb, monitor, traffic_control, datapath, sidecar)
+
+
+def _adopt_older_builds(
+    pin_dir: Path, monitor: DeviceMonitor, traffic_control: TrafficControl, datapath: Datapath
+) -> None:
+    for older in older_builds(pin_dir):
+        log.info("replacing an older build", build=older.build)
+        rcu.restore(older.directory)
+        datapath.adopt(Datapath(pin_dir, monitor, traffic_control, older))
+        older.close()
+        programs.remove_build(pin_dir / older.build)
+
+
+def lock(remote: str, schema: dict[str, object], wait: Callable[[Ovsdb], None]) -> Ovsdb:
     """A connected client that has the lock of the one sidecar beside the database.
 
-    `take_turn` waits a moment for the database. Raises TapError if another sidecar has the lock and
+    `wait` waits a moment for the database. Raises TapError if another sidecar has the lock and
     does not end soon.
     """
     ovsdb = Ovsdb(remote, schema, exclusive=True)
     deadline = float("inf")
     try:
         while not ovsdb.connected:
-            take_turn(ovsdb)
+            wait(ovsdb)
             now = time.monotonic()
             deadline = min(deadline, now + _LOCK) if ovsdb.locked_out else float("inf")
             if now > deadline:
@@ -211,7 +226,7 @@ def connect(remote: str) -> Ovsdb:
     ovsdb = Ovsdb(remote, schema)
     deadline = time.monotonic() + PATIENCE
     while not ovsdb.connected:
-        turn(ovsdb, deadline)
+        wait_db(ovsdb, deadline)
     return ovsdb
 
 
@@ -219,13 +234,13 @@ def transact(ovsdb: Ovsdb, edits: Transaction) -> None:
     """Writes the edits. Raises TapError if the database does not take them in time."""
     deadline = time.monotonic() + PATIENCE
     while ovsdb.busy or not ovsdb.connected:
-        turn(ovsdb, deadline)
+        wait_db(ovsdb, deadline)
     ovsdb.commit(edits)
     while ovsdb.busy:
-        turn(ovsdb, deadline)
+        wait_db(ovsdb, deadline)
 
 
-def turn(ovsdb: Ovsdb, deadline: float) -> None:
+def wait_db(ovsdb: Ovsdb, deadline: float) -> None:
     """Waits a moment for the database. Raises TapError after the (monotonic) deadline."""
     if time.monotonic() > deadline:
         raise TapError(f"the database did not answer within {PATIENCE:.0f} s")

@@ -14,7 +14,7 @@ python-ovs's replica has no place for one that waits.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import ovs.jsonrpc
@@ -34,8 +34,9 @@ log = structlog.get_logger()
 class StatisticsWriter:
     """A connection to the database that never blocks; drive it with `run` and `wait`."""
 
-    def __init__(self, remote: str) -> None:
-        self._session = ovs.jsonrpc.Session.open(remote)
+    def __init__(self, session: Any) -> None:
+        """`session` is a `jsonrpc.Session` of python-ovs."""
+        self._session = session
         self._seqno = self._session.get_seqno()
         self._fresh = False
         """Whether nothing was written yet on this connection."""
@@ -45,6 +46,11 @@ class StatisticsWriter:
         """The rows that were last written over."""
         self.held: Mapping[UUID, Statistics] = {}
         """What the rows are to show."""
+
+    @classmethod
+    def open(cls, remote: str) -> Self:
+        """Connects to the database, again and again until it answers."""
+        return cls(ovs.jsonrpc.Session.open(remote))
 
     def close(self) -> None:
         """Drops the connection, and with it what waits."""

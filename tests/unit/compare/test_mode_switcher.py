@@ -49,7 +49,7 @@ def ovsdb(monkeypatch: pytest.MonkeyPatch) -> FakeOvsdb:
     fake = FakeOvsdb(switch().add_mirror(src="a", out="out", external_ids={"other": "1"}))
     monkeypatch.setattr(mode_switcher, "connect", lambda _: fake)
     monkeypatch.setattr(mode_switcher, "transact", fake.transact)
-    monkeypatch.setattr(mode_switcher, "turn", lambda *_: None)
+    monkeypatch.setattr(mode_switcher, "wait_db", lambda *_: None)
     return fake
 
 
