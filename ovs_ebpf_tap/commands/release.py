@@ -38,6 +38,7 @@ from ovs_ebpf_tap.observe.ovsdb import Ovsdb, ovs_run_dir
 from ovs_ebpf_tap.observe.revalidation import Revalidation
 from ovs_ebpf_tap.observe.schema import fetch_schema
 from ovs_ebpf_tap.util import namespace
+from ovs_ebpf_tap.util.probes import probe
 from ovs_ebpf_tap.util.text import printable
 
 
@@ -122,6 +123,7 @@ def _release_all_alone(options: Options, ovsdb: Ovsdb) -> None:
     namespace.check(options.pin_dir)
     _give_back(options, ovsdb, set(ovsdb.snapshot().mirrors))
     db = ovsdb.snapshot()
+    probe("command about to forget keys")
     edits = forget_edits(db)
     if edits:
         transact(ovsdb, edits)
@@ -161,6 +163,7 @@ def _give_back(options: Options, ovsdb: Ovsdb, mirrors: set[UUID]) -> None:
             wait_db(ovsdb, time.monotonic() + PATIENCE)
     if runs:
         _revalidate(run_dir, ovsdb.snapshot())
+    probe("command gave all back")
 
 
 def _revalidate(run_dir: Path, db: Database) -> None:

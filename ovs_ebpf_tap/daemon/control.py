@@ -23,6 +23,7 @@ import ovs.unixctl.server
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.observe import rpc
 from ovs_ebpf_tap.util import unexpected
+from ovs_ebpf_tap.util.probes import probe
 
 DEFAULT_RUN_DIR = Path("/run/ovs-ebpf-tap")
 SOCKET = "ovs-ebpf-tap.ctl"
@@ -62,10 +63,12 @@ class RunDir:
         os.ftruncate(lock, 0)
         with contextlib.suppress(OSError):  # For people to read, where there is room for it.
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        probe("lock taken")
         return cls(path, lock)
 
     def release(self) -> None:
         """Removes what is ours and gives the lock back."""
+        probe("lock about to be given back")
         (self._path / SOCKET).unlink(missing_ok=True)
         (self._path / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
@@ -129,6 +132,7 @@ class Server:
             return error, None if error else rpc.BoundedStream(stream, _MAX_REQUESTS)
 
         listener.accept = accept_bounded
+        probe("control socket made")
         return cls(server)
 
     def register(self, command: str, run: Callable[[], str]) -> None:
@@ -160,6 +164,7 @@ class Server:
     def close(self) -> None:
         """Stops listening."""
         self._server.close()
+        probe("control socket closed")
 
 
 def is_running(run_dir: Path) -> bool:

@@ -30,6 +30,7 @@ from ovs_ebpf_tap.observe.devices import DeviceMonitor
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb, ovs_run_dir
 from ovs_ebpf_tap.observe.schema import fetch_schema
 from ovs_ebpf_tap.util import namespace, unexpected
+from ovs_ebpf_tap.util.probes import probe
 
 DEFAULT_PIN_DIR = programs.BPFFS / "ovs-ebpf-tap"
 
@@ -95,8 +96,10 @@ class Runtime:
 
     def remove_all(self) -> None:
         """Leaves nothing of ours in the kernel."""
+        probe("pins about to be removed")
         self.datapath.sync({}, set())
         shutil.rmtree(self.options.pin_dir, ignore_errors=True)
+        probe("pins removed")
 
     def give_back(self) -> None:
         """Has OVS copy everything again. Raises TapError if it does not take the mirrors."""
@@ -105,6 +108,7 @@ class Runtime:
         self.run_until(
             lambda: self.sidecar.idle and not self.datapath.mirrors, "giving mirrors back"
         )
+        probe("all given back")
 
     def finish(self) -> None:
         """Ends moves that are under way, as nobody else may for long; or says that it did not."""
@@ -117,9 +121,11 @@ class Runtime:
 
     def forget(self) -> None:
         """Removes our keys from the rows."""
+        probe("keys about to be forgotten")
         edits = forget_edits(self.ovsdb.snapshot())
         if edits:
             transact(self.ovsdb, edits)
+        probe("keys forgotten")
 
     def run_until(self, done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         """Steps the sidecar until `done`. Raises TapError if that takes too long, and OSError."""
@@ -191,6 +197,7 @@ def _adopt_older_builds(
         datapath.adopt(Datapath(pin_dir, monitor, traffic_control, older))
         older.close()
         programs.remove_build(pin_dir / older.build)
+        probe("older build removed")
 
 
 def lock(remote: str, schema: dict[str, object], wait: Callable[[Ovsdb], None]) -> Ovsdb:

@@ -44,6 +44,7 @@ from ovs_ebpf_tap.observe.ovsdb import Ovsdb
 from ovs_ebpf_tap.observe.packet_sockets import SocketDrain
 from ovs_ebpf_tap.observe.revalidation import Revalidation
 from ovs_ebpf_tap.observe.vswitchd import seconds_since_start
+from ovs_ebpf_tap.util.probes import probe
 from ovs_ebpf_tap.util.reserve_fd import ReserveFd
 from ovs_ebpf_tap.util.timers import next_tick, wake_at
 
@@ -200,6 +201,7 @@ class Sidecar:
             self._dirty = False
             self._next_statistics = next_tick(now, STATISTICS)
             self._pass(now)
+            probe("pass made")
             self._failed = False
             self._backoff = 0.0
         elif (changes.devices or hooks or due) and self._ovsdb.away:

@@ -18,9 +18,6 @@ from typing import Any
 
 from ovs_ebpf_tap import cli
 from ovs_ebpf_tap.apply import datapath
-from ovs_ebpf_tap.commands import release
-from ovs_ebpf_tap.daemon import control, runtime, sidecar
-from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.model import transaction
 from ovs_ebpf_tap.model.rows import SELECT_VLAN_KEY
 from ovs_ebpf_tap.observe import ofp, ovsdb
@@ -125,15 +122,15 @@ def _has_none(each: datapath.Datapath, *_: Any) -> bool:
 
 POINTS: dict[str, Probe | Patch] = {
     # Starting.
-    "lock taken": _after(control.RunDir, "take"),
+    "lock taken": Probe(),
     "half of the programs pinned": Probe("program pinned", nth=3),
     "programs pinned under their draft's name": Probe(),
     "programs pinned": Probe(),
     "programs opened": Probe(),
     "hooks read": Probe(),
-    "control socket made": _after(control.Server, "listen"),
+    "control socket made": Probe(),
     "rows read": _after(ovsdb.Ovsdb, "snapshot"),
-    "first pass made": _after(sidecar.Sidecar, "_pass"),
+    "first pass made": Probe("pass made"),
     # Adopting an older build.
     "older build found": Probe(),
     "older qdisc noted": Probe("qdisc noted"),
@@ -141,7 +138,7 @@ POINTS: dict[str, Probe | Patch] = {
     "older counters taken over": Probe(),
     "older build taken over": Probe(),
     "half of the older build removed": _after(os, "unlink", nth=3),
-    "older build removed": _after(programs, "remove_build"),
+    "older build removed": Probe(),
     # Hooks.
     "slots taken": _after(datapath.Datapath, "_ensure_slots", _has_hooks),
     "grace periods expedited": _before(datapath.Datapath, "_ensure", _has_hooks),
@@ -176,18 +173,18 @@ POINTS: dict[str, Probe | Patch] = {
     "waiting for revalidators": _after(Revalidation, "_start"),
     "flow_mod about to be sent": _before(ofp, "delete_none"),
     # Ending.
-    "all given back": _after(runtime.Runtime, "give_back"),
-    "control socket closed": _after(control.Server, "close"),
-    "keys about to be forgotten": _before(runtime, "forget_edits"),
-    "keys forgotten": _after(runtime.Runtime, "forget"),
-    "pins about to be removed": _before(runtime.Runtime, "remove_all"),
+    "all given back": Probe(),
+    "control socket closed": Probe(),
+    "keys about to be forgotten": Probe(),
+    "keys forgotten": Probe(),
+    "pins about to be removed": Probe(),
     "half of the pins removed": _after(os, "unlink", nth=8),
-    "pins removed": _after(runtime.Runtime, "remove_all"),
-    "command gave all back": _after(release, "_give_back"),
-    "command about to forget keys": _before(release, "forget_edits"),
+    "pins removed": Probe(),
+    "command gave all back": Probe(),
+    "command about to forget keys": Probe(),
     "leftovers about to be removed": Probe(),
     "leftovers removed": Probe(),
-    "lock about to be given back": _before(control.RunDir, "release"),
+    "lock about to be given back": Probe(),
 }
 
 
