@@ -31,6 +31,7 @@ from ovs_ebpf_tap.observe.ovsdb import Ovsdb, ovs_run_dir
 from ovs_ebpf_tap.observe.schema import fetch_schema
 from ovs_ebpf_tap.util import namespace, unexpected
 from ovs_ebpf_tap.util.probes import probe
+from ovs_ebpf_tap.util.reserve_fd import ReserveFd
 
 DEFAULT_PIN_DIR = programs.BPFFS / "ovs-ebpf-tap"
 
@@ -103,8 +104,7 @@ class Runtime:
 
     def give_back(self) -> None:
         """Has OVS copy everything again. Raises TapError if it does not take the mirrors."""
-        self.sidecar.restoring = True
-        self.sidecar.wake()
+        self.sidecar.give_back_all()
         self.run_until(
             lambda: self.sidecar.idle and not self.datapath.mirrors, "giving mirrors back"
         )
@@ -112,8 +112,7 @@ class Runtime:
 
     def finish(self) -> None:
         """Ends moves that are under way, as nobody else may for long; or says that it did not."""
-        self.sidecar.ending = True
-        self.sidecar.wake()
+        self.sidecar.record_all()
         try:
             self.run_until(lambda: not self.sidecar.moving, "ending moves", _FINISH)
         except (TapError, OSError) as error:
@@ -175,13 +174,17 @@ def open_runtime(options: Options, ovsdb: Ovsdb) -> Iterator[Runtime]:
         _adopt_older_builds(options.pin_dir, monitor, traffic_control, datapath)
         statistics = StatisticsWriter.open(options.ovsdb)
         stack.callback(statistics.close)
-        sidecar = Sidecar(
+        reserve = ReserveFd()
+        reserve.keep()
+        stack.callback(reserve.lend)
+        sidecar = Sidecar.make(
             ovsdb,
             monitor,
             datapath,
             attach,
             ovs_run_dir(options.ovsdb),
             statistics,
+            reserve,
             options.clsact_delay,
         )
         stack.callback(sidecar.close)

@@ -18,7 +18,7 @@ PACKAGE = Path(ovs_ebpf_tap.__path__[0]).parent
 
 _FAULTS = """
 import pathlib
-from ovs_ebpf_tap.daemon import sidecar
+from ovs_ebpf_tap.daemon import reconciler
 from ovs_ebpf_tap.decide import offload_checker
 
 def failing(owner, name, fails):
@@ -30,7 +30,7 @@ def failing(owner, name, fails):
     setattr(owner, name, wrapper)
 
 failing(offload_checker.OffloadChecker, "decision", lambda mirror: mirror.name == "bad")
-failing(sidecar.Sidecar, "_pass", lambda now: pathlib.Path({path!r}).exists())
+failing(reconciler.Reconciler, "run", lambda now: pathlib.Path({path!r}).exists())
 """
 
 

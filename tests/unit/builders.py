@@ -171,10 +171,15 @@ class World:
         refused = self._by_ifindex(self.refused)
         if "" in self.refused:
             refused[NO_CUTTER] = self.refused[""]
+        return make_plan(
+            self.db, self.devices, self.attach, refused, self.openflow, self.surroundings
+        )
+
+    @property
+    def surroundings(self) -> Surroundings:
         ingress = frozenset(self.devices[name].ifindex for name in self.ingress_qdiscs)
         others = State(ingress, self._by_ifindex(self.filters))
-        surroundings = Surroundings(others, self._by_ifindex(self.reserved))
-        return make_plan(self.db, self.devices, self.attach, refused, self.openflow, surroundings)
+        return Surroundings(others, self._by_ifindex(self.reserved))
 
     def _by_ifindex(self, named: Mapping[str, _T]) -> dict[int, _T]:
         found = named.keys() & self.devices.keys()

@@ -1,0 +1,192 @@
+"""A pass: the kernel and the rows become what the user's rows ask for, and nothing twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from errno import EBUSY
+from typing import cast
+from uuid import UUID
+
+import pytest
+from builders import World, switch
+from fake_sidecar import (
+    FakeDatapath,
+    FakeDrain,
+    FakeObserver,
+    FakeOvsdb,
+    FakeRevalidation,
+    FakeWriter,
+)
+
+from ovs_ebpf_tap.apply.datapath import Datapath
+from ovs_ebpf_tap.daemon.observer import Observer
+from ovs_ebpf_tap.daemon.reconciler import Reconciler
+from ovs_ebpf_tap.daemon.statistics import MirrorStatistics
+from ovs_ebpf_tap.daemon.transitions import Transitions
+from ovs_ebpf_tap.decide.planner import Planner
+from ovs_ebpf_tap.model.desired import TCX
+from ovs_ebpf_tap.model.rows import STATE_KEY, Mirror
+from ovs_ebpf_tap.observe.ovsdb import Ovsdb
+
+NOW = 1000.0
+
+
+class Bench:
+    """A bridge with a mirror, and a reconciler beside it; drains are over at once."""
+
+    def __init__(self) -> None:
+        self.world: World = switch().add_mirror("m", src="a", dst="b", out="out")
+        self.ovsdb = FakeOvsdb(self.world)
+        self.observer = FakeObserver(self.world)
+        self.datapath = FakeDatapath()
+        self.revalidations: list[FakeRevalidation] = []
+        self.drain = FakeDrain()
+        self.drain.done = True
+        self.now = NOW
+        self.reconciler = Reconciler(
+            cast(Ovsdb, self.ovsdb),
+            cast(Observer, self.observer),
+            Planner(TCX),
+            cast(Datapath, self.datapath),
+            Transitions(lambda _: self._revalidate(), lambda _: self.drain),
+            MirrorStatistics(self.datapath, FakeWriter()),
+        )
+
+    @property
+    def mirror(self) -> UUID:
+        return self.world.mirrors["m"].uuid
+
+    @property
+    def row(self) -> Mirror:
+        return self.world.mirrors["m"]
+
+    def run(self) -> float:
+        """A pass, and the database carries out what it writes."""
+        self.now += 1
+        wake = self.reconciler.run(self.now)
+        for edits in self.ovsdb.committed:
+            for edit in edits.mirrors:
+                ids = {k: v for k, v in self.row.external_ids.items() if k not in edit.delete_ids}
+                vlans = self.row.select_vlan if edit.select_vlan is None else edit.select_vlan
+                ids |= edit.set_ids
+                self.world.set_mirror("m", external_ids=ids, select_vlan=vlans)
+        self.ovsdb.committed.clear()
+        return wake
+
+    def run_to_rest(self) -> None:
+        """Passes until one does nothing."""
+        for _ in range(10):
+            syncs = self.datapath.syncs
+            self.run()
+            for each in self.revalidations:
+                each.done = True
+            self.reconciler._transitions.run()
+            if self.datapath.syncs == syncs:
+                return
+        raise AssertionError("it does not come to rest")
+
+    def _revalidate(self) -> FakeRevalidation:
+        self.revalidations.append(FakeRevalidation())
+        return self.revalidations[-1]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_mirror_is_offloaded(bench: Bench) -> None:
+    bench.run_to_rest()
+    assert bench.datapath.mirrors == {bench.mirror}
+    assert bench.row.parked
+    assert bench.row.external_ids[STATE_KEY] == "offloaded"
+    assert bench.reconciler.decisions.offloaded == 1
+    assert bench.observer.watched == ["br0"]
+
+
+def test_hooks_come_before_the_row_is_parked(bench: Bench) -> None:
+    bench.drain.done = False
+    bench.run()
+    assert bench.datapath.mirrors == {bench.mirror}
+    assert not bench.row.parked
+    bench.drain.done = True
+    bench.run()
+    assert bench.row.parked
+
+
+def test_a_pass_that_sees_nothing_new_plans_nothing(bench: Bench) -> None:
+    """Though what it sees comes as other objects."""
+    bench.run_to_rest()
+    syncs = bench.datapath.syncs
+    bench.run()
+    assert bench.datapath.syncs == syncs
+    bench.world.devices["a"] = replace(bench.world.devices["a"], mtu=9000)
+    bench.run()
+    assert bench.datapath.syncs > syncs
+
+
+def test_it_can_be_told_to_look_again(bench: Bench) -> None:
+    bench.run_to_rest()
+    syncs = bench.datapath.syncs
+    bench.reconciler.forget()
+    bench.run()
+    assert (bench.datapath.syncs, bench.datapath.reads) == (syncs + 1, 0)
+    bench.reconciler.forget(hooks=True)
+    bench.run()
+    assert (bench.datapath.syncs, bench.datapath.reads) == (syncs + 2, 1)
+
+
+def test_a_refused_hook_leaves_its_mirror_to_ovs(bench: Bench) -> None:
+    bench.datapath.refuses = {bench.world.devices["a"].ifindex: OSError(EBUSY, "busy")}
+    bench.run()
+    assert bench.row.external_ids[STATE_KEY] == "native"
+    assert not bench.row.parked
+    bench.datapath.refuses = {}
+    bench.run()
+    assert not bench.row.parked
+    bench.reconciler.free({bench.world.devices["a"].ifindex})
+    bench.run()
+    assert bench.row.parked
+
+
+def test_a_mirror_without_a_slot_is_left_to_ovs(bench: Bench) -> None:
+    bench.datapath.no_slots = frozenset({bench.mirror})
+    bench.run()
+    assert not bench.row.parked
+    assert not bench.datapath.rules
+    bench.datapath.no_slots = frozenset()
+    bench.run()
+    assert bench.row.parked
+
+
+def test_restoring_gives_back_and_keeps_hooks_until_flows_know(bench: Bench) -> None:
+    bench.run_to_rest()
+    bench.reconciler.restoring = True
+    bench.reconciler.forget()
+    bench.run()
+    assert not bench.row.parked
+    assert bench.datapath.mirrors == {bench.mirror}
+    bench.run_to_rest()
+    assert bench.datapath.mirrors == set()
+
+
+def test_hooks_follow_devices_while_the_database_is_away(bench: Bench) -> None:
+    bench.run_to_rest()
+    before = set(bench.datapath.rules)
+    bench.world.add_device("a")
+    bench.reconciler.follow_devices(bench.now)
+    assert set(bench.datapath.rules) != before
+    assert {hook.ifindex for hook in bench.datapath.rules} == {
+        bench.world.devices[name].ifindex for name in ("a", "b")
+    }
+    assert not bench.ovsdb.committed
+
+
+def test_it_wakes_up_for_drains_and_faster_programs(bench: Bench) -> None:
+    bench.run_to_rest()
+    assert bench.run() == float("inf")
+    bench.datapath.unfinished = True
+    bench.reconciler.forget()
+    assert bench.run() == pytest.approx(bench.now + 0.01)
+    bench.observer.wake = 1.0
+    assert bench.run() == 1.0
