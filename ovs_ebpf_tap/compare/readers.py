@@ -137,7 +137,7 @@ class Kernel:
         self._programs = opened
         self._monitor = DeviceMonitor.open()
         self._traffic_control = TrafficControl.open()
-        self._datapath = Datapath(pin_dir, self._monitor, self._traffic_control, opened)
+        self._datapath = Datapath.open(pin_dir, self._monitor, self._traffic_control, opened)
 
     def __enter__(self) -> Self:
         return self

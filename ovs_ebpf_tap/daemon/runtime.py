@@ -15,7 +15,9 @@ import ovs.poller
 import structlog
 
 from ovs_ebpf_tap.apply import leftovers, rcu
-from ovs_ebpf_tap.apply.datapath import Datapath, choose_attach, older_builds
+from ovs_ebpf_tap.apply.adoption import adopt, older_builds
+from ovs_ebpf_tap.apply.attachment import choose_attach
+from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.daemon import control, status
 from ovs_ebpf_tap.daemon.sidecar import Sidecar
@@ -163,7 +165,7 @@ def open_runtime(options: Options, ovsdb: Ovsdb) -> Iterator[Runtime]:
         stack.callback(opened.close)
         namespace.note(options.pin_dir)
         rcu.restore(opened.directory)
-        datapath = Datapath(
+        datapath = Datapath.open(
             options.pin_dir,
             monitor,
             traffic_control,
@@ -171,7 +173,7 @@ def open_runtime(options: Options, ovsdb: Ovsdb) -> Iterator[Runtime]:
             attach,
             fast_attach=options.fast_attach,
         )
-        _adopt_older_builds(options.pin_dir, monitor, traffic_control, datapath)
+        _adopt_older_builds(options.pin_dir, monitor, traffic_control, datapath, attach)
         statistics = StatisticsWriter.open(options.ovsdb)
         stack.callback(statistics.close)
         reserve = ReserveFd()
@@ -192,12 +194,17 @@ def open_runtime(options: Options, ovsdb: Ovsdb) -> Iterator[Runtime]:
 
 
 def _adopt_older_builds(
-    pin_dir: Path, monitor: DeviceMonitor, traffic_control: TrafficControl, datapath: Datapath
+    pin_dir: Path,
+    monitor: DeviceMonitor,
+    traffic_control: TrafficControl,
+    datapath: Datapath,
+    attach: str,
 ) -> None:
     for older in older_builds(pin_dir):
         log.info("replacing an older build", build=older.build)
         rcu.restore(older.directory)
-        datapath.adopt(Datapath(pin_dir, monitor, traffic_control, older))
+        hooks = Datapath.open(pin_dir, monitor, traffic_control, older)
+        adopt(datapath, hooks, attach, traffic_control)
         older.close()
         programs.remove_build(pin_dir / older.build)
         probe("older build removed")
@@ -269,7 +276,7 @@ def pinned_counters(options: Options) -> Mapping[UUID, Counters]:
             monitor = stack.enter_context(contextlib.closing(DeviceMonitor.open()))
             traffic_control = stack.enter_context(contextlib.closing(TrafficControl.open()))
             opened = stack.enter_context(contextlib.closing(programs.Programs(directory)))
-            found |= Datapath(options.pin_dir, monitor, traffic_control, opened).counters()
+            found |= Datapath.open(options.pin_dir, monitor, traffic_control, opened).counters()
     return found
 
 
@@ -285,7 +292,7 @@ def show_status(options: Options) -> list[status.MirrorStatus]:
         datapath = None
         if opened is not None:
             stack.callback(opened.close)
-            datapath = Datapath(options.pin_dir, monitor, traffic_control, opened)
+            datapath = Datapath.open(options.pin_dir, monitor, traffic_control, opened)
         return status.collect(
             ovsdb.snapshot(),
             monitor.devices,

@@ -92,7 +92,7 @@ class Sidecar:
         self._follow_statistics(now)
         due = self._scheduler.pass_is_due(now)
         if self._scheduler.take_look(now):
-            hooks |= self._datapath.is_disturbed()
+            hooks |= self._datapath.has_drifted()
         if hooks:
             self._reconciler.forget(hooks=True)
         self._dirty |= devices or hooks

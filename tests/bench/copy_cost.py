@@ -218,7 +218,9 @@ class CopyBench:
         owner = programs.owner(pins)
         traffic_control = self._switch.call(lambda: TrafficControl.open(owner))
         self._stack.callback(traffic_control.close)
-        datapath = self._switch.call(lambda: Datapath(pins, monitor, traffic_control, opened, kind))
+        datapath = self._switch.call(
+            lambda: Datapath.open(pins, monitor, traffic_control, opened, kind)
+        )
         begun = True
         while begun or datapath.unfinished:
             if refused := self._switch.call(lambda: datapath.sync(rules, set())):

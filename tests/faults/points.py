@@ -11,13 +11,12 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ovs_ebpf_tap import cli
-from ovs_ebpf_tap.apply import datapath
 from ovs_ebpf_tap.model import transaction
 from ovs_ebpf_tap.model.rows import SELECT_VLAN_KEY
 from ovs_ebpf_tap.observe import ofp, ovsdb
@@ -111,15 +110,6 @@ def _gives_back(_: Any, edits: transaction.Transaction) -> bool:
     return any(SELECT_VLAN_KEY in edit.delete_ids for edit in edits.mirrors)
 
 
-def _has_hooks(_: datapath.Datapath, wanted: Collection[Any]) -> bool:
-    return bool(wanted)
-
-
-def _has_none(each: datapath.Datapath, *_: Any) -> bool:
-    """Every pass comes by; this is the one that has removed the last hook."""
-    return not each.attached
-
-
 POINTS: dict[str, Probe | Patch] = {
     # Starting.
     "lock taken": Probe(),
@@ -140,8 +130,8 @@ POINTS: dict[str, Probe | Patch] = {
     "half of the older build removed": _after(os, "unlink", nth=3),
     "older build removed": Probe(),
     # Hooks.
-    "slots taken": _after(datapath.Datapath, "_ensure_slots", _has_hooks),
-    "grace periods expedited": _before(datapath.Datapath, "_ensure", _has_hooks),
+    "slots taken": Probe(),
+    "grace periods expedited": Probe(),
     "own program loaded": Probe(),
     "link made": Probe(),
     "link's program replaced": Probe(),
@@ -155,16 +145,16 @@ POINTS: dict[str, Probe | Patch] = {
     # Programs of their own come after shared ones.
     "third program attached": Probe("program attached", nth=3),
     "third entry written": Probe("entry written", nth=3),
-    "hooks there": _after(datapath.Datapath, "_ensure", _has_hooks),
+    "hooks there": Probe(),
     "hooks about to go": Probe(),
     "link detached": Probe(),
     "filter removed": Probe(),
     "hook removed": Probe(),
     "qdisc about to go": Probe(),
     "qdisc removed": Probe(),
-    "qdisc forgotten": _after(datapath.Datapath, "_remove_qdiscs", _has_none),
-    "slots about to be freed": _before(datapath.Datapath, "_free_slots", _has_none),
-    "slots freed": _after(datapath.Datapath, "_free_slots", _has_none),
+    "qdisc forgotten": Probe(),
+    "slots about to be freed": Probe(),
+    "slots freed": Probe(),
     # Rows.
     "parking about to be sent": _before(ovsdb.Ovsdb, "commit", _parks),
     "parking sent": _after(ovsdb.Ovsdb, "commit", _parks),

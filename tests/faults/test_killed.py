@@ -44,7 +44,6 @@ _ATTACHING = (
 _REMOVING = (
     "hooks about to go",
     "hook removed",
-    "qdisc forgotten",
     "slots about to be freed",
     "slots freed",
 )
@@ -120,7 +119,7 @@ def test_moving_to_hooks(bare_ground: Testbed, fault: Fault, point: str) -> None
     *_GIVING_BACK,
     *_REMOVING,
     tcx=_REMOVING_LINKS,
-    clsact=_REMOVING_FILTERS,
+    clsact=(*_REMOVING_FILTERS, "qdisc forgotten"),
 )
 def test_moving_to_open_vswitch(bare_ground: Testbed, fault: Fault, point: str) -> None:
     ground = bare_ground

@@ -99,7 +99,7 @@ class FakeDatapath:
     def read(self) -> None:
         self.reads += 1
 
-    def is_disturbed(self) -> bool:
+    def has_drifted(self) -> bool:
         return self.disturbed
 
     def sync(

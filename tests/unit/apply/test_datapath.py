@@ -17,7 +17,7 @@ import pytest
 from builders import Clock, FakeMap, switch
 
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.apply import datapath, interned_array
+from ovs_ebpf_tap.apply import counter_slots, interned_array, rule_ranges, specializer
 from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.apply.tc_filter import Filter
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
@@ -154,8 +154,8 @@ class DatapathBench:
             fd=lambda _direction: 3,
             load_own=load_own,
         )
-        monitor = SimpleNamespace(devices={}, is_up=lambda _ifindex: False)
-        return Datapath(
+        monitor = SimpleNamespace(devices={}, devices_version=0, is_up=lambda _ifindex: False)
+        return Datapath.open(
             self.pins,
             cast(DeviceMonitor, monitor),
             cast(TrafficControl, self.traffic_control),
@@ -175,7 +175,7 @@ class DatapathBench:
         }
 
     def _outputs(self, entry: Any) -> list[int]:
-        length = self.datapath._encoding.length(entry["flags"])
+        length = self.datapath.parts.encoding.length(entry["flags"])
         rules = self.maps["rules"].first(entry["first"] + length)[entry["first"] :]
         return [RULE.unpack(each)["output"] for each in rules]
 
@@ -183,7 +183,8 @@ class DatapathBench:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(datapath, "time", made)
+    for module in (counter_slots, rule_ranges, specializer):
+        monkeypatch.setattr(module, "time", made)
     return made
 
 
@@ -250,7 +251,7 @@ def test_a_hook_that_fails_again_and_again_takes_no_room(
     for _ in range(5):
         assert bench.sync({A: rules(*range(100))})
         clock.now += 2 * QUARANTINE
-    assert bench.datapath._find_room(1) == 0
+    assert bench.datapath.parts.ranges.find_room(1) == 0
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -275,7 +276,7 @@ def test_an_entry_that_makes_no_sense(
     """Its hook is given what it is to have; the others are as they were."""
     wanted = {A: rules(7, 8), B: rules(9, 10)}
     bench.sync(wanted)
-    encoding = bench.datapath._encoding
+    encoding = bench.datapath.parts.encoding
     unpack = encoding.unpack
 
     def failing(flags: int, data: Iterable[bytes], mirrors: Any) -> Any:
@@ -305,7 +306,7 @@ def full(mirrors: Iterable[int]) -> dict[Hook, tuple[Rule, ...]]:
 def test_the_lack_of_slots_is_forgotten(bench: DatapathBench) -> None:
     """Also where what is wanted is in place, so that there is nothing to do."""
     fits = {A: rules(7, 8)}
-    while not bench.datapath._synced:
+    while not bench.datapath._in_place:
         bench.sync(fits)
     bench.sync(full(range(1, MAX_MIRRORS + 2)))
     assert bench.datapath.unplaced
@@ -347,5 +348,5 @@ def test_every_rule_that_changes_frames_has_an_edit(
         wanted = {A: (*changing,)}
         assert not bench.sync(wanted)
         bench.datapath.read()
-        assert all(bench.datapath._encoding.rewrite_index(rule.edit) for rule in wanted[A])
+        assert all(bench.datapath.parts.encoding.rewrite_index(rule.edit) for rule in wanted[A])
         clock.now += 2 * QUARANTINE

@@ -1,0 +1,92 @@
+"""Gives hooks specialized programs, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Set
+from errno import ENODEV, ENOENT, EOPNOTSUPP
+
+import structlog
+
+from ovs_ebpf_tap.apply.attachment import Attachment, fastest
+from ovs_ebpf_tap.apply.hook_table import DesiredHook, HookTable
+from ovs_ebpf_tap.apply.hook_writer import HookWriter
+from ovs_ebpf_tap.model.desired import Hook, Rule
+from ovs_ebpf_tap.model.frame_rewrite import FrameRewrite
+from ovs_ebpf_tap.observe.devices import DeviceMonitor
+from ovs_ebpf_tap.util import unexpected
+
+IMPROVING = 0.02
+"""Seconds of one `sync`, with nothing else to do, in which hooks get their final programs.
+
+Loading a program takes about 1 ms, in which a copy waits for its hook, or a change for its turn.
+"""
+
+log = structlog.get_logger()
+
+
+class Specializer:
+    """Attaches hooks, in the end by their fastest attachments.
+
+    What the kernel refuses is done by the shared programs.
+    """
+
+    def __init__(
+        self, kind: str, writer: HookWriter, table: HookTable, monitor: DeviceMonitor
+    ) -> None:
+        self._kind = kind
+        self._writer = writer
+        self._table = table
+        self._monitor = monitor
+        self._has_action = True
+        """Whether the kernel has act_mirred, as far as is known."""
+        self._refused: dict[Hook, Attachment] = {}
+
+    def final(self, rules: tuple[Rule, ...], arriving: Set[FrameRewrite] | None) -> Attachment:
+        """As `fastest`, as far as is known of this kernel and the devices."""
+        may_act = self._has_action and len(rules) == 1 and self._monitor.is_up(rules[0].output)
+        return fastest(self._kind, rules, arriving, may_act=may_act)
+
+    def attach(self, hook: Hook, desired: DesiredHook) -> None:
+        """Makes or changes a hook, with the shared program. Raises OSError."""
+        self._refused.pop(hook, None)
+        self._writer.replace(hook, desired.rules, Attachment(desired.attachment.kind))
+
+    def improve(self, goal: Mapping[Hook, DesiredHook]) -> None:
+        """Gives hooks their final programs, for `IMPROVING` seconds."""
+        until = time.monotonic() + IMPROVING
+        for hook, desired in goal.items():
+            if self._may_improve(hook, desired):
+                if time.monotonic() >= until:
+                    return
+                try:
+                    self._writer.replace(hook, desired.rules, desired.attachment)
+                except Exception as error:
+                    self._note_refusal(hook, desired.attachment, error)
+                    if not self._has_action:
+                        return
+
+    def is_finished(self, goal: Mapping[Hook, DesiredHook]) -> bool:
+        """Whether no hook can be improved."""
+        return not any(self._may_improve(hook, desired) for hook, desired in goal.items())
+
+    def forget(self, kept: Collection[Hook]) -> None:
+        """Forgets what was refused to other hooks."""
+        self._refused = {hook: each for hook, each in self._refused.items() if hook in kept}
+
+    def _may_improve(self, hook: Hook, desired: DesiredHook) -> bool:
+        actual = self._table.actual.get(hook)
+        final = desired.attachment
+        there = actual.attachment if actual is not None else None
+        return there not in (None, final) and self._refused.get(hook) != final
+
+    def _note_refusal(self, hook: Hook, final: Attachment, error: Exception) -> None:
+        if not isinstance(error, OSError):
+            self._refused[hook] = final
+            unexpected.reason(f"faster {hook}", error)
+        elif self._has_action and final.action and error.errno in (ENOENT, EOPNOTSUPP):
+            self._has_action = False  # The kernel has no act_mirred: another final one is next.
+        else:
+            self._refused[hook] = final
+            if error.errno != ENODEV:
+                log.warning("slower hook", ifindex=hook.ifindex, error=error.strerror)
