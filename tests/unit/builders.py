@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from errno import ENOMEM
 from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
@@ -221,7 +222,7 @@ class World:
 
 
 class FakeMap:
-    """An array map, as far as places in it go: see `bpf.Map`."""
+    """An array map: see `bpf.Map`."""
 
     def __init__(self, value_size: int, max_entries: int) -> None:
         self.max_entries = max_entries
@@ -239,6 +240,38 @@ class FakeMap:
         assert len(key) == 4
         assert len(value) == self._value_size
         self._values[place] = value
+
+    def clear(self, key: bytes) -> None:
+        self.set(key, bytes(self._value_size))
+
+    def first(self, count: int) -> list[bytes]:
+        return [self.get(index.to_bytes(4, sys.byteorder)) or b"" for index in range(count)]
+
+
+class FakeHash:
+    """A hash map; `failing` calls raise."""
+
+    fd = -1
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+        self.failing = False
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.values.get(key)
+
+    def set(self, key: bytes, value: bytes) -> None:
+        if self.failing:
+            raise OSError(ENOMEM, "no room")
+        self.values[key] = value
+
+    def delete(self, key: bytes) -> None:
+        if self.failing:
+            raise OSError(ENOMEM, "no room")
+        self.values.pop(key, None)
+
+    def items(self) -> dict[bytes, bytes]:
+        return dict(self.values)
 
 
 class Clock:

@@ -14,14 +14,13 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
-from builders import Clock, FakeMap, switch
+from builders import Clock, FakeHash, FakeMap, switch
 
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.apply import counter_slots, interned_array, rule_ranges, specializer
 from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.apply.tc_filter import Filter
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
-from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.ebpf.programs import Programs
 from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, Hook, Rule
 from ovs_ebpf_tap.observe.devices import DeviceMonitor
@@ -30,42 +29,6 @@ MAX_MIRRORS = abi.constant("MAX_MIRRORS")
 QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
 HOOK = abi.layout("hook")
 RULE = abi.layout("rule")
-
-
-class FakeArray(FakeMap):
-    """An array map of which many places are read at once."""
-
-    def first(self, count: int) -> list[bytes]:
-        return [self.get(bpf.u32(place)) or b"" for place in range(count)]
-
-    def clear(self, key: bytes) -> None:
-        self.set(key, bytes(self._value_size))
-
-
-class FakeHash:
-    """A hash map; `failing` calls raise."""
-
-    fd = -1
-
-    def __init__(self) -> None:
-        self.values: dict[bytes, bytes] = {}
-        self.failing = False
-
-    def get(self, key: bytes) -> bytes | None:
-        return self.values.get(key)
-
-    def set(self, key: bytes, value: bytes) -> None:
-        if self.failing:
-            raise OSError(ENOMEM, "no room")
-        self.values[key] = value
-
-    def delete(self, key: bytes) -> None:
-        if self.failing:
-            raise OSError(ENOMEM, "no room")
-        self.values.pop(key, None)
-
-    def items(self) -> dict[bytes, bytes]:
-        return dict(self.values)
 
 
 @dataclass
@@ -134,7 +97,7 @@ class DatapathBench:
             "counters": 24,
         }
         self.maps: dict[str, Any] = {
-            name: FakeArray(size, 1 << 17) for name, size in sizes.items()
+            name: FakeMap(size, 1 << 17) for name, size in sizes.items()
         } | {name: FakeHash() for name in (INGRESS, EGRESS, "mirrors", "qdiscs", "cutter")}
         self.traffic_control = FakeTrafficControl(self.maps)
         self.pins = pins
