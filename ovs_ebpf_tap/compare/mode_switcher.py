@@ -29,9 +29,6 @@ MODES = {OFFLOADED: "offload", NATIVE: "native"}
 _REASON = 3.0
 """Seconds after which a reason for not being offloaded is taken to last."""
 
-_SETTLE = 0.2
-"""Seconds of rest after a move: flows that it concerns have been gone over by then."""
-
 _LOOK = 0.02  # seconds
 
 
@@ -88,6 +85,8 @@ class ModeSwitcher:
     def move(self, variant: str, hooked: Callable[[], bool]) -> None:
         """Has the mirror be OFFLOADED or NATIVE, and waits until its flows are, too.
 
+        The sidecar is settled once Open vSwitch has revalidated them.
+
         `hooked` tells whether hooks copy for it. Raises TapError if it does not come about.
         """
         _write_mode(self._ovsdb, self.uuid, MODES[variant])
@@ -101,7 +100,6 @@ class ModeSwitcher:
             self._check(variant, begun)
             wait_db(self._ovsdb, deadline)
             self._interrupts.sleep(_LOOK)
-        self._interrupts.sleep(_SETTLE)
 
     def check_still(self, variant: str) -> None:
         """Raises TapError if the mirror is not so any more."""
