@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 from ovs_ebpf_tap.errors import TapError
@@ -25,12 +25,7 @@ class Interrupts:
         self._before = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         while self._take(0) is not None:
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
