@@ -15,7 +15,14 @@ from ovs_ebpf_tap.compare.interrupts import Interrupts
 from ovs_ebpf_tap.compare.metrics import COPIES, CPU, cpu_figures
 from ovs_ebpf_tap.compare.mirror_counters import Meter, MirrorCounters, find_counters
 from ovs_ebpf_tap.compare.mode_switcher import ModeSwitcher, bridge_of
-from ovs_ebpf_tap.compare.readers import Kernel, Span, between, is_vswitchd, may_count_otherwise
+from ovs_ebpf_tap.compare.readers import (
+    Kernel,
+    Span,
+    between,
+    is_vswitchd,
+    may_count_otherwise,
+    open_kernel,
+)
 from ovs_ebpf_tap.compare.rounds import orders
 from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.daemon.runtime import Options, require_root
@@ -68,9 +75,12 @@ def compare(options: Options, runs: LiveRuns, tell: Callable[[str], None]) -> Re
     with (
         Interrupts() as interrupts,
         _mode_given_back(options, runs, interrupts) as switcher,
-        Kernel(options.pin_dir, switcher.uuid) as kernel,
+        open_kernel(options.pin_dir, switcher.uuid) as kernel,
     ):
-        return _Comparison(options, runs, switcher, kernel, interrupts).run(tell)
+        vswitchd = _find_vswitchd(ovs_run_dir(options.ovsdb))
+        counters = _find_counters(switcher, kernel)
+        comparison = _Comparison(runs, switcher, kernel, interrupts, vswitchd, counters)
+        return comparison.run(tell)
 
 
 @contextlib.contextmanager
@@ -78,7 +88,7 @@ def _mode_given_back(
     options: Options, runs: LiveRuns, interrupts: Interrupts
 ) -> Iterator[ModeSwitcher]:
     """Switches the mirror's mode, and gives back at the end the one that it had."""
-    switcher = ModeSwitcher(options, runs.mirror, interrupts)
+    switcher = ModeSwitcher.open(options, runs.mirror, interrupts)
     try:
         yield switcher
     except TapError as error:
@@ -106,25 +116,22 @@ class _Comparison:
 
     def __init__(
         self,
-        options: Options,
         runs: LiveRuns,
         switcher: ModeSwitcher,
         kernel: Kernel,
         interrupts: Interrupts,
+        vswitchd: int,
+        counters: MirrorCounters,
     ) -> None:
-        self._options = options
+        """`vswitchd` is a process id; `counters` are the mirror's as it begins."""
         self._runs = runs
         self._switcher = switcher
         self._kernel = kernel
         self._interrupts = interrupts
-        self._vswitchd = _find_vswitchd(ovs_run_dir(options.ovsdb))
-        self._counters = self._find_counters()
+        self._vswitchd = vswitchd
+        self._counters = counters
         self._super_packets = False
         self._hooks: dict[str, str] = {}
-
-    def _find_counters(self) -> MirrorCounters:
-        db, mirror = self._switcher.db, self._switcher.mirror
-        return find_counters(db, bridge_of(db, mirror), mirror, self._kernel.devices)
 
     def run(self, tell: Callable[[str], None]) -> Result:
         runs, readings = self._runs, []
@@ -136,7 +143,7 @@ class _Comparison:
 
     def _read(self, number: int, variant: str) -> Reading:
         self._switcher.move(variant, lambda: bool(self._kernel.hooks()))
-        counters = self._find_counters()
+        counters = _find_counters(self._switcher, self._kernel)
         if not counters.same_mirror(self._counters):
             raise TapError(
                 f"mirror {self._switcher.name}, or a device of it, was changed meanwhile"
@@ -230,6 +237,11 @@ def _rates(name: str, span: Span, meters: tuple[Meter, ...]) -> dict[str, float 
         f"{name}_pps": span.packets(meters) / span.seconds,
         f"{name}_bps": span.bytes(meters) * 8 / span.seconds,
     }
+
+
+def _find_counters(switcher: ModeSwitcher, kernel: Kernel) -> MirrorCounters:
+    db, mirror = switcher.db, switcher.mirror
+    return find_counters(db, bridge_of(db, mirror), mirror, kernel.devices)
 
 
 def _find_vswitchd(run_dir: Path) -> int:

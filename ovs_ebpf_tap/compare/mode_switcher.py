@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Self
 from uuid import UUID
 
 from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED
@@ -55,15 +56,25 @@ def bridge_of(db: Database, mirror: Mirror) -> Bridge:
 class ModeSwitcher:
     """Moves one mirror. Its mode was `before`; None if it had none of its own."""
 
-    def __init__(self, options: Options, name: str, interrupts: Interrupts) -> None:
-        """Raises TapError if the database does not answer or has no such mirror."""
+    def __init__(
+        self, options: Options, ovsdb: Ovsdb, mirror: Mirror, interrupts: Interrupts
+    ) -> None:
         self._options = options
         self._interrupts = interrupts
-        self._ovsdb = connect(options.ovsdb)
-        mirror = choose(self.db, name)
+        self._ovsdb = ovsdb
         self.uuid = mirror.uuid
         self.name = printable(mirror.name)
         self.before = mirror.external_ids.get(MODE_KEY)
+
+    @classmethod
+    def open(cls, options: Options, name: str, interrupts: Interrupts) -> Self:
+        """Raises TapError if the database does not answer, or has no such mirror."""
+        ovsdb = connect(options.ovsdb)
+        try:
+            return cls(options, ovsdb, choose(ovsdb.snapshot(), name), interrupts)
+        except TapError:
+            ovsdb.close()
+            raise
 
     def close(self) -> None:
         """Drops the connection."""

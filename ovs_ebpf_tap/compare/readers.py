@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 from ovs_ebpf_tap.apply.datapath import Datapath
@@ -125,26 +125,10 @@ class Span:
 class Kernel:
     """What the kernel tells of a mirror, in the network namespace of the caller."""
 
-    def __init__(self, pin_dir: Path, mirror: UUID) -> None:
-        """Raises TapError if the sidecar's programs are not to be found."""
-        opened = programs.open_programs(pin_dir)
-        if opened is None:
-            raise TapError(
-                f"no programs of this version in {pin_dir}: is it the running sidecar's --pin-dir?"
-            )
+    def __init__(self, mirror: UUID, monitor: DeviceMonitor, datapath: Datapath) -> None:
         self._mirror = mirror
-        self._programs = opened
-        self._monitor = DeviceMonitor.open()
-        self._traffic_control = TrafficControl.open()
-        self._datapath = Datapath.open(pin_dir, self._monitor, self._traffic_control, opened)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._traffic_control.close()
-        self._monitor.close()
-        self._programs.close()
+        self._monitor = monitor
+        self._datapath = datapath
 
     @property
     def devices(self) -> Mapping[str, Device]:
@@ -195,6 +179,25 @@ class Kernel:
         if counters.internal_output:
             copies += self._datapath.counters().get(self._mirror, Counters()).packets
         return int(copies)
+
+
+@contextlib.contextmanager
+def open_kernel(pin_dir: Path, mirror: UUID) -> Iterator[Kernel]:
+    """Opens what is pinned, for the block's time.
+
+    Raises TapError if the sidecar's programs are not to be found.
+    """
+    opened = programs.open_programs(pin_dir)
+    if opened is None:
+        raise TapError(
+            f"no programs of this version in {pin_dir}: is it the running sidecar's --pin-dir?"
+        )
+    with (
+        contextlib.closing(opened),
+        contextlib.closing(DeviceMonitor.open()) as monitor,
+        contextlib.closing(TrafficControl.open()) as traffic_control,
+    ):
+        yield Kernel(mirror, monitor, Datapath.open(pin_dir, monitor, traffic_control, opened))
 
 
 def counted_between(

@@ -17,7 +17,7 @@ import pytest
 
 from ovs_ebpf_tap.compare.mirror_counters import find_counters
 from ovs_ebpf_tap.compare.mode_switcher import bridge_of, choose
-from ovs_ebpf_tap.compare.readers import Kernel, Span, between
+from ovs_ebpf_tap.compare.readers import Span, between, open_kernel
 from ovs_ebpf_tap.daemon import runtime
 from ovs_ebpf_tap.lab.frames import udp_frame
 from ovs_ebpf_tap.lab.names import unique_name
@@ -72,7 +72,7 @@ def span_of(tap: SidecarProcess, act: Callable[[], object]) -> Span:
         mirror = choose(rows, "m1")
         pid = tap.switch.vswitchd_pid()
         assert pid is not None
-        with Kernel(tap.pin_dir, mirror.uuid) as kernel:
+        with open_kernel(tap.pin_dir, mirror.uuid) as kernel:
             counters = find_counters(rows, bridge_of(rows, mirror), mirror, kernel.devices)
             begin = kernel.look(counters, pid)
             act()
