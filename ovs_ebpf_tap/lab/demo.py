@@ -15,104 +15,45 @@ import contextlib
 import json
 import os
 import platform
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.daemon.runtime import Options, pinned_counters
 from ovs_ebpf_tap.daemon.status import MirrorStatus
-from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError, Direction
-from ovs_ebpf_tap.lab.differences import difference
+from ovs_ebpf_tap.lab.capture import CaptureLossError
+from ovs_ebpf_tap.lab.demo_output import heading, say, say_command
+from ovs_ebpf_tap.lab.demo_traffic import DemoError, DemoMachines, TrafficRound
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.netns import CommandError, reap
 from ovs_ebpf_tap.lab.switch import Switch
-from ovs_ebpf_tap.lab.traffic import iperf, ping
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 
 _PREFIX = "tap-demo"
 _BPFFS = Path("/sys/fs/bpf")
-_PINGS = 10
-_RATE = "20M"
 _MIRROR = "demo"
 _LOG_LINES = 5
-
-
-class DemoError(Exception):
-    """Something did not happen as it should have."""
-
-
-@dataclass(frozen=True)
-class TrafficRound:
-    """One round of traffic: how many frames the machines sent, and the copies of vm1's."""
-
-    copier: str
-    sent: int
-    expected: Counter[bytes]
-    seen: Counter[bytes]
-    by_ebpf: int
-
-    @property
-    def missing(self) -> int:
-        """Copies that should be there and are not."""
-        return (self.expected - self.seen).total()
-
-    @property
-    def extra(self) -> int:
-        """Copies that should not be there."""
-        return (self.seen - self.expected).total()
-
-    @property
-    def faults(self) -> list[str]:
-        """What is wrong, in words."""
-        found = []
-        if not self.expected:
-            found.append("no traffic passed")
-        if self.missing or self.extra:
-            found.append(str(difference(self.expected, self.seen)))
-        should = self.seen.total() if self.copier == "eBPF" else 0
-        if self.by_ebpf != should:
-            found.append(f"the programs counted {self.by_ebpf} copies, not {should}")
-        return found
-
-    def cells(self) -> tuple[str, ...]:
-        """The round as a row of the table."""
-        numbers = (
-            self.sent,
-            self.expected.total(),
-            self.seen.total(),
-            self.missing,
-            self.extra,
-            self.by_ebpf,
-        )
-        return (self.copier, *map(str, numbers))
 
 
 class Demo:
     """The switch with its machines, and the sidecar beside it."""
 
-    def __init__(self, switch: Switch, datapath: str, pin_dir: Path) -> None:
+    def __init__(
+        self, switch: Switch, machines: DemoMachines, datapath: str, pin_dir: Path
+    ) -> None:
         self._switch = switch
+        self._machines = machines
         self._pin_dir = pin_dir
         self._run_dir = switch.rundir / "sidecar"
         self._log = switch.rundir / "sidecar.log"
         self._sidecar: subprocess.Popen[str] | None = None
         self._rounds: list[TrafficRound] = []
         self._datapath = datapath
-        switch.add_bridge("br0", datapath)
-        self._vm1 = switch.add_host("vm1-eth")
-        self._vm2 = switch.add_host("vm2-eth")
-        self._host = switch.add_internal("host", with_ip=True)
-        # It only listens: an answer of its own would be a frame that nobody expects.
-        self._monitor = switch.add_host("monitor-eth", with_ip=False)
-        switch.learn(self._vm1, self._vm2, self._host)
 
     # What is shown, in order.
 
@@ -131,26 +72,26 @@ class Demo:
     def _show_switch(self) -> None:
         version = self._switch.appctl("version").split()[-1]
         kind = {"netdev": "userspace", "system": "kernel"}[self._datapath]
-        _heading("A private Open vSwitch with vm1, vm2, monitor, and its own host")
-        _say(f"Open vSwitch {version}, {kind} datapath, Linux {platform.release()}")
-        _say("bridge br0, ports vm1-eth0, vm2-eth0, monitor-eth0, and the internal port host")
-        _say(f"its tools find it by OVS_RUNDIR={self._switch.rundir}")
+        heading("A private Open vSwitch with vm1, vm2, monitor, and its own host")
+        say(f"Open vSwitch {version}, {kind} datapath, Linux {platform.release()}")
+        say("bridge br0, ports vm1-eth0, vm2-eth0, monitor-eth0, and the internal port host")
+        say(f"its tools find it by OVS_RUNDIR={self._switch.rundir}")
 
     def _show_sidecar(self) -> None:
-        _heading("Start the sidecar")
+        heading("Start the sidecar")
         arguments = ("run", "--run-dir", str(self._run_dir), "--pin-dir", str(self._pin_dir))
-        _say_command("ovs-ebpf-tap", *arguments)
+        say_command("ovs-ebpf-tap", *arguments)
         with self._log.open("w") as log:
             self._sidecar = self._switch.ns.popen(
                 *_tap_command(*arguments), stderr=log, env=self._switch.env
             )
-        _say(wait_for(self._ready, 60, "the sidecar's first pass over the database") or "")
+        say(wait_for(self._ready, 60, "the sidecar's first pass over the database") or "")
 
     def _show_mirror(self) -> None:
-        _heading("Create a mirror as always: both directions of vm1's port, to the monitor")
+        heading("Create a mirror as always: both directions of vm1's port, to the monitor")
         self._vsctl(
-            *("--", "--id=@vm1", "get", "Port", self._vm1.port),
-            *("--", "--id=@monitor", "get", "Port", self._monitor.port),
+            *("--", "--id=@vm1", "get", "Port", self._machines.vm1.port),
+            *("--", "--id=@monitor", "get", "Port", self._machines.monitor.port),
             *("--", "--id=@mirror", "create", "Mirror", f"name={_MIRROR}"),
             *("select_src_port=@vm1", "select_dst_port=@vm1", "output_port=@monitor"),
             *("--", "add", "Bridge", "br0", "mirrors", "@mirror"),
@@ -158,84 +99,48 @@ class Demo:
         self._await_state("offloaded")
 
     def _show_state(self) -> None:
-        _heading("What an operator sees")
-        _say(self._vsctl("list", "Mirror", _MIRROR))
-        _say("")
-        _say(self._tap("status", "--pin-dir", str(self._pin_dir)))
+        heading("What an operator sees")
+        say(self._vsctl("list", "Mirror", _MIRROR))
+        say("")
+        say(self._tap("status", "--pin-dir", str(self._pin_dir)))
 
-    def _flip(self, mode: str, heading: str) -> None:
-        _heading(heading)
+    def _flip(self, mode: str, title: str) -> None:
+        heading(title)
         self._vsctl("set", "Mirror", _MIRROR, f"external_ids:ebpf-tap-mode={mode}")
         self._await_state("native" if mode == "native" else "offloaded")
         self._send("Open vSwitch" if mode == "native" else "eBPF")
 
     def _show_release(self) -> None:
-        _heading("Give every mirror back to Open vSwitch, same traffic: nothing of ours is left")
+        heading("Give every mirror back to Open vSwitch, same traffic: nothing of ours is left")
         places = ("--run-dir", str(self._run_dir), "--pin-dir", str(self._pin_dir))
-        _say(self._tap("release", "--all", *places))
+        say(self._tap("release", "--all", *places))
         self._check_nothing_left()
         self._send("Open vSwitch")
 
     def _show_table(self) -> None:
-        _heading("Every frame counted")
-        _say("sent: by vm1, vm2 and host; expected: what passed vm1's own device, both ways;")
-        _say("seen: what reached the monitor, compared frame by frame; eBPF: the programs' count")
-        _say("")
+        heading("Every frame counted")
+        say("sent: by vm1, vm2 and host; expected: what passed vm1's own device, both ways;")
+        say("seen: what reached the monitor, compared frame by frame; eBPF: the programs' count")
+        say("")
         head = ("COPIED BY", "SENT", "EXPECTED", "SEEN", "MISSING", "EXTRA", "eBPF")
         for row in (head, *(each.cells() for each in self._rounds)):
-            _say(row[0].ljust(13) + "".join(cell.rjust(10) for cell in row[1:]))
+            say(row[0].ljust(13) + "".join(cell.rjust(10) for cell in row[1:]))
         faults = [fault for each in self._rounds for fault in each.faults]
         if faults:
             raise DemoError("\n".join(faults))
-        _say("")
-        _say("Nothing missing, nothing extra.")
+        say("")
+        say("Nothing missing, nothing extra.")
 
-    # Traffic.
-
-    def _send(self, copier: str, heading: str | None = None) -> None:
+    def _send(self, copier: str, title: str | None = None) -> None:
         """Send a round of traffic and count it."""
-        if heading is not None:
-            _heading(heading)
-        before = self._count_copies()
-        # Each round resolves addresses first, and no machine asks again at its end.
-        for machine in (self._vm1, self._vm2, self._host):
-            machine.ns.run("ip", "neigh", "flush", "dev", machine.device)
-        with (
-            Capture.of(self._monitor) as copies,
-            Capture.of(self._vm1, Direction.BOTH) as passed,
-            Capture.of(self._vm2, Direction.OUT) as from_vm2,
-            Capture.of(self._host, Direction.OUT) as from_host,
-        ):
-            self._talk()
-            for capture in (from_vm2, from_host, passed, copies):
-                capture.wait_quiet()
-        from_vm1 = [record for record in passed.records() if record.outgoing]
-        done = TrafficRound(
-            copier,
-            len(from_vm1) + len(from_vm2.records()) + len(from_host.records()),
-            passed.multiset(),
-            copies.multiset(),
-            self._count_copies() - before,
-        )
+        if title is not None:
+            heading(title)
+        done = self._machines.play(copier, self._count_copies)
         self._rounds.append(done)
-        _say(
+        say(
             f"{done.expected.total()} frames passed vm1's port, "
             f"{done.seen.total()} copies reached the monitor"
         )
-
-    def _talk(self) -> None:
-        for name, source, target in (
-            ("vm1 to vm2", self._vm1, self._vm2),
-            ("vm2 to host, not selected", self._vm2, self._host),
-        ):
-            replies = ping(source, target, _PINGS)
-            _say(f"ping {name}: {replies} of {_PINGS} replies")
-            if not replies:
-                raise DemoError(f"no reply to ping {name}")
-        tcp = iperf(self._vm1, self._vm2, "tcp", seconds=1, bandwidth=_RATE)
-        _say(f"iperf3 TCP vm1 to vm2: {tcp.bits_per_second / 1e6:.1f} Mbit/s")
-        udp = iperf(self._vm2, self._vm1, "udp", seconds=1, bandwidth=_RATE)
-        _say(f"iperf3 UDP vm2 to vm1: {udp.packets} datagrams, {udp.lost_packets} lost")
 
     # The sidecar and its mirror.
 
@@ -259,7 +164,7 @@ class Demo:
 
         status = wait_for(settled, what=f"the end of the mirror's move to {state}")
         hooks = ", ".join(status.hooks) if status is not None and status.hooks else "none"
-        _say(f"state: {state}; hooks: {hooks}")
+        say(f"state: {state}; hooks: {hooks}")
 
     def _count_copies(self) -> int:
         """What the programs have counted; `status` has Open vSwitch's copies, too."""
@@ -286,17 +191,17 @@ class Demo:
         found = tuple(self._switch.get("Mirror", _MIRROR, column) for column in columns)
         if found != ("[]", "native"):
             raise DemoError(f"the Mirror row has {found}")
-        _say("sidecar: ended; hooks, pinned programs and maps, run directory: gone")
-        _say(f"Mirror row: select_vlan={found[0]}, external_ids={found[1]}")
+        say("sidecar: ended; hooks, pinned programs and maps, run directory: gone")
+        say(f"Mirror row: select_vlan={found[0]}, external_ids={found[1]}")
 
     # Commands, shown as they are run.
 
     def _vsctl(self, *arguments: str) -> str:
-        _say_command("ovs-vsctl", *arguments)
+        say_command("ovs-vsctl", *arguments)
         return self._switch.ns.run("ovs-vsctl", *arguments, env=self._switch.env).stdout.strip()
 
     def _tap(self, *arguments: str) -> str:
-        _say_command("ovs-ebpf-tap", *arguments)
+        say_command("ovs-ebpf-tap", *arguments)
         return self._switch.ns.run(*_tap_command(*arguments), env=self._switch.env).stdout.strip()
 
 
@@ -320,7 +225,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _remove_leftovers()
     try:
         with _pin_directory() as pin_dir, Switch("switch", prefix=_PREFIX) as switch:
-            Demo(switch, arguments.datapath, pin_dir).show()
+            switch.add_bridge("br0", arguments.datapath)
+            machines = DemoMachines.connect(switch)
+            Demo(switch, machines, arguments.datapath, pin_dir).show()
     except (
         DemoError,
         CommandError,
@@ -368,24 +275,6 @@ def _pin_directory() -> Iterator[Path]:
 
 def _tap_command(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "ovs_ebpf_tap", *arguments)
-
-
-def _heading(text: str) -> None:
-    print(f"\n== {text}", flush=True)
-
-
-def _say(text: str) -> None:
-    print("\n".join(f"   {line}".rstrip() for line in text.splitlines()), flush=True)
-
-
-def _say_command(*argv: str) -> None:
-    """Show a command; a line for each part of an ovs-vsctl command that has several."""
-    parts: list[list[str]] = [[]]
-    for word in argv:
-        if word == "--":
-            parts.append([])
-        parts[-1].append(word)
-    _say("$ " + " \\\n    ".join(map(shlex.join, parts)))
 
 
 if __name__ == "__main__":
