@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from ovs_ebpf_tap.decide.topology import BridgePorts, SeenPort, to_ingress
+from ovs_ebpf_tap.decide.bridge_ports import BridgePorts
+from ovs_ebpf_tap.decide.seen_port import SeenPort, to_ingress
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.rows import Bridge, Database, Mirror, Port
 

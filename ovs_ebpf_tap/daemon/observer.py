@@ -12,9 +12,9 @@ from typing import NamedTuple
 import ovs.poller
 
 from ovs_ebpf_tap.decide.policing import CoolDown
-from ovs_ebpf_tap.decide.topology import OpenFlow
 from ovs_ebpf_tap.model import surroundings
 from ovs_ebpf_tap.model.device import Device
+from ovs_ebpf_tap.model.flow_traits import OpenFlow
 from ovs_ebpf_tap.model.rows import Database, Interface
 from ovs_ebpf_tap.observe.departures import Departures
 from ovs_ebpf_tap.observe.devices import DeviceMonitor

@@ -15,7 +15,8 @@ from uuid import UUID
 from zlib import crc32
 
 from ovs_ebpf_tap.decide.mirror_filter import parse
-from ovs_ebpf_tap.decide.topology import Topology, hook_of, to_ingress
+from ovs_ebpf_tap.decide.seen_port import hook_of, to_ingress
+from ovs_ebpf_tap.decide.topology import Topology
 from ovs_ebpf_tap.decide.vlan import Path
 from ovs_ebpf_tap.model.desired import VLAN_GROUP, Hook, Rule, VlanIngressPolicy
 from ovs_ebpf_tap.model.device import Device
@@ -136,7 +137,7 @@ def _all_copied(topology: Topology, arrivals: Mapping[UUID, _Walk]) -> dict[int,
     Then it is not copied when it leaves, unless it was modified; flows that output to a port also
     forward what arrives uncopied.
     """
-    traits = topology.common.traits
+    traits = topology.context.traits
     if not topology.whole or (traits is not None and (traits.modifies or traits.outputs)):
         return {}
     ports = [
@@ -217,7 +218,7 @@ class _Walk:
         port that is an output only flows send packets, and no flood.
         """
         reserved = self._port.uuid in self._topology.reserved
-        traits = self._topology.common.traits
+        traits = self._topology.context.traits
         return not self._arrival and (not reserved or (traits is not None and traits.outputs))
 
     def _is_late(self) -> bool:
@@ -356,7 +357,7 @@ class _Walk:
 
     def _group(self, mirror: Mirror) -> int:
         if mirror.output_port is None:
-            name = f"{self._topology.common.bridge.uuid} {mirror.output_vlan}"
+            name = f"{self._topology.context.bridge.uuid} {mirror.output_vlan}"
             return VLAN_GROUP | crc32(name.encode())
         interface = self._topology.sending(self._topology.seen[mirror.output_port].port)
         device = self._topology.device(interface) if interface is not None else None
@@ -371,7 +372,7 @@ class _Walk:
         neither in what is received nor in what a hook sees. The kernel cuts what comes by a tap.
         """
         topology = self._topology
-        if not (self._arrival and topology.netdev) or topology.common.db.userspace_tso:
+        if not (self._arrival and topology.netdev) or topology.context.db.userspace_tso:
             return 0
         if any(map(to_ingress, topology.interfaces(self._port))):
             return 0
@@ -406,7 +407,7 @@ class _Walk:
             arrival=self._arrival,
             edit=path.edit(
                 topology.vlans(output),
-                limit=topology.common.db.vlan_limit,
+                limit=topology.context.db.vlan_limit,
                 snaplen=mirror.cut,
                 max_len=self._max_len(interface, device),
                 netdev=topology.netdev,

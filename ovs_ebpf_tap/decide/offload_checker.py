@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from functools import partial
 
+from ovs_ebpf_tap.decide.bridge_ports import BridgePorts
 from ovs_ebpf_tap.decide.mirror_filter import InvalidFilterError, UnsupportedFilterError, parse
 from ovs_ebpf_tap.decide.ovs_version import mirrors_after_metadata, mirrors_modified_packets
 from ovs_ebpf_tap.decide.policing import is_looked_at_first, obstacle
-from ovs_ebpf_tap.decide.topology import DEVICE_TYPES, BridgePorts, Topology, hook_of, to_ingress
+from ovs_ebpf_tap.decide.seen_port import DEVICE_TYPES, hook_of, to_ingress
+from ovs_ebpf_tap.decide.topology import Topology
 from ovs_ebpf_tap.model.desired import (
     CLSACT,
     NO_CUTTER,
@@ -53,7 +55,7 @@ def mode_of(db: Database, bridge: Bridge, mirror: Mirror) -> str:
     return MODES[0]
 
 
-def is_crowded(layout: BridgePorts) -> bool:
+def is_over_native_limit(layout: BridgePorts) -> bool:
     """Whether OVS is asked for more mirrors on the bridge than it takes.
 
     A row without an output, or with a filter that it does not parse, takes no place of another:
@@ -84,7 +86,7 @@ class OffloadChecker:
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        self._common = topology.common
+        self._context = topology.context
 
     def decision(self, mirror: Mirror) -> OffloadDecision:
         """Whether the mirror can be offloaded; the first reason found why not."""
@@ -112,10 +114,10 @@ class OffloadChecker:
         It keeps statistics of those that it has taken (`mirror_refresh_stats`), and which they
         are depends on what came first.
         """
-        return self._common.crowded and not mirror.parked and not mirror.statistics
+        return self._context.over_native_limit and not mirror.parked and not mirror.statistics
 
     def _check_bridges(self, mirror: Mirror) -> None:
-        if mirror.uuid in self._common.twice:
+        if mirror.uuid in self._context.multi_bridge_mirrors:
             raise rows.MULTIPLE_BRIDGES.error()
 
     def _check_row(self, mirror: Mirror) -> None:
@@ -133,7 +135,7 @@ class OffloadChecker:
             return  # Not for Open vSwitch.
 
     def _check_mode(self, mirror: Mirror) -> None:
-        mode = mode_of(self._common.db, self._common.bridge, mirror)
+        mode = mode_of(self._context.db, self._context.bridge, mirror)
         if mode == "native":
             raise rows.MODE_NATIVE.error()
         if mode not in MODES:
@@ -142,12 +144,12 @@ class OffloadChecker:
             raise rows.CONTENDED.error()
 
     def _check_bridge(self) -> None:
-        bridge = self._common.bridge
+        bridge = self._context.bridge
         if bridge.spanning_tree:
             raise rows.SPANNING_TREE.error()
         if bridge.datapath_type not in ("", "system", "netdev"):
             raise rows.DATAPATH_TYPE.error(type=bridge.datapath_type)
-        if self._common.db.hw_offload and self._common.attach == CLSACT:
+        if self._context.db.hw_offload and self._context.attach == CLSACT:
             raise rows.HW_OFFLOAD.error()
 
     def _check_selection(self, mirror: Mirror) -> None:
@@ -157,8 +159,8 @@ class OffloadChecker:
             raise rows.UNSUPPORTED_FILTER.error(field=error) from None
         if 0 < mirror.cut < _SHORTEST_NETDEV and self._topology.netdev:
             raise rows.SHORT_SNAPLEN.error(shortest=_SHORTEST_NETDEV)
-        if mirror.cut and NO_CUTTER in self._common.refused:
-            raise rows.SNAPLEN_REFUSED.error(refusal=self._common.refused[NO_CUTTER])
+        if mirror.cut and NO_CUTTER in self._context.refused:
+            raise rows.SNAPLEN_REFUSED.error(refusal=self._context.refused[NO_CUTTER])
 
     # Outputs.
 
@@ -182,14 +184,14 @@ class OffloadChecker:
         sending = self._topology.sending(output)
         if sending is None:
             raise ports.BOND.error(where=where)
-        if sending.name in self._common.flags.no_forward:
+        if sending.name in self._context.flags.no_forward:
             raise ports.NO_FORWARD.error(where=where)
         if named and self._topology.device(sending) is None:
             raise ports.NO_DEVICE.error(where=where, device=sending.name)
 
     def _check_protected(self, mirror: Mirror, output: Port, where: str) -> None:
         """OVS copies nothing from a protected port to a protected one."""
-        other = self._common.protected
+        other = self._context.protected
         if output.protected and other is not None and self._topology.destinations(mirror):
             raise ports.PROTECTED.error(where=where, other=other)
 
@@ -203,7 +205,7 @@ class OffloadChecker:
         where = f"port {port.name}"
         for interface in self._topology.interfaces(port):
             self._check_type(interface, where)
-            if interface.name in self._common.flags.no_receive_stp:
+            if interface.name in self._context.flags.no_receive_stp:
                 raise ports.NO_RECEIVE_STP.error(where=where)
             self._check_place(interface, where)
             self._check_lost(interface, where)
@@ -244,14 +246,14 @@ class OffloadChecker:
 
     def check_hook(self, ifindex: int, interface: Interface, where: str) -> None:
         """Raises NotOffloadedError if the interface's device takes no hook."""
-        if self._common.attach == CLSACT:
+        if self._context.attach == CLSACT:
             self._check_clsact(ifindex, interface, where)
-        if ifindex in self._common.refused:
-            raise NotOffloadedError(at_port(where, self._common.refused[ifindex]))
+        if ifindex in self._context.refused:
+            raise NotOffloadedError(at_port(where, self._context.refused[ifindex]))
 
     def _check_clsact(self, ifindex: int, interface: Interface, where: str) -> None:
         """Raises NotOffloadedError if another qdisc holds the device's ingress, or soon may."""
-        others = self._common.surroundings.state
+        others = self._context.surroundings.state
         if interface.policed:
             raise ports.POLICING_EXCLUDES_CLSACT.error(where=where)
         if ifindex in others.ingress:
@@ -259,7 +261,7 @@ class OffloadChecker:
             if filters:
                 raise ports.INGRESS_QDISC.error(where=where, filter=filters[0])
             raise ports.EMPTY_INGRESS_QDISC.error(where=where)
-        reserved = self._common.surroundings.reserved
+        reserved = self._context.surroundings.reserved
         if ifindex in reserved and interface.type not in INTERNAL_TYPES:
             raise NotOffloadedError(at_port(where, reserved[ifindex]))
 
@@ -276,13 +278,13 @@ class OffloadChecker:
                     self._check_passing(interface, where, arrival=False)
 
     def _check_passing(self, interface: Interface, where: str, *, arrival: bool) -> None:
-        topology, clsact = self._topology, self._common.attach == CLSACT
+        topology, clsact = self._topology, self._context.attach == CLSACT
         internal = to_ingress(interface)
         ovs_first = is_looked_at_first(arrival=arrival, netdev=topology.netdev, internal=internal)
         if interface.policed and arrival and not internal and not ovs_first:
             raise ports.POLICED.error(where=where)
         device = topology.device(interface)
-        filters = self._common.surroundings.state.filters
+        filters = self._context.surroundings.state.filters
         if device is None or device.ifindex not in filters:
             return
         hook = hook_of(interface, device, arrival=arrival)
@@ -299,7 +301,7 @@ class OffloadChecker:
         segments. A mirror of such arrivals alone copies super-packets as one.
         """
         topology = self._topology
-        if not topology.netdev or self._common.db.userspace_tso:
+        if not topology.netdev or self._context.db.userspace_tso:
             return
         if not mirror.cut and not topology.destinations(mirror):
             return
@@ -333,9 +335,9 @@ class OffloadChecker:
         dot1q-tunnel may have put one on, and Open vSwitch then minds the second, too.
         """
         topology = self._topology
-        inner = self._common.db.vlan_limit > 1
+        inner = self._context.db.vlan_limit > 1
         destinations = topology.destinations(mirror)
-        strips, tunnels = self._common.strips, self._common.tunnels
+        strips, tunnels = self._context.has_untagged_output, self._context.tunnels
         for port in tunnels if destinations else ():
             if not port.tag:
                 raise packets.TUNNEL_WITHOUT_TAG.error(port=port.name)
@@ -358,11 +360,11 @@ class OffloadChecker:
         topology = self._topology
         if not topology.destinations(mirror):
             return
-        version = self._common.db.ovs_version
+        version = self._context.db.ovs_version
         vlans = any(not topology.vlans(port).plain for port in topology.selected(mirror))
         modified = mirrors_modified_packets(version) is not True
         metadata = mirrors_after_metadata(version) is not False
-        traits = self._common.traits
+        traits = self._context.traits
         if traits is None:
             if mirror.parked:
                 return  # What they were when it was offloaded, until they are known again.

@@ -13,23 +13,19 @@ from types import MappingProxyType
 from uuid import UUID
 
 from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.decide.bridge_ports import BridgePorts
+from ovs_ebpf_tap.decide.components import MirrorComponent, split
 from ovs_ebpf_tap.decide.copies import TraversalState, make_rules
 from ovs_ebpf_tap.decide.mirror_filter import parse
 from ovs_ebpf_tap.decide.offload_checker import (
     MAX_NATIVE_MIRRORS,
     MODES,
     OffloadChecker,
-    is_crowded,
+    is_over_native_limit,
     mode_of,
 )
-from ovs_ebpf_tap.decide.topology import (
-    BridgeContext,
-    BridgePorts,
-    MirrorComponent,
-    OpenFlow,
-    SeenPort,
-    Topology,
-)
+from ovs_ebpf_tap.decide.seen_port import SeenPort
+from ovs_ebpf_tap.decide.topology import BridgeContext, Topology
 from ovs_ebpf_tap.model.desired import (
     NATIVE,
     OFFLOADED,
@@ -40,7 +36,7 @@ from ovs_ebpf_tap.model.desired import (
     Rule,
 )
 from ovs_ebpf_tap.model.device import Device
-from ovs_ebpf_tap.model.flow_traits import PortFlags
+from ovs_ebpf_tap.model.flow_traits import OpenFlow, PortFlags
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, KEEP, PRIORITY_NEVER, TUNNEL
 from ovs_ebpf_tap.model.frame_rewrite import NATIVE as NATIVE_VLAN
 from ovs_ebpf_tap.model.reasons import packets, rows
@@ -167,7 +163,7 @@ class _Given:
     refused: Mapping[int, str]
     openflow: OpenFlow
     surroundings: Surroundings
-    twice: frozenset[UUID]
+    multi_bridge_mirrors: frozenset[UUID]
 
 
 class _BridgePlanner:
@@ -180,7 +176,7 @@ class _BridgePlanner:
         """Whether some port is an access port."""
         self._tunnels: list[Port] = []
         self._protected: list[Port] = []
-        self._common: BridgeContext | None = None
+        self._context: BridgeContext | None = None
         self._parts: dict[UUID, _ComponentPlanner] = {}
 
     def plan(self, given: _Given, room: int, unplaced: frozenset[UUID]) -> list[Plan]:
@@ -190,15 +186,15 @@ class _BridgePlanner:
         mirrors = [known_rows[u].uncounted for u in sorted(given.bridge.mirrors) if u in known_rows]
         layout = BridgePorts(self._seen, mirrors)
         common = self._make_common(given, layout)
-        if common != self._common:
-            self._common, self._parts = common, {}
+        if common != self._context:
+            self._context, self._parts = common, {}
         known = self._parts
         self._parts = {}
-        for part in layout.split():
+        for part in split(layout):
             first = part.mirrors[0].uuid
             planner = known.get(first)
             if planner is None or planner.part != part:
-                planner = _ComponentPlanner(part, self._common)
+                planner = _ComponentPlanner(part, self._context)
             self._parts[first] = planner
         candidates = [uuid for planner in self._parts.values() for uuid in planner.offloadable]
         left_out = dict.fromkeys(unplaced, rows.NO_SLOT.told(limit=MAX_MIRRORS))
@@ -242,9 +238,10 @@ class _BridgePlanner:
             surroundings=given.surroundings,
             traits=given.openflow.traits.get(given.bridge.name),
             flags=given.openflow.port_flags.get(given.bridge.name, PortFlags()),
-            twice=given.twice,
-            crowded=is_crowded(layout),
-            strips=self._access and any(layout.vlans(each).mode == ACCESS for each in outputs),
+            multi_bridge_mirrors=given.multi_bridge_mirrors,
+            over_native_limit=is_over_native_limit(layout),
+            has_untagged_output=self._access
+            and any(layout.vlans(each).mode == ACCESS for each in outputs),
             tunnels=tuple(port for port in self._tunnels if port.uuid not in layout.reserved),
             protected=inner[0].name if inner else None,
         )
@@ -430,7 +427,7 @@ class _ComponentPlanner:
 
         The place and output of each, and of native ones, the reason that they are.
         """
-        traits = self._topology.common.traits
+        traits = self._topology.context.traits
         beside = traits is not None and traits.outputs
         found: list[tuple[int, UUID, Reason | None]] = []
         for uuid in selected:
@@ -450,7 +447,7 @@ class _ComponentPlanner:
         """Whether a tag or priority that a port has taken off makes a difference to its outputs."""
         for output in self._topology.outputs(mirror):
             vlans = self._topology.vlans(output)
-            inner = self._topology.common.db.vlan_limit > 1 and vlans.out_mode in (
+            inner = self._topology.context.db.vlan_limit > 1 and vlans.out_mode in (
                 NATIVE_VLAN,
                 TUNNEL,
             )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,11 @@ class PortFlags:
     """Ports where OVS drops STP frames that arrive, uncopied."""
     no_forward: frozenset[str] = frozenset()
     """Ports that OVS sends nothing to, mirrors' copies neither (`compose_output_action__`)."""
+
+
+@dataclass(frozen=True)
+class OpenFlow:
+    """What bridges' OpenFlow tells, by their names."""
+
+    traits: Mapping[str, FlowTraits] = field(default_factory=dict)
+    port_flags: Mapping[str, PortFlags] = field(default_factory=dict)

@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from ovs_ebpf_tap.decide.planner import make_plan
-from ovs_ebpf_tap.decide.topology import OpenFlow
 from ovs_ebpf_tap.model.desired import NO_CUTTER, TCX, Hook, OffloadDecision, Plan, Rule
 from ovs_ebpf_tap.model.device import Device
-from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, OpenFlow, PortFlags
 from ovs_ebpf_tap.model.rows import Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.model.surroundings import Filter, State, Surroundings
 

@@ -13,7 +13,7 @@ from builders import World, switch
 from ovs_ebpf_tap.decide import planner as planning
 from ovs_ebpf_tap.decide.offload_checker import OffloadChecker
 from ovs_ebpf_tap.decide.planner import Planner
-from ovs_ebpf_tap.decide.topology import SeenPort
+from ovs_ebpf_tap.decide.seen_port import SeenPort
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, TCX
 from ovs_ebpf_tap.util import unexpected
 

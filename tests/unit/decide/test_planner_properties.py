@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from ovs_ebpf_tap.decide.mirror_filter import InvalidFilterError, UnsupportedFilterError, parse
 from ovs_ebpf_tap.decide.planner import MAX_RULES_PER_HOOK, Planner, make_plan
-from ovs_ebpf_tap.decide.topology import OpenFlow
 from ovs_ebpf_tap.decide.vlan import PortVlans
 from ovs_ebpf_tap.model.desired import (
     CLSACT,
@@ -33,7 +32,7 @@ from ovs_ebpf_tap.model.desired import (
     Rule,
 )
 from ovs_ebpf_tap.model.device import Device
-from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, OpenFlow, PortFlags
 from ovs_ebpf_tap.model.frame_rewrite import ALL, vlan_set
 from ovs_ebpf_tap.model.rows import (
     MODE_KEY,
