@@ -30,7 +30,7 @@ from ovs_ebpf_tap.decide.totals import Totals
 from ovs_ebpf_tap.ebpf import programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.desired import OFFLOADED
-from ovs_ebpf_tap.model.reasons.rows import MODE_NATIVE
+from ovs_ebpf_tap.model.reasons.row_reasons import MODE_NATIVE
 from ovs_ebpf_tap.model.rows import MODE_KEY, STATE_KEY, Database, Mirror, bridges_of_datapaths
 from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 from ovs_ebpf_tap.observe import vswitchd

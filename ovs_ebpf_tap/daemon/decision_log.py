@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 
 from ovs_ebpf_tap.model.desired import OFFLOAD, OFFLOADED, OffloadDecision
-from ovs_ebpf_tap.model.reasons.packets import FLOWS_UNKNOWN
+from ovs_ebpf_tap.model.reasons.packet_reasons import FLOWS_UNKNOWN
 from ovs_ebpf_tap.model.rows import Mirror
 
 _FLOW_TABLES = 1.0

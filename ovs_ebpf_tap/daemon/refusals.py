@@ -8,7 +8,7 @@ from errno import EMFILE, ENFILE, ENOMEM
 from uuid import UUID
 
 from ovs_ebpf_tap.daemon.scheduler import FAILURE
-from ovs_ebpf_tap.model.reasons.ports import HOOK_REFUSED
+from ovs_ebpf_tap.model.reasons.port_reasons import HOOK_REFUSED
 
 _REFUSAL = 5.0
 """Seconds after which a hook that the kernel refused is tried again."""

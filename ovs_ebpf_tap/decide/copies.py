@@ -22,7 +22,7 @@ from ovs_ebpf_tap.model.desired import VLAN_GROUP, Hook, Rule, VlanIngressPolicy
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, TUNNEL
 from ovs_ebpf_tap.model.match import Match
-from ovs_ebpf_tap.model.reasons import packets
+from ovs_ebpf_tap.model.reasons import packet_reasons
 from ovs_ebpf_tap.model.rows import Interface, Mirror, Port
 
 ETHERNET_HEADER = 14
@@ -68,7 +68,7 @@ class _CopiedSet:
         if self.match and other.match and self.match.both(other.match) is None:
             return None
         same = (self.way, self.copied) == (other.way, other.copied)
-        return (packets.ANOTHER_TAG if same else packets.ANOTHER_VLAN).told()
+        return (packet_reasons.ANOTHER_TAG if same else packet_reasons.ANOTHER_VLAN).told()
 
 
 _Groups = dict[int, dict[_CopiedSet, int]]

@@ -23,7 +23,7 @@ from ovs_ebpf_tap.model.desired import (
     OffloadDecision,
 )
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, PRIORITY_ALWAYS, PRIORITY_NEVER, TUNNEL
-from ovs_ebpf_tap.model.reasons import packets, ports, rows
+from ovs_ebpf_tap.model.reasons import packet_reasons, port_reasons, row_reasons
 from ovs_ebpf_tap.model.reasons.reason import at_port
 from ovs_ebpf_tap.model.rows import (
     INTERNAL_TYPES,
@@ -118,49 +118,49 @@ class OffloadChecker:
 
     def _check_bridges(self, mirror: Mirror) -> None:
         if mirror.uuid in self._context.multi_bridge_mirrors:
-            raise rows.MULTIPLE_BRIDGES.error()
+            raise row_reasons.MULTIPLE_BRIDGES.error()
 
     def _check_row(self, mirror: Mirror) -> None:
         """As OVS does, passes over an output VLAN beside an output port."""
         if mirror.output_port is not None:
             if self._topology.output_port(mirror) is None:
-                raise rows.OUTPUT_ELSEWHERE.error()
+                raise row_reasons.OUTPUT_ELSEWHERE.error()
         elif mirror.output_vlan is None:
-            raise rows.NO_OUTPUT.error()
+            raise row_reasons.NO_OUTPUT.error()
         try:
             parse(mirror.filter or "")
         except InvalidFilterError as error:
-            raise rows.INVALID_FILTER.error(error=error) from None
+            raise row_reasons.INVALID_FILTER.error(error=error) from None
         except UnsupportedFilterError:
             return  # Not for Open vSwitch.
 
     def _check_mode(self, mirror: Mirror) -> None:
         mode = mode_of(self._context.db, self._context.bridge, mirror)
         if mode == "native":
-            raise rows.MODE_NATIVE.error()
+            raise row_reasons.MODE_NATIVE.error()
         if mode not in MODES:
-            raise rows.MODE_UNKNOWN.error(mode=mode)
+            raise row_reasons.MODE_UNKNOWN.error(mode=mode)
         if mirror.contended:
-            raise rows.CONTENDED.error()
+            raise row_reasons.CONTENDED.error()
 
     def _check_bridge(self) -> None:
         bridge = self._context.bridge
         if bridge.spanning_tree:
-            raise rows.SPANNING_TREE.error()
+            raise row_reasons.SPANNING_TREE.error()
         if bridge.datapath_type not in ("", "system", "netdev"):
-            raise rows.DATAPATH_TYPE.error(type=bridge.datapath_type)
+            raise row_reasons.DATAPATH_TYPE.error(type=bridge.datapath_type)
         if self._context.db.hw_offload and self._context.attach == CLSACT:
-            raise rows.HW_OFFLOAD.error()
+            raise row_reasons.HW_OFFLOAD.error()
 
     def _check_selection(self, mirror: Mirror) -> None:
         try:
             parse(mirror.filter or "")
         except UnsupportedFilterError as error:
-            raise rows.UNSUPPORTED_FILTER.error(field=error) from None
+            raise row_reasons.UNSUPPORTED_FILTER.error(field=error) from None
         if 0 < mirror.cut < _SHORTEST_NETDEV and self._topology.netdev:
-            raise rows.SHORT_SNAPLEN.error(shortest=_SHORTEST_NETDEV)
+            raise row_reasons.SHORT_SNAPLEN.error(shortest=_SHORTEST_NETDEV)
         if mirror.cut and NO_CUTTER in self._context.refused:
-            raise rows.SNAPLEN_REFUSED.error(refusal=self._context.refused[NO_CUTTER])
+            raise row_reasons.SNAPLEN_REFUSED.error(refusal=self._context.refused[NO_CUTTER])
 
     # Outputs.
 
@@ -176,28 +176,28 @@ class OffloadChecker:
     def _check_output(self, output: Port, where: str, *, named: bool) -> None:
         interfaces = self._topology.interfaces(output)
         if not interfaces:
-            raise ports.NO_INTERFACE.error(where=where)
+            raise port_reasons.NO_INTERFACE.error(where=where)
         for interface in interfaces:
             self._check_type(interface, where)
             self._check_place(interface, where)
         self._check_sending(output, where)
         sending = self._topology.sending(output)
         if sending is None:
-            raise ports.BOND.error(where=where)
+            raise port_reasons.BOND.error(where=where)
         if sending.name in self._context.flags.no_forward:
-            raise ports.NO_FORWARD.error(where=where)
+            raise port_reasons.NO_FORWARD.error(where=where)
         if named and self._topology.device(sending) is None:
-            raise ports.NO_DEVICE.error(where=where, device=sending.name)
+            raise port_reasons.NO_DEVICE.error(where=where, device=sending.name)
 
     def _check_protected(self, mirror: Mirror, output: Port, where: str) -> None:
         """OVS copies nothing from a protected port to a protected one."""
         other = self._context.protected
         if output.protected and other is not None and self._topology.destinations(mirror):
-            raise ports.PROTECTED.error(where=where, other=other)
+            raise port_reasons.PROTECTED.error(where=where, other=other)
 
     def _check_cut(self, mirror: Mirror, output: Port, where: str) -> None:
         if mirror.cut and any(map(to_ingress, self._topology.interfaces(output))):
-            raise ports.INTERNAL_SNAPLEN.error(where=where)
+            raise port_reasons.INTERNAL_SNAPLEN.error(where=where)
 
     # Ports.
 
@@ -206,7 +206,7 @@ class OffloadChecker:
         for interface in self._topology.interfaces(port):
             self._check_type(interface, where)
             if interface.name in self._context.flags.no_receive_stp:
-                raise ports.NO_RECEIVE_STP.error(where=where)
+                raise port_reasons.NO_RECEIVE_STP.error(where=where)
             self._check_place(interface, where)
             self._check_lost(interface, where)
         self._check_hooks(port, where)
@@ -220,7 +220,7 @@ class OffloadChecker:
     def _check_sending(self, port: Port, where: str) -> None:
         for interface in self._topology.interfaces(port):
             if self._topology.is_usurped(interface, port):
-                raise ports.USURPED.error(where=where, device=interface.name)
+                raise port_reasons.USURPED.error(where=where, device=interface.name)
 
     def _check_lost(self, interface: Interface, where: str) -> None:
         """The userspace datapath lets go of a device neither when it ends nor when it is renamed.
@@ -229,7 +229,7 @@ class OffloadChecker:
         """
         lost = interface.opened and self._topology.device(interface) is None
         if lost and self._topology.netdev and interface.type not in INTERNAL_TYPES:
-            raise ports.DEVICE_GONE.error(where=where, device=interface.name)
+            raise port_reasons.DEVICE_GONE.error(where=where, device=interface.name)
 
     def _check_hooks(self, port: Port, where: str) -> None:
         for interface in self._topology.interfaces(port):
@@ -239,10 +239,10 @@ class OffloadChecker:
 
     def _check_type(self, interface: Interface, where: str) -> None:
         if interface.type not in DEVICE_TYPES:
-            raise ports.INTERFACE_TYPE.error(where=where, type=interface.type)
+            raise port_reasons.INTERFACE_TYPE.error(where=where, type=interface.type)
         device = self._topology.device(interface)
         if device is not None and not device.ethernet:
-            raise ports.NOT_ETHERNET.error(where=where, device=device.name)
+            raise port_reasons.NOT_ETHERNET.error(where=where, device=device.name)
 
     def check_hook(self, ifindex: int, interface: Interface, where: str) -> None:
         """Raises NotOffloadedError if the interface's device takes no hook."""
@@ -255,12 +255,12 @@ class OffloadChecker:
         """Raises NotOffloadedError if another qdisc holds the device's ingress, or soon may."""
         others = self._context.surroundings.state
         if interface.policed:
-            raise ports.POLICING_EXCLUDES_CLSACT.error(where=where)
+            raise port_reasons.POLICING_EXCLUDES_CLSACT.error(where=where)
         if ifindex in others.ingress:
             filters = others.filters.get(ifindex, ())
             if filters:
-                raise ports.INGRESS_QDISC.error(where=where, filter=filters[0])
-            raise ports.EMPTY_INGRESS_QDISC.error(where=where)
+                raise port_reasons.INGRESS_QDISC.error(where=where, filter=filters[0])
+            raise port_reasons.EMPTY_INGRESS_QDISC.error(where=where)
         reserved = self._context.surroundings.reserved
         if ifindex in reserved and interface.type not in INTERNAL_TYPES:
             raise NotOffloadedError(at_port(where, reserved[ifindex]))
@@ -282,7 +282,7 @@ class OffloadChecker:
         internal = to_ingress(interface)
         ovs_first = is_looked_at_first(arrival=arrival, netdev=topology.netdev, internal=internal)
         if interface.policed and arrival and not internal and not ovs_first:
-            raise ports.POLICED.error(where=where)
+            raise port_reasons.POLICED.error(where=where)
         device = topology.device(interface)
         filters = self._context.surroundings.state.filters
         if device is None or device.ifindex not in filters:
@@ -312,7 +312,10 @@ class OffloadChecker:
             for interface in topology.interfaces(port):
                 device = topology.device(interface)
                 if to_ingress(interface) and device is not None and device.up:
-                    cut, leaving = ports.SUPER_PACKETS_SNAPLEN, ports.SUPER_PACKETS_LEAVING
+                    cut, leaving = (
+                        port_reasons.SUPER_PACKETS_SNAPLEN,
+                        port_reasons.SUPER_PACKETS_LEAVING,
+                    )
                     raise (cut if mirror.cut else leaving).error(port=port.name)
 
     def _check_destinations(self, mirror: Mirror) -> None:
@@ -326,7 +329,7 @@ class OffloadChecker:
                 continue  # OVS sends through members that are up.
             for device in topology.devices(port):
                 if not device.up or not (topology.netdev or device.running):
-                    raise ports.DEVICE_DOWN.error(port=port.name, device=device.name)
+                    raise port_reasons.DEVICE_DOWN.error(port=port.name, device=device.name)
 
     def _check_tags_left(self, mirror: Mirror) -> None:
         """Whether tags of a frame that has left a port are ones that OVS has looked at.
@@ -340,18 +343,18 @@ class OffloadChecker:
         strips, tunnels = self._context.has_untagged_output, self._context.tunnels
         for port in tunnels if destinations else ():
             if not port.tag:
-                raise packets.TUNNEL_WITHOUT_TAG.error(port=port.name)
+                raise packet_reasons.TUNNEL_WITHOUT_TAG.error(port=port.name)
         for port in destinations:
             vlans = topology.vlans(port)
             if vlans.mode == TUNNEL and not inner and (strips or vlans.trunks != ALL):
-                raise packets.TUNNEL_TAGS.error(port=port.name)
+                raise packet_reasons.TUNNEL_TAGS.error(port=port.name)
             minded = strips or vlans.priority == PRIORITY_ALWAYS
             if vlans.mode != ACCESS and not inner and minded and tunnels:
-                raise packets.TUNNELS_AND_OTHERS.error(port=port.name)
+                raise packet_reasons.TUNNELS_AND_OTHERS.error(port=port.name)
             if vlans.mode == ACCESS and tunnels:
-                raise packets.ACCESS_BEHIND_TUNNELS.error(port=port.name)
+                raise packet_reasons.ACCESS_BEHIND_TUNNELS.error(port=port.name)
             if vlans.mode == ACCESS and vlans.priority != PRIORITY_NEVER:
-                raise packets.PRIORITY_TAGS.error(port=port.name)
+                raise packet_reasons.PRIORITY_TAGS.error(port=port.name)
 
     # Flow tables.
 
@@ -368,12 +371,12 @@ class OffloadChecker:
         if traits is None:
             if mirror.parked:
                 return  # What they were when it was offloaded, until they are known again.
-            raise packets.FLOWS_UNKNOWN.error()
+            raise packet_reasons.FLOWS_UNKNOWN.error()
         if vlans and traits.outputs:
-            raise packets.FLOWS_BYPASS_VLANS.error()
+            raise packet_reasons.FLOWS_BYPASS_VLANS.error()
         if traits.repeats:
-            raise packets.FLOWS_REPEAT.error()
+            raise packet_reasons.FLOWS_REPEAT.error()
         if modified and traits.modifies:
-            raise packets.FLOWS_MODIFY.error()
+            raise packet_reasons.FLOWS_MODIFY.error()
         if metadata and traits.sets_metadata:
-            raise packets.FLOWS_SET_METADATA.error()
+            raise packet_reasons.FLOWS_SET_METADATA.error()

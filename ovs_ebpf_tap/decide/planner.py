@@ -39,7 +39,7 @@ from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import OpenFlow, PortFlags
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, KEEP, PRIORITY_NEVER, TUNNEL
 from ovs_ebpf_tap.model.frame_rewrite import NATIVE as NATIVE_VLAN
-from ovs_ebpf_tap.model.reasons import packets, rows
+from ovs_ebpf_tap.model.reasons import packet_reasons, row_reasons
 from ovs_ebpf_tap.model.reasons.reason import Reason
 from ovs_ebpf_tap.model.rows import Bridge, Database, Mirror, Port
 from ovs_ebpf_tap.model.surroundings import NOTHING, Surroundings
@@ -197,9 +197,9 @@ class _BridgePlanner:
                 planner = _ComponentPlanner(part, self._context)
             self._parts[first] = planner
         candidates = [uuid for planner in self._parts.values() for uuid in planner.offloadable]
-        left_out = dict.fromkeys(unplaced, rows.NO_SLOT.told(limit=MAX_MIRRORS))
+        left_out = dict.fromkeys(unplaced, row_reasons.NO_SLOT.told(limit=MAX_MIRRORS))
         if len(candidates) > room:
-            reason = rows.MIRRORS_PER_HOST.told(limit=MAX_MIRRORS)
+            reason = row_reasons.MIRRORS_PER_HOST.told(limit=MAX_MIRRORS)
             left_out |= dict.fromkeys(sorted(candidates)[max(room, 0) :], reason)
         return [planner.plan(left_out) for planner in self._parts.values()]
 
@@ -280,10 +280,10 @@ class _ComponentPlanner:
     def _too_many(self) -> str | None:
         """Why none of the mirrors is looked at: that would take too long."""
         if len(self._mirrors) > MAX_MIRRORS:
-            return rows.MIRRORS_PER_COMPONENT.told(limit=MAX_MIRRORS)
+            return row_reasons.MIRRORS_PER_COMPONENT.told(limit=MAX_MIRRORS)
         sides = (self._topology.source_uuids, self._topology.destination_uuids)
         if sum(len(side(mirror)) for mirror in self._mirrors for side in sides) > MAX_RULES:
-            return rows.PORTS_PER_COMPONENT.told(limit=MAX_RULES)
+            return row_reasons.PORTS_PER_COMPONENT.told(limit=MAX_RULES)
         return None
 
     @property
@@ -319,7 +319,7 @@ class _ComponentPlanner:
             following = TraversalState()
             rules = make_rules(self._topology, {m.uuid for m in self._offloaded}, following)
             reasons = (
-                dict.fromkeys(following.lost, rows.ENDLESS_COPIES.told())
+                dict.fromkeys(following.lost, row_reasons.ENDLESS_COPIES.told())
                 or following.undecided
                 or dict(self._obstacles(rules))
             )
@@ -354,11 +354,11 @@ class _ComponentPlanner:
 
     def _leave_all(self) -> None:
         for mirror in self._offloaded:
-            self._leave(mirror, rows.DEPENDENT.told())
+            self._leave(mirror, row_reasons.DEPENDENT.told())
 
     def _settle(self, mirror: Mirror, decision: OffloadDecision) -> None:
         if decision.state == NATIVE and self._checker.lacks_room(mirror):
-            decision = rows.NO_ROOM.decision(limit=MAX_NATIVE_MIRRORS)
+            decision = row_reasons.NO_ROOM.decision(limit=MAX_NATIVE_MIRRORS)
         self.decisions[mirror.uuid] = decision
 
     def _leave(self, mirror: Mirror, reason: str) -> None:
@@ -395,7 +395,7 @@ class _ComponentPlanner:
                 and _output_of(mirror) == _output_of(other)
                 and self._meet(mirror, other)
             ):
-                return packets.ANOTHER_SNAPLEN.told(mirror=other.name)
+                return packet_reasons.ANOTHER_SNAPLEN.told(mirror=other.name)
         return self._lost_behind(mirror, native)
 
     def _meet(self, mirror: Mirror, other: Mirror) -> bool:
@@ -411,13 +411,13 @@ class _ComponentPlanner:
             if tie is not None:
                 return tie.told(mirror=other.name)
             if mirror.filter and parse(mirror.filter).on_tags:
-                return packets.COPIES_FILTERED_BY_TAGS.told(mirror=other.name)
+                return packet_reasons.COPIES_FILTERED_BY_TAGS.told(mirror=other.name)
             output = self._topology.seen[uuid]
             followed = output.vlans.mode in (KEEP, ACCESS)
             if not followed or output.vlans.priority != PRIORITY_NEVER:
-                return packets.COPIES_CHANGED.told(mirror=other.name, port=output.port.name)
+                return packet_reasons.COPIES_CHANGED.told(mirror=other.name, port=output.port.name)
             if self._minds_lost_tags(mirror):
-                return packets.COPIES_LOST_TAGS.told(mirror=other.name)
+                return packet_reasons.COPIES_LOST_TAGS.told(mirror=other.name)
         return None
 
     def _behind(
@@ -437,10 +437,12 @@ class _ComponentPlanner:
                     found.append((place, uuid, None))
                     break
             if uuid in native.changing:
-                found.append((native.changing[uuid], uuid, packets.NATIVE_COPIES_CHANGED))
+                found.append((native.changing[uuid], uuid, packet_reasons.NATIVE_COPIES_CHANGED))
             elif beside and uuid in native.copying:
                 # The packet may leave there, too. Open vSwitch copies one of the two.
-                found.append((native.copying[uuid], uuid, packets.NATIVE_COPIES_BESIDE_FLOWS))
+                found.append(
+                    (native.copying[uuid], uuid, packet_reasons.NATIVE_COPIES_BESIDE_FLOWS)
+                )
         return sorted(found, key=lambda each: each[:2])
 
     def _minds_lost_tags(self, mirror: Mirror) -> bool:
@@ -459,10 +461,10 @@ class _ComponentPlanner:
         """Why the rules can't be had, by mirror."""
         for each in rules.values():
             for rule in each[MAX_RULES_PER_HOOK:]:
-                yield rule.mirror, rows.RULES_PER_HOOK.told(limit=MAX_RULES_PER_HOOK)
+                yield rule.mirror, row_reasons.RULES_PER_HOOK.told(limit=MAX_RULES_PER_HOOK)
             for rule in each:
                 if rule.to_vlan and rule.edit.second_tag and rule.edit.out_mode in (ACCESS, TUNNEL):
-                    yield rule.mirror, packets.SECOND_TAG.told()
+                    yield rule.mirror, packet_reasons.SECOND_TAG.told()
         yield from self._unfinished(rules)
         yield from _undecided(rules)
 
@@ -544,9 +546,9 @@ class _Natives:
         outputs = self._topology.outputs(mirror) if self._selecting else ()
         selects = min((self._selecting.get(output.uuid, last) for output in outputs), default=last)
         if shares < last and shares <= selects:
-            return packets.NATIVE_SHARES_OUTPUT.told(mirror=self._mirrors[shares].name)
+            return packet_reasons.NATIVE_SHARES_OUTPUT.told(mirror=self._mirrors[shares].name)
         if selects < last:
-            return packets.NATIVE_SELECTS_OUTPUT.told(mirror=self._mirrors[selects].name)
+            return packet_reasons.NATIVE_SELECTS_OUTPUT.told(mirror=self._mirrors[selects].name)
         return None
 
 
@@ -564,5 +566,5 @@ def _undecided(rules: Mapping[Hook, list[Rule]]) -> Iterator[tuple[UUID, str]]:
                 undecided.add(rule.group)
     for group in undecided:
         if len(here[group]) > 1:
-            reason = packets.UNDECIDED_SNAPLEN.told()
+            reason = packet_reasons.UNDECIDED_SNAPLEN.told()
             yield from ((mirror, reason) for mirror in mirrors[group])

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from ovs_ebpf_tap.model.desired import PRIORITY
-from ovs_ebpf_tap.model.reasons import ports
+from ovs_ebpf_tap.model.reasons import port_reasons
 from ovs_ebpf_tap.model.surroundings import Filter
 
 COOL_DOWN = 10.0
@@ -51,9 +51,9 @@ def obstacle(filters: Iterable[Filter], *, clsact: bool, ovs_first: bool) -> str
     """Why a hook behind or before these filters can't copy what OVS would; None if it can."""
     for each in filters:
         if misses(each, clsact=clsact, ovs_first=ovs_first):
-            return ports.FILTER_BEFORE_HOOK.told(filter=each)
+            return port_reasons.FILTER_BEFORE_HOOK.told(filter=each)
         if exceeds(each, clsact=clsact, ovs_first=ovs_first):
-            return ports.FILTER_BEHIND_HOOK.told(filter=each)
+            return port_reasons.FILTER_BEHIND_HOOK.told(filter=each)
     return None
 
 
@@ -73,7 +73,7 @@ class CoolDown:
         """Leaves devices, by ifindex, alone from now on; `now` is of the monotonic clock."""
         if not devices or not self._seconds:
             return
-        words = ports.COOLING_DOWN.told(event=why, seconds=self._seconds)
+        words = port_reasons.COOLING_DOWN.told(event=why, seconds=self._seconds)
         self._until.update(dict.fromkeys(devices, (now + self._seconds, words)))
 
     def reserved(self, now: float) -> Mapping[int, str]:

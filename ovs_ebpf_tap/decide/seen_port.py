@@ -10,7 +10,7 @@ from typing import Self
 from ovs_ebpf_tap.decide.vlan import PortVlans
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS, Hook
 from ovs_ebpf_tap.model.device import Device
-from ovs_ebpf_tap.model.reasons import ports as reasons
+from ovs_ebpf_tap.model.reasons import port_reasons
 from ovs_ebpf_tap.model.reasons.reason import Reason
 from ovs_ebpf_tap.model.rows import INTERNAL_TYPES, Bridge, Database, Interface, Port
 
@@ -89,11 +89,11 @@ def _find_device(
     if not interface.opened:
         return None, None
     if foreign:
-        return None, reasons.NAME_TAKEN
+        return None, port_reasons.NAME_TAKEN
     if interface.away or (interface.type in INTERNAL_TYPES and interface.ifindex == 0):
-        return None, reasons.OTHER_NAMESPACE
+        return None, port_reasons.OTHER_NAMESPACE
     if any(each.ifindex == interface.ifindex for each in devices.values()):
-        return None, reasons.RENAMED
+        return None, port_reasons.RENAMED
     return None, None
 
 
@@ -102,7 +102,7 @@ def _find_bound(
 ) -> tuple[Device | None, Reason | None]:
     """The same where it is known which device Open vSwitch has open."""
     device = next((each for each in devices.values() if each.ifindex == ifindex), None)
-    return device, (reasons.NOT_OPEN if device is None and named is not None else None)
+    return device, (port_reasons.NOT_OPEN if device is None and named is not None else None)
 
 
 def _may_be_of(interface: Interface, datapath_type: str, device: Device) -> bool:

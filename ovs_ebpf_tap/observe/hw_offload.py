@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ovs_ebpf_tap.model.device import Device
-from ovs_ebpf_tap.model.reasons.ports import HARDWARE_FLOWS
+from ovs_ebpf_tap.model.reasons.port_reasons import HARDWARE_FLOWS
 from ovs_ebpf_tap.model.rows import Database
 from ovs_ebpf_tap.observe import ethtool
 from ovs_ebpf_tap.observe.vswitchd import read_pid

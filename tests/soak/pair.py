@@ -19,7 +19,7 @@ from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.tap import TapDevice
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
-from ovs_ebpf_tap.model.reasons.packets import FLOWS_UNKNOWN
+from ovs_ebpf_tap.model.reasons.packet_reasons import FLOWS_UNKNOWN
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from parity.case import Port, datapath_type
 from parity.case_bridge import Machine

@@ -10,10 +10,10 @@ from string import Formatter
 from types import ModuleType
 
 from ovs_ebpf_tap.model.desired import INVALID
-from ovs_ebpf_tap.model.reasons import packets, ports, rows
+from ovs_ebpf_tap.model.reasons import packet_reasons, port_reasons, row_reasons
 from ovs_ebpf_tap.model.reasons.reason import Reason
 
-_MODULES = (rows, ports, packets)
+_MODULES = (row_reasons, port_reasons, packet_reasons)
 _HEAD = ("Reason", "Why", "What to change")
 
 

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from ovs_ebpf_tap.daemon.decision_log import DecisionLog
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOAD, OFFLOADED, OffloadDecision
-from ovs_ebpf_tap.model.reasons.packets import FLOWS_UNKNOWN
+from ovs_ebpf_tap.model.reasons.packet_reasons import FLOWS_UNKNOWN
 from ovs_ebpf_tap.model.rows import Mirror
 
 NOW = 1000.0

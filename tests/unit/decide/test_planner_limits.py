@@ -12,7 +12,7 @@ from builders import World, switch
 
 from ovs_ebpf_tap.lab.waiting import patience
 from ovs_ebpf_tap.model.desired import OFFLOADED
-from ovs_ebpf_tap.model.reasons.rows import CONTENDED
+from ovs_ebpf_tap.model.reasons.row_reasons import CONTENDED
 from ovs_ebpf_tap.model.rows import Mirror
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ovs_ebpf_tap.model.desired import INVALID, NATIVE
-from ovs_ebpf_tap.model.reasons import ports, rows
+from ovs_ebpf_tap.model.reasons import port_reasons, row_reasons
 from ovs_ebpf_tap.model.reasons.reason import Reason, at_port
 from ovs_ebpf_tap.model.reasons.table import all_reasons, render
 from ovs_ebpf_tap.util import unexpected
@@ -24,26 +24,26 @@ def test_readme_has_the_table() -> None:
 
 
 def test_the_values_of_a_case() -> None:
-    why = ports.NO_DEVICE.error(where="output port out", device="out")
+    why = port_reasons.NO_DEVICE.error(where="output port out", device="out")
     assert str(why) == "output port out has no network device out"
     assert (why.decision.state, why.decision.reason) == (NATIVE, str(why))
-    assert rows.INVALID_FILTER.decision(error="{}").reason == "filter: {}"
-    assert rows.NO_OUTPUT.decision().state == INVALID
+    assert row_reasons.INVALID_FILTER.decision(error="{}").reason == "filter: {}"
+    assert row_reasons.NO_OUTPUT.decision().state == INVALID
 
 
 def test_what_is_told_of_a_device() -> None:
     """Those who tell it do not know the port."""
-    told = ports.HOOK_REFUSED.told(error="Invalid argument")
+    told = port_reasons.HOOK_REFUSED.told(error="Invalid argument")
     assert told == "hook refused: Invalid argument"
     assert at_port("port a", told) == str(
-        ports.HOOK_REFUSED.error(where="port a", error="Invalid argument")
+        port_reasons.HOOK_REFUSED.error(where="port a", error="Invalid argument")
     )
     assert "| `WHERE: hook refused: ERROR` |" in render()
 
 
 def test_internal_errors_are_spelt_so() -> None:
     reason = unexpected.reason("a test", KeyError("x"))
-    assert reason == rows.INTERNAL_ERROR.told(error="KeyError: 'x'")
+    assert reason == row_reasons.INTERNAL_ERROR.told(error="KeyError: 'x'")
 
 
 @pytest.mark.parametrize("name", all_reasons())
