@@ -15,7 +15,7 @@ from uuid import UUID
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.decide.bridge_ports import BridgePorts
 from ovs_ebpf_tap.decide.components import MirrorComponent, split
-from ovs_ebpf_tap.decide.copies import TraversalState, make_rules
+from ovs_ebpf_tap.decide.copies import make_rules
 from ovs_ebpf_tap.decide.mirror_filter import parse
 from ovs_ebpf_tap.decide.offload_checker import (
     MAX_NATIVE_MIRRORS,
@@ -26,6 +26,7 @@ from ovs_ebpf_tap.decide.offload_checker import (
 )
 from ovs_ebpf_tap.decide.seen_port import SeenPort
 from ovs_ebpf_tap.decide.topology import BridgeContext, Topology
+from ovs_ebpf_tap.decide.traversal import TraversalState
 from ovs_ebpf_tap.model.desired import (
     NATIVE,
     OFFLOADED,
@@ -320,7 +321,7 @@ class _ComponentPlanner:
             rules = make_rules(self._topology, {m.uuid for m in self._offloaded}, following)
             reasons = (
                 dict.fromkeys(following.lost, row_reasons.ENDLESS_COPIES.told())
-                or following.undecided
+                or {uuid: why.told() for uuid, why in following.undecided.items()}
                 or dict(self._obstacles(rules))
             )
             if not reasons:
