@@ -18,7 +18,8 @@ from ovs_ebpf_tap.daemon.statistics import MirrorStatistics
 from ovs_ebpf_tap.daemon.transitions import Transitions
 from ovs_ebpf_tap.decide.conflicts import Writers
 from ovs_ebpf_tap.decide.handover import next_edits
-from ovs_ebpf_tap.decide.planner import Planner, bridges_with_work
+from ovs_ebpf_tap.decide.modes import bridges_with_work
+from ovs_ebpf_tap.decide.planner import Planner
 from ovs_ebpf_tap.model.desired import OFFLOADED, OffloadDecision, Plan
 from ovs_ebpf_tap.model.rows import MODE_KEY, Database
 from ovs_ebpf_tap.model.surroundings import Surroundings

@@ -19,7 +19,7 @@ PACKAGE = Path(ovs_ebpf_tap.__path__[0]).parent
 _FAULTS = """
 import pathlib
 from ovs_ebpf_tap.daemon import reconciler
-from ovs_ebpf_tap.decide import offload_checker
+from ovs_ebpf_tap.decide import component_planner
 
 def failing(owner, name, fails):
     original = getattr(owner, name)
@@ -29,8 +29,8 @@ def failing(owner, name, fails):
         return original(self, *given)
     setattr(owner, name, wrapper)
 
-failing(offload_checker.OffloadChecker, "decision", lambda mirror: mirror.name == "bad")
 failing(reconciler.Reconciler, "run", lambda now: pathlib.Path({path!r}).exists())
+failing(component_planner, "check_mirror", lambda mirror: mirror.name == "bad")
 """
 
 

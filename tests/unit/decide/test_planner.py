@@ -9,8 +9,7 @@ from uuid import UUID
 import pytest
 from builders import World, switch
 
-from ovs_ebpf_tap.decide.offload_checker import MAX_NATIVE_MIRRORS
-from ovs_ebpf_tap.decide.planner import MAX_MIRRORS, MAX_RULES_PER_HOOK, make_plan
+from ovs_ebpf_tap.decide.planner import make_plan
 from ovs_ebpf_tap.model import surroundings
 from ovs_ebpf_tap.model.desired import (
     CLSACT,
@@ -26,6 +25,7 @@ from ovs_ebpf_tap.model.desired import (
 )
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.limits import MAX_MIRRORS, MAX_NATIVE_MIRRORS, MAX_RULES_PER_HOOK
 from ovs_ebpf_tap.model.rows import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY, Database
 
 ANY_LENGTH = 0xFFFFFFFF
@@ -1299,7 +1299,8 @@ def test_a_hook_has_room_for_so_many_outputs() -> None:
 
 
 def test_a_host_has_room_for_so_many_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ovs_ebpf_tap.decide.planner.MAX_MIRRORS", 3)
+    for module in ("planner", "bridge_planner"):
+        monkeypatch.setattr(f"ovs_ebpf_tap.decide.{module}.MAX_MIRRORS", 3)
     world = switch("a b o1 o2 o3").add_bridge("br1").add_ports("x y z", bridge="br1")
     world.add_mirror("m1", src="a", out="o1").add_mirror("m2", src="a", out="o2")
     world.add_mirror("n1", src="x", out="y", bridge="br1")

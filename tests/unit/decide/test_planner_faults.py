@@ -10,8 +10,7 @@ from uuid import UUID
 import pytest
 from builders import World, switch
 
-from ovs_ebpf_tap.decide import planner as planning
-from ovs_ebpf_tap.decide.offload_checker import OffloadChecker
+from ovs_ebpf_tap.decide import component_planner
 from ovs_ebpf_tap.decide.planner import Planner
 from ovs_ebpf_tap.decide.seen_port import SeenPort
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, TCX
@@ -68,18 +67,18 @@ def is_bad(world: World) -> UUID:
 
 
 def test_a_mirror_that_cannot_be_judged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, OffloadChecker, "decision", lambda _, mirror: mirror.name == "bad")
+    failing(monkeypatch, component_planner, "check_mirror", lambda _, mirror: mirror.name == "bad")
     assert offloaded(world) == "apart beside good"
 
 
 def test_rules_of_one_mirror(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = is_bad(world)
-    failing(monkeypatch, planning, "make_rules", lambda _t, chosen, _f: bad in chosen)
+    failing(monkeypatch, component_planner, "make_rules", lambda _t, chosen, _f: bad in chosen)
     assert offloaded(world) == "apart beside good"
 
 
 def test_rules_of_mirrors_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, planning, "make_rules", lambda _t, chosen, _f: len(chosen) > 1)
+    failing(monkeypatch, component_planner, "make_rules", lambda _t, chosen, _f: len(chosen) > 1)
     assert offloaded(world) == "apart beside"
 
 
@@ -96,7 +95,7 @@ def test_it_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
         return {decision.state for decision in found.decisions.values()}
 
     with monkeypatch.context() as patched:
-        failing(patched, OffloadChecker, "decision", lambda _, mirror: mirror.name == "bad")
+        failing(patched, component_planner, "check_mirror", lambda _, mirror: mirror.name == "bad")
         assert states() == {NATIVE, OFFLOADED}
     assert states() == {NATIVE, OFFLOADED}
     planner.retry()
@@ -106,7 +105,9 @@ def test_it_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_log_has_the_traceback_once(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failing(monkeypatch, OffloadChecker, "decision", lambda _, mirror: mirror.name != "beside")
+    failing(
+        monkeypatch, component_planner, "check_mirror", lambda _, mirror: mirror.name != "beside"
+    )
     for _ in range(3):
         world.plan()
     said = capsys.readouterr().out

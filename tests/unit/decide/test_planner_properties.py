@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap.decide.mirror_filter import InvalidFilterError, UnsupportedFilterError, parse
-from ovs_ebpf_tap.decide.planner import MAX_RULES_PER_HOOK, Planner, make_plan
+from ovs_ebpf_tap.decide.planner import Planner, make_plan
 from ovs_ebpf_tap.decide.vlan import PortVlans
 from ovs_ebpf_tap.model.desired import (
     CLSACT,
@@ -34,6 +34,7 @@ from ovs_ebpf_tap.model.desired import (
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, OpenFlow, PortFlags
 from ovs_ebpf_tap.model.frame_rewrite import ALL, vlan_set
+from ovs_ebpf_tap.model.limits import MAX_RULES_PER_HOOK
 from ovs_ebpf_tap.model.rows import (
     MODE_KEY,
     PROTECTED_KEY,
