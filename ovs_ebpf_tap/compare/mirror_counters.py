@@ -126,7 +126,7 @@ class _Finder:
     def due(self) -> tuple[tuple[Meter, ...], str | None]:
         """The counters that add up to the copies due, and why they may not quite."""
         mirror = self._mirror
-        if mirror.wanted_vlans:
+        if mirror.desired_vlans:
             raise _NotKnownError("select_vlan: only some packets of its ports are selected")
         if mirror.filter is not None:
             raise _NotKnownError("filter: only some packets of its ports are selected")

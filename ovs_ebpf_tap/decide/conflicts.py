@@ -1,7 +1,7 @@
 """Other writers of Mirror rows: what they undo of what the sidecar has written there.
 
 `external_ids` may be replaced as a whole, and `select_vlan` set, at any time. The rows say what is
-wanted, but for one thing, which a running sidecar remembers: the user's `select_vlan` where only
+desired, but for one thing, which a running sidecar remembers: the user's `select_vlan` where only
 `ebpf-tap-select-vlan` is gone. Where what is written is undone again and again, the mirror is left
 to OVS for a while, so that there is no end of transactions.
 """
@@ -16,14 +16,13 @@ import structlog
 from ovs_ebpf_tap.model.rows import OWN_KEYS, SELECT_VLAN_KEY, Database, Mirror
 from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 
-_PATIENCE = 30.0
-"""How often a mirror's row is written anew at once."""
+_CAPACITY = 30.0
+_REFILL = 2.0
+"""A row's token bucket: capacity (writes) / refill interval (s). Each write of the sidecar's that
+another writer undoes takes a token; without one, the mirror is left alone."""
 
-_REGAINED = 2.0
-"""Seconds after which it may be once more."""
-
-_RETRIED = 5.0
-"""How often, after a mirror was left alone."""
+_TOKENS_AFTER_PAUSE = 5.0
+"""Tokens (writes) after a mirror was left alone."""
 
 _PAUSE = 60.0
 """Seconds that a mirror is left alone at first: twice as many each time, up to `_LONGEST_PAUSE`."""
@@ -51,7 +50,7 @@ class _Own:
 
 @dataclass
 class _Row:
-    """A row as it was last, and how much of its writers there is to be borne."""
+    """A row as it was last, and the token bucket for what other writers undo there."""
 
     mirror: Mirror
     own: _Own
@@ -59,8 +58,9 @@ class _Row:
     """As it will be if the transaction that is under way is made."""
     vlans: str | None = None
     """`ebpf-tap-select-vlan` of a parked mirror."""
-    patience: float = _PATIENCE
-    counted: float = 0.0
+    tokens: float = _CAPACITY
+    refilled: float = 0.0
+    """When tokens were last added, on the monotonic clock."""
     pause: float = _PAUSE
     left_until: float = 0.0
     write_from: float = 0.0
@@ -77,9 +77,9 @@ class Writers:
         known, self._rows = self._rows, {}
         amended = {}
         for uuid, mirror in db.mirrors.items():
-            row = known.get(uuid) or _Row(mirror, _Own.of(mirror), counted=now)
+            row = known.get(uuid) or _Row(mirror, _Own.of(mirror), refilled=now)
             self._rows[uuid] = row
-            if row.mirror is not mirror or row.expected is not None:
+            if row.mirror != mirror or row.expected is not None:
                 self._compare(row, mirror, now)
             self._remember(row)
             contended = now < row.left_until
@@ -90,7 +90,7 @@ class Writers:
     def _compare(self, row: _Row, mirror: Mirror, now: float) -> None:
         own = _Own.of(mirror)
         if own not in (row.own, row.expected):
-            self._bear(row, now)
+            self._take_token(row, now)
         row.mirror, row.own, row.expected = mirror, own, None
 
     def _remember(self, row: _Row) -> None:
@@ -106,16 +106,16 @@ class Writers:
                 mirror=row.mirror.name,
             )
 
-    def _bear(self, row: _Row, now: float) -> None:
-        """Counts what another writer has undone."""
+    def _take_token(self, row: _Row, now: float) -> None:
+        """Takes a token for what another writer has undone; leaves the mirror alone without one."""
         if now < row.left_until:
             return
-        regained = row.patience + (now - row.counted) / _REGAINED
-        row.patience, row.counted = min(regained, _PATIENCE), now
-        if row.patience >= _PATIENCE:
+        tokens = row.tokens + (now - row.refilled) / _REFILL
+        row.tokens, row.refilled = min(tokens, _CAPACITY), now
+        if row.tokens >= _CAPACITY:
             row.pause = _PAUSE
-        row.patience -= 1
-        if row.patience < 1:
+        row.tokens -= 1
+        if row.tokens < 1:
             if row.pause == _PAUSE:
                 log.warning(
                     "another writer undoes what is written on a mirror's row: it is left alone",
@@ -123,7 +123,7 @@ class Writers:
                     again_in_seconds=row.pause,
                 )
             row.left_until = now + row.pause
-            row.patience, row.counted = _RETRIED, row.left_until
+            row.tokens, row.refilled = _TOKENS_AFTER_PAUSE, row.left_until
             row.pause = min(2 * row.pause, _LONGEST_PAUSE)
 
     def is_contended(self, now: float) -> bool:

@@ -73,20 +73,20 @@ def _edit(
 ) -> MirrorEdit:
     ids = mirror.external_ids
     # Left by a version that flipped a port's `protected` for a moment.
-    wanted: dict[str, str | None] = {PROTECTED_KEY: None}
+    desired: dict[str, str | None] = {PROTECTED_KEY: None}
     vlans = None
     if decision is not None:
         offloaded = decision.state == OFFLOADED
-        wanted[STATE_KEY] = decision.state
-        wanted[REASON_KEY] = decision.reason
-        wanted[SELECT_VLAN_KEY] = format_vlans(mirror.wanted_vlans) if offloaded else None
-        vlans = PARKED_VLANS if offloaded else mirror.wanted_vlans
+        desired[STATE_KEY] = decision.state
+        desired[REASON_KEY] = decision.reason
+        desired[SELECT_VLAN_KEY] = format_vlans(mirror.desired_vlans) if offloaded else None
+        vlans = PARKED_VLANS if offloaded else mirror.desired_vlans
         moving = offloaded != mirror.parked or (not offloaded and SELECT_VLAN_KEY in ids)
         if record is not None and (moving or unrecorded):
-            wanted[COUNTED_KEY] = record
+            desired[COUNTED_KEY] = record
     return MirrorEdit(
         mirror.uuid,
         select_vlan=None if vlans == mirror.select_vlan else vlans,
-        set_ids={k: v for k, v in wanted.items() if v is not None and ids.get(k) != v},
-        delete_ids=tuple(k for k, v in wanted.items() if v is None and k in ids),
+        set_ids={k: v for k, v in desired.items() if v is not None and ids.get(k) != v},
+        delete_ids=tuple(k for k, v in desired.items() if v is None and k in ids),
     )

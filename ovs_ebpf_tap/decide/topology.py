@@ -113,7 +113,7 @@ class Topology(BridgePorts):
     def vlan_set(self, mirror: Mirror) -> int:
         """The VLANs that the mirror selects."""
         if mirror.uuid not in self._vlan_sets:
-            self._vlan_sets[mirror.uuid] = vlan_set(mirror.wanted_vlans)
+            self._vlan_sets[mirror.uuid] = vlan_set(mirror.desired_vlans)
         return self._vlan_sets[mirror.uuid]
 
     # Devices.

@@ -1,4 +1,4 @@
-"""What is wanted of the kernel, as plain data: hooks with their rules, and a decision a mirror."""
+"""What is desired of the kernel, as plain data: hooks with their rules, and a decision a mirror."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class OffloadDecision:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is wanted: a decision for each mirror that a bridge refers to, and the rules."""
+    """What is desired: a decision for each mirror that a bridge refers to, and the rules."""
 
     decisions: Mapping[UUID, OffloadDecision] = field(default_factory=dict)
     hooks: Mapping[Hook, tuple[Rule, ...]] = field(default_factory=dict)

@@ -120,7 +120,7 @@ class Mirror:
         return self.snaplen if self.snaplen and self.snaplen < _UNTRUNCATED else 0
 
     @property
-    def wanted_vlans(self) -> tuple[int, ...]:
+    def desired_vlans(self) -> tuple[int, ...]:
         """The `select_vlan` that the user wants; empty for all VLANs."""
         if self.parked:
             return parse_vlans(self.external_ids.get(SELECT_VLAN_KEY, self.kept_vlans))

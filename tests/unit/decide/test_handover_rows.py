@@ -210,7 +210,7 @@ def test_a_row_whose_keys_were_replaced_is_still_parked() -> None:
     sim.want(OFFLOAD)
     sim.settle()
     sim.world.set_mirror("m", external_ids={"theirs": "1"})
-    assert sim.mirror().wanted_vlans == ()
+    assert sim.mirror().desired_vlans == ()
     sim.settle()
     assert sim.mirror().external_ids[SELECT_VLAN_KEY] == ""
     sim.want(BACK)
@@ -265,7 +265,7 @@ def test_the_users_vlans_come_back(vlans: tuple[int, ...]) -> None:
     sim.want(OFFLOAD)
     sim.settle()
     assert sim.mirror().parked
-    assert sim.mirror().wanted_vlans == vlans
+    assert sim.mirror().desired_vlans == vlans
     sim.want(BACK)
     sim.settle()
     assert sim.mirror().select_vlan == vlans
@@ -319,7 +319,7 @@ def test_select_vlan_changed_while_parked_is_new_intent(
     sim.world.set_mirror("m", select_vlan=vlans)
     sim.want(decision)
     sim.settle()
-    assert sim.mirror().wanted_vlans == vlans
+    assert sim.mirror().desired_vlans == vlans
     assert sim.mirror().parked is (decision is OFFLOAD)
     assert (SELECT_VLAN_KEY in sim.mirror().external_ids) is (decision is OFFLOAD)
 
@@ -530,7 +530,7 @@ class AnyOrder(RuleBasedStateMachine):
     def intent_is_kept(self) -> None:
         for name, vlans in self.vlans.items():
             uuid = self.sim.world.mirrors[name].uuid
-            assert self.sim.look().mirrors[uuid].wanted_vlans == vlans
+            assert self.sim.look().mirrors[uuid].desired_vlans == vlans
 
     def teardown(self) -> None:
         if self.vlans:

@@ -518,7 +518,7 @@ def check_port_is_complete(
     names = {interface.name for interface in interfaces_of(case, port)}
     if arrival and names & flags.no_receive:
         return
-    vlans = PortVlans.of(port).inside & vlan_set(mirror.wanted_vlans) & ~PARKED
+    vlans = PortVlans.of(port).inside & vlan_set(mirror.desired_vlans) & ~PARKED
     if mirror.output_port is None:
         vlans &= ~(1 << (mirror.output_vlan or 0))
     match = parse(mirror.filter) if mirror.filter else None

@@ -82,7 +82,7 @@ def test_what_is_parked_and_what_is_wanted(
     ids = {} if kept is None else {SELECT_VLAN_KEY: kept}
     row = mirror(select_vlan=select_vlan, external_ids=ids)
     assert row.parked is parked
-    assert row.wanted_vlans == wanted
+    assert row.desired_vlans == wanted
 
 
 @pytest.mark.parametrize("protected", [False, True])
