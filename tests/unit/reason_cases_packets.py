@@ -1,0 +1,284 @@
+"""Why a mirror is not offloaded: what leaves, flows, and other mirrors."""
+
+from __future__ import annotations
+
+from planner_changes import (
+    NATIVE_MODE,
+    NETDEV,
+    ReasonCase,
+    beside,
+    both,
+    flows,
+    mirror,
+    new_port,
+    port,
+    selects,
+    to_vlan,
+    world_settings,
+)
+
+from ovs_ebpf_tap.model.desired import (
+    NATIVE,
+)
+from ovs_ebpf_tap.model.flow_traits import FlowTraits
+
+CASES: list[ReasonCase] = [
+    # Leaving packets.
+    (
+        "down",
+        new_port("b", device={"up": False, "running": False}),
+        NATIVE,
+        "port b: device b is down",
+    ),
+    (
+        "no carrier",
+        new_port("b", device={"running": False}),
+        NATIVE,
+        "port b: device b is down",
+    ),
+    (
+        "super-packets, and leaving packets",
+        both(NETDEV, new_port("b", type="internal")),
+        NATIVE,
+        "port b is internal and up: the userspace datapath receives the host's super-packets cut "
+        "into segments, and a hook sees them whole; the mirror selects leaving packets, too",
+    ),
+    (
+        "super-packets, and a snaplen",
+        both(NETDEV, new_port("b", type="internal"), mirror(snaplen=200)),
+        NATIVE,
+        "port b is internal and up: the userspace datapath receives the host's super-packets cut "
+        "into segments, and a hook sees them whole; the mirror has a snaplen",
+    ),
+    (
+        "tunnel beside an access port",
+        both(selects("b"), port("b", vlan_mode="dot1q-tunnel", tag=5), port("out", tag=5)),
+        NATIVE,
+        "port b is a dot1q-tunnel: whether Open vSwitch has looked at the tag of what it sends",
+    ),
+    (
+        "tunnel with cvlans",
+        port("b", vlan_mode="dot1q-tunnel", tag=5, cvlans=(7,)),
+        NATIVE,
+        "port b is a dot1q-tunnel: whether Open vSwitch has looked at the tag of what it sends",
+    ),
+    (
+        "tunnel without a tag",
+        port("c", vlan_mode="dot1q-tunnel"),
+        NATIVE,
+        "port c is a dot1q-tunnel without a tag: what it puts on frames is taken off with other",
+    ),
+    (
+        "trunk between a tunnel and an access port",
+        both(port("c", vlan_mode="dot1q-tunnel", tag=5), port("out", tag=5)),
+        NATIVE,
+        "port a sends what comes from dot1q-tunnels and from others: how many of its tags are",
+    ),
+    (
+        "priority tags behind a tunnel",
+        both(
+            selects("b"),
+            port("c", vlan_mode="dot1q-tunnel", tag=5),
+            port("b", priority_tags="always"),
+        ),
+        NATIVE,
+        "port b sends what comes from dot1q-tunnels and from others: how many of its tags are",
+    ),
+    (
+        "access port behind a tunnel",
+        both(
+            selects("b"),
+            port("c", vlan_mode="dot1q-tunnel", tag=5),
+            port("b", tag=5),
+            world_settings(vlan_limit=2),
+        ),
+        NATIVE,
+        "port b takes all tags off of what tunnels bring: whether it was copied before",
+    ),
+    (
+        "priority tags",
+        port("b", tag=5, priority_tags="always"),
+        NATIVE,
+        "port b has priority-tags: whether a tag of what it sends is one of these",
+    ),
+    # Flow tables.
+    (
+        "flow tables unknown",
+        flows(None),
+        NATIVE,
+        "it selects leaving packets, and the flow tables are not known (yet)",
+    ),
+    (
+        "outputs beside VLANs",
+        both(flows(FlowTraits(outputs=True)), port("b", tag=5)),
+        NATIVE,
+        "it selects leaving packets of ports with VLAN settings, and flows that output to ports",
+    ),
+    (
+        "modifies",
+        both(flows(FlowTraits(modifies=True)), world_settings(ovs_version="3.1.2")),
+        NATIVE,
+        "it selects leaving packets, and flows modify packets",
+    ),
+    (
+        "modifies, and no version",
+        flows(FlowTraits(modifies=True)),
+        NATIVE,
+        "it selects leaving packets, and flows modify packets",
+    ),
+    (
+        "repeats",
+        flows(FlowTraits(repeats=True)),
+        NATIVE,
+        "it selects leaving packets, and flows output to a port more than once",
+    ),
+    (
+        "metadata",
+        both(flows(FlowTraits(sets_metadata=True)), world_settings(ovs_version="3.1.5")),
+        NATIVE,
+        "it selects leaving packets, and flows set registers or metadata",
+    ),
+    # Other mirrors.
+    (
+        "same output as a native one",
+        beside(src="c", out="out", **NATIVE_MODE),
+        NATIVE,
+        "it shares its output with mirror other, which is native",
+    ),
+    (
+        "same output VLAN as a native one",
+        both(to_vlan(7), beside(src="c", output_vlan=7, **NATIVE_MODE)),
+        NATIVE,
+        "it shares its output with mirror other, which is native",
+    ),
+    (
+        "copies selected by a native one",
+        beside(dst="out", out="c", **NATIVE_MODE),
+        NATIVE,
+        "mirror other, which is native, selects its output port",
+    ),
+    (
+        "copies changed by a native VLAN",
+        both(port("b", vlan_mode="native-tagged", tag=5), beside(src="c", out="b")),
+        NATIVE,
+        "mirror other copies to port b, which it selects, and whose VLAN settings change the",
+    ),
+    (
+        "copies changed by priority tags",
+        both(port("b", priority_tags="if-nonzero"), beside(src="c", out="b")),
+        NATIVE,
+        "mirror other copies to port b, which it selects, and whose VLAN settings change the",
+    ),
+    (
+        "copies, and priority tags at the output",
+        both(port("out", priority_tags="always"), beside(src="c", out="b")),
+        NATIVE,
+        "it selects copies of mirror other, and tags that those have lost are of consequence",
+    ),
+    (
+        "copies, and a second tag at the output",
+        both(
+            port("out", vlan_mode="native-untagged", tag=5),
+            world_settings(vlan_limit=2),
+            beside(src="c", out="b"),
+        ),
+        NATIVE,
+        "it selects copies of mirror other, and tags that those have lost are of consequence",
+    ),
+    (
+        "copies cut by OVS",
+        beside(src="c", out="b", snaplen=200, **NATIVE_MODE),
+        NATIVE,
+        "it selects copies of mirror other, native and changed",
+    ),
+    (
+        "copies of copies changed by OVS",
+        both(
+            beside("first", src="a", out="c", snaplen=200, **NATIVE_MODE),
+            beside(dst="c", out="b", **NATIVE_MODE),
+        ),
+        NATIVE,
+        "it selects copies of mirror other, native and changed",
+    ),
+    (
+        "copies of OVS beside the packets",
+        both(flows(FlowTraits(outputs=True)), beside(src="c", out="b", **NATIVE_MODE)),
+        NATIVE,
+        "it selects copies of mirror other, native to a port that flows may output to",
+    ),
+    (
+        "copies, and a filter on tags",
+        both(mirror(filter="dl_vlan=5"), beside(src="c", out="b")),
+        NATIVE,
+        "it selects copies of mirror other, and its filter VLAN tags",
+    ),
+    (
+        "another snaplen, in other VLANs and the same",
+        both(mirror(snaplen=200, select_vlan=(5,)), beside(src="a", out="out")),
+        NATIVE,
+        "it shares output and packets with mirror other, of another snaplen",
+    ),
+    (
+        "another snaplen, at other hooks",
+        both(mirror(snaplen=200), beside(dst="c", out="out", snaplen=300)),
+        NATIVE,
+        "it shares its output with a mirror of another snaplen that may select the same",
+    ),
+    (
+        "other copies of the same packets, in another VLAN",
+        beside(src="a", output_vlan=7),
+        NATIVE,
+        "packets come to its output also by way of another mirror, and in another VLAN",
+    ),
+    (
+        "other copies of the same packets, where they leave through another port",
+        both(NETDEV, selects("b"), port("c", trunks=(5,)), beside(dst="c", output_vlan=7)),
+        NATIVE,
+        "packets come to its output also by way of another mirror, and in another VLAN",
+    ),
+    (
+        "packets in its output VLAN, and copies of them in another",
+        both(
+            mirror(select_src_port=(), output_port=None, output_vlan=20),
+            beside(dst="c", output_vlan=10, select_vlan=(20,)),
+        ),
+        NATIVE,
+        "packets come to its output also by way of another mirror, and in another VLAN",
+    ),
+    (
+        "destinations with tags and without",
+        both(NETDEV, port("b", tag=5)),
+        NATIVE,
+        "it selects what leaves through ports that take tags off and through others",
+    ),
+    (
+        "destinations with tags and without, and one is an internal port",
+        both(new_port("b", type="internal"), port("b", tag=5)),
+        NATIVE,
+        "it selects what leaves through ports that take tags off and through others",
+    ),
+    (
+        "destinations with tags and with other tags",
+        both(
+            NETDEV,
+            port("a", vlan_mode="dot1q-tunnel", tag=5),
+            port("b", vlan_mode="native-untagged", tag=5),
+            mirror(select_src_port=()),
+            world_settings(vlan_limit=2),
+        ),
+        NATIVE,
+        "it selects what leaves through ports that take tags off and through others",
+    ),
+    (
+        "other copies of the same packets, which are in the output VLAN",
+        both(
+            to_vlan(7),
+            mirror(select_vlan=(7,), select_dst_port=()),
+            port("c", tag=8),
+            beside(src="a", out="c"),
+            beside("one more", dst="c", output_vlan=7),
+        ),
+        NATIVE,
+        "it shares its output with mirror one more, which is native",
+    ),
+]
