@@ -7,7 +7,7 @@ What OVS refuses is in `vswitchd/bridge.c` (`mirror_configure`), what it would c
 from __future__ import annotations
 
 from ovs_ebpf_tap.decide.checks import (
-    flow_tables,
+    flow_actions,
     leaving_tags,
     mirror_ports,
     mirror_row,
@@ -41,7 +41,7 @@ def check_mirror(topology: Topology, mirror: Mirror) -> OffloadDecision:
         snaplen.check_super_packets(topology, mirror)
         port_devices.check_destinations(topology, mirror)
         leaving_tags.check_tags_left(topology, mirror)
-        flow_tables.check_flows(topology, mirror)
+        flow_actions.check_flows(topology, mirror)
     except NotOffloadedError as why:
         return why.decision
     return OFFLOAD if topology.selects_ports(mirror) else NOTHING_SELECTED
