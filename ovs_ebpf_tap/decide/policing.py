@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from ovs_ebpf_tap.model.desired import PRIORITY
 from ovs_ebpf_tap.model.reasons import port_reasons
-from ovs_ebpf_tap.model.surroundings import Filter
+from ovs_ebpf_tap.model.surroundings import ForeignFilter
 
 COOL_DOWN = 10.0
 """Seconds that a device is left to other programs' ingress qdiscs before it gets a clsact one."""
@@ -28,7 +28,7 @@ def is_looked_at_first(*, arrival: bool, netdev: bool, internal: bool) -> bool:
     return not arrival or (netdev and not internal)
 
 
-def misses(each: Filter, *, clsact: bool, ovs_first: bool) -> bool:
+def misses(each: ForeignFilter, *, clsact: bool, ovs_first: bool) -> bool:
     """Whether the filter keeps packets from our hook that OVS sees.
 
     A TCX program of ours comes before all filters, a filter of ours behind those of lower
@@ -37,17 +37,17 @@ def misses(each: Filter, *, clsact: bool, ovs_first: bool) -> bool:
     return _is_before(each, clsact=clsact) and (each.ends or (each.takes and ovs_first))
 
 
-def exceeds(each: Filter, *, clsact: bool, ovs_first: bool) -> bool:
+def exceeds(each: ForeignFilter, *, clsact: bool, ovs_first: bool) -> bool:
     """Whether our hook sees packets that the filter then keeps from OVS."""
     return each.takes and not ovs_first and not _is_before(each, clsact=clsact)
 
 
-def _is_before(each: Filter, *, clsact: bool) -> bool:
+def _is_before(each: ForeignFilter, *, clsact: bool) -> bool:
     """Other chains are jumped to, from wherever: what gets there is taken to have been copied."""
     return clsact and each.chain == 0 and each.priority < PRIORITY
 
 
-def obstacle(filters: Iterable[Filter], *, clsact: bool, ovs_first: bool) -> str | None:
+def obstacle(filters: Iterable[ForeignFilter], *, clsact: bool, ovs_first: bool) -> str | None:
     """Why a hook behind or before these filters can't copy what OVS would; None if it can."""
     for each in filters:
         if misses(each, clsact=clsact, ovs_first=ovs_first):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Filter:
+class ForeignFilter:
     """A filter of another program, at the ingress or egress of a device."""
 
     direction: str
@@ -32,7 +32,7 @@ class State:
 
     ingress: frozenset[int] = frozenset()
     """The devices with an `ingress` qdisc, which excludes clsact."""
-    filters: Mapping[int, tuple[Filter, ...]] = field(default_factory=dict)
+    filters: Mapping[int, tuple[ForeignFilter, ...]] = field(default_factory=dict)
     """Filters, on an `ingress` or a clsact qdisc, that take packets or end their way."""
 
 

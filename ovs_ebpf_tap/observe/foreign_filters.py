@@ -18,7 +18,7 @@ class ForeignFilters:
         self._followed: frozenset[int] = frozenset()
         self._qdiscs: dict[int, str] = {}
         """The kind of the qdisc for arrivals of each device that has one."""
-        self._filters: dict[int, tuple[surroundings.Filter, ...]] = {}
+        self._filters: dict[int, tuple[surroundings.ForeignFilter, ...]] = {}
         """Others' filters on the devices that are followed and have such a qdisc."""
         self._unread: set[int] = set()
         """Devices whose filters changed."""
@@ -88,7 +88,7 @@ class ForeignFilters:
             self.state = state
             self.version += 1
 
-    def _read(self, ifindex: int) -> tuple[surroundings.Filter, ...]:
+    def _read(self, ifindex: int) -> tuple[surroundings.ForeignFilter, ...]:
         """The filters of others on a device, in their order."""
         # An ingress qdisc has one chain, and takes it for egress, too.
         directions = tc.FILTER_PARENT if self._qdiscs[ifindex] == tc.CLSACT else (INGRESS,)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
-from ovs_ebpf_tap.model.surroundings import Filter
+from ovs_ebpf_tap.model.surroundings import ForeignFilter
 from ovs_ebpf_tap.observe import netlink
 
 NEWQDISC = 36
@@ -120,7 +120,9 @@ def list_ingress_qdiscs() -> dict[int, str]:
 
 
 @netlink.retry_dump
-def list_filters(ifindex: int, directions: Iterable[str], ours: Collection[int]) -> list[Filter]:
+def list_filters(
+    ifindex: int, directions: Iterable[str], ours: Collection[int]
+) -> list[ForeignFilter]:
     """The filters of a device that `parse_filter` tells of. Raises OSError."""
     return [
         found
@@ -136,7 +138,7 @@ def _request(index: int, parent: int) -> bytes:
     return _TC.pack(socket.AF_UNSPEC, index, 0, parent, 0)
 
 
-def parse_filter(body: bytes, direction: str, ours: Collection[int]) -> Filter | None:
+def parse_filter(body: bytes, direction: str, ours: Collection[int]) -> ForeignFilter | None:
     """The filter that a message tells of.
 
     None if it neither takes packets nor ends their way, as far as is known: what a direct-action
@@ -158,7 +160,7 @@ def parse_filter(body: bytes, direction: str, ours: Collection[int]) -> Filter |
     takes, ends, what = _fate(kind, options)
     if not takes and not ends:
         return None
-    return Filter(direction, priority, kind, chain, takes, ends, what)
+    return ForeignFilter(direction, priority, kind, chain, takes, ends, what)
 
 
 def _is_u32_key(options: Mapping[int, bytes]) -> bool:

@@ -89,7 +89,7 @@ class Outcome:
         return self.recovery > patience(RECOVERY + self.preparation) * slower
 
 
-class Span:
+class Interval:
     """From a moment on, until it ends."""
 
     def __init__(self) -> None:
@@ -109,8 +109,8 @@ class Span:
 class During:
     """The fault while it is there; times are the kernel's, of frames too."""
 
-    _dark: list[Span] = field(default_factory=list)
-    _unattended: list[Span] = field(default_factory=list)
+    _dark: list[Interval] = field(default_factory=list)
+    _unattended: list[Interval] = field(default_factory=list)
     _ended: float = 0.0
     outcome: Outcome | None = None
     """What it came to, after the block."""
@@ -118,7 +118,7 @@ class During:
     @contextlib.contextmanager
     def blackout(self) -> Iterator[None]:
         """Neither OVS nor hooks can copy what is sent in this block: it may be missing."""
-        span = Span()
+        span = Interval()
         self._dark.append(span)
         try:
             yield
@@ -127,7 +127,7 @@ class During:
 
     def unattended(self) -> None:
         """The sidecar is gone from here on: both may copy until all is right."""
-        self._unattended.append(Span())
+        self._unattended.append(Interval())
 
     def ended(self) -> None:
         """The fault has ended, the last time that it is called; else it has at the block's end."""

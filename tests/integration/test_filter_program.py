@@ -73,7 +73,7 @@ UNKNOWN_TYPE = bytes.fromhex("88b5")
 
 
 @dataclass(frozen=True)
-class Probe:
+class FilterProbe:
     """The program, and its maps."""
 
     program: int
@@ -102,7 +102,7 @@ class Probe:
 
 
 @pytest.fixture(scope="module")
-def probe() -> Iterator[Probe]:
+def probe() -> Iterator[FilterProbe]:
     from bcc import BPF
 
     os.environ["BCC_KERNEL_SOURCE"] = str(abi.source_dir())
@@ -110,7 +110,7 @@ def probe() -> Iterator[Probe]:
     text = "\n".join([*headers, PROGRAM]).encode()
     module = BPF(text=text, cflags=["-Wall", "-Werror"])
     maps = [bpf.Map(os.dup(module[name].map_fd)) for name in (b"options", b"matches", b"flows")]
-    yield Probe(module.load_func(b"probe", BPF.SCHED_CLS).fd, *maps)
+    yield FilterProbe(module.load_func(b"probe", BPF.SCHED_CLS).fd, *maps)
     for each in maps:
         each.close()
     module.cleanup()
@@ -124,7 +124,7 @@ def members(key: bytes) -> dict[str, str]:
 @settings(max_examples=1000, deadline=None)
 @given(frame=frames(), vlan_limit=st.sampled_from([1, 2]), offload=st.booleans(), data=st.data())
 def test_the_key_and_the_match_are_the_models(
-    probe: Probe, frame: bytes, vlan_limit: int, offload: bool, data: st.DataObject
+    probe: FilterProbe, frame: bytes, vlan_limit: int, offload: bool, data: st.DataObject
 ) -> None:
     wanted = key_of(frame, vlan_limit)
     match = data.draw(matches(wanted))
@@ -160,7 +160,9 @@ FRAMES = {
         ("dl_type=0x88cc,dl_dst=02:00:00:00:00:02", ["other"], [0, 1]),
     ],
 )
-def test_filters(probe: Probe, text: str, kinds: list[str], tags: list[int], offload: bool) -> None:
+def test_filters(
+    probe: FilterProbe, text: str, kinds: list[str], tags: list[int], offload: bool
+) -> None:
     """Of two tags only the outer one is parsed, so nothing is known of what is behind it."""
     match = parse(text)
     for kind, some in FRAMES.items():

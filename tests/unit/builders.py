@@ -15,7 +15,7 @@ from ovs_ebpf_tap.model.desired import NO_CUTTER, TCX, Hook, OffloadDecision, Pl
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, OpenFlow, PortFlags
 from ovs_ebpf_tap.model.rows import Bridge, Database, Interface, Mirror, Port
-from ovs_ebpf_tap.model.surroundings import Filter, State, Surroundings
+from ovs_ebpf_tap.model.surroundings import ForeignFilter, State, Surroundings
 
 _T = TypeVar("_T")
 
@@ -39,7 +39,7 @@ class World:
     port_flags: dict[str, PortFlags] = field(default_factory=dict)
     attach: str = TCX
     refused: dict[str, str] = field(default_factory=dict)
-    filters: dict[str, tuple[Filter, ...]] = field(default_factory=dict)
+    filters: dict[str, tuple[ForeignFilter, ...]] = field(default_factory=dict)
     ingress_qdiscs: set[str] = field(default_factory=set)
     reserved: dict[str, str] = field(default_factory=dict)
     _last: int = 0

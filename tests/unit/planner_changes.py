@@ -84,7 +84,7 @@ def refuse(device: str) -> Change:
 
 def filtered(device: str, direction: str = INGRESS, **settings: Any) -> Change:
     """Another program's filter on the device."""
-    each = surroundings.Filter(direction, 50, "u32", **settings)
+    each = surroundings.ForeignFilter(direction, 50, "u32", **settings)
     return lambda world: world.filters.update({device: (each,)})
 
 

@@ -450,7 +450,7 @@ def test_a_parked_mirror_is_not_forgotten() -> None:
 # Anything in any order.
 
 
-class AnyOrder(RuleBasedStateMachine):
+class AnyOrderOfHandover(RuleBasedStateMachine):
     """Users, ovs-vswitchd, crashes and the sidecar, each when it likes."""
 
     def __init__(self) -> None:
@@ -537,8 +537,8 @@ class AnyOrder(RuleBasedStateMachine):
             self.rest()
 
 
-TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(stateful_step_count=30, deadline=None)
+TestAnyOrderOfHandover = AnyOrderOfHandover.TestCase
+TestAnyOrderOfHandover.settings = settings(stateful_step_count=30, deadline=None)
 
 
 def test_our_keys_are_all_named() -> None:

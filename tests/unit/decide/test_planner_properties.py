@@ -73,7 +73,7 @@ def modes(draw: st.DrawFn) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Case:
+class PlanInput:
     """What `make_plan` is given."""
 
     db: Database
@@ -157,7 +157,7 @@ def mostly_from(near: list[UUID], far: list[UUID]) -> st.SearchStrategy[UUID]:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def cases(draw: st.DrawFn) -> PlanInput:
     world = World()
     ports: list[list[UUID]] = []
     for b in range(draw(st.integers(1, 2))):
@@ -229,7 +229,7 @@ def cases(draw: st.DrawFn) -> Case:
         "ovs_version": draw(VERSIONS),
     }
     refused = draw(mostly(frozenset(), st.frozensets(st.integers(100, 110), max_size=2)))
-    return Case(
+    return PlanInput(
         world.db,
         world.devices,
         draw(st.sampled_from([TCX, CLSACT])),
@@ -240,7 +240,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 @settings(max_examples=examples(400), deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases())
-def test_any_plan(case: Case) -> None:
+def test_any_plan(case: PlanInput) -> None:
     plan = case.plan()
     check_verdicts(case, plan)
     for hook, rules in plan.hooks.items():
@@ -254,7 +254,7 @@ def test_any_plan(case: Case) -> None:
 
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases(), st.randoms(use_true_random=False))
-def test_the_order_of_rows_does_not_matter(case: Case, rng: random.Random) -> None:
+def test_the_order_of_rows_does_not_matter(case: PlanInput, rng: random.Random) -> None:
     """That of references in a row does not vary: OVSDB's sets are sorted."""
 
     def shuffled(rows: Mapping[Any, T]) -> dict[Any, T]:
@@ -279,7 +279,7 @@ def test_the_order_of_rows_does_not_matter(case: Case, rng: random.Random) -> No
 
 @settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(cases(), min_size=1, max_size=2), st.randoms(use_true_random=False))
-def test_a_plan_does_not_depend_on_earlier_ones(some: list[Case], rng: random.Random) -> None:
+def test_a_plan_does_not_depend_on_earlier_ones(some: list[PlanInput], rng: random.Random) -> None:
     case = some[0]
     planner = Planner(case.attach)
     for _ in range(6):
@@ -290,7 +290,7 @@ def test_a_plan_does_not_depend_on_earlier_ones(some: list[Case], rng: random.Ra
         case = a_bit_different(case, some[-1], rng)
 
 
-def a_bit_different(case: Case, other: Case, rng: random.Random) -> Case:
+def a_bit_different(case: PlanInput, other: PlanInput, rng: random.Random) -> PlanInput:
     """Some things of the case as they are in the other one, or gone."""
 
     def mixed(here: Mapping[Any, T], there: Mapping[Any, T]) -> dict[Any, T]:
@@ -318,7 +318,7 @@ def a_bit_different(case: Case, other: Case, rng: random.Random) -> Case:
     return replace(case, db=db, devices=devices, openflow=openflow)
 
 
-def homes(case: Case) -> Iterator[tuple[Bridge, Mirror]]:
+def homes(case: PlanInput) -> Iterator[tuple[Bridge, Mirror]]:
     """Every mirror that a bridge refers to, with that bridge."""
     for bridge in case.db.bridges.values():
         for uuid in bridge.mirrors:
@@ -326,7 +326,7 @@ def homes(case: Case) -> Iterator[tuple[Bridge, Mirror]]:
                 yield bridge, case.db.mirrors[uuid]
 
 
-def home_of(case: Case, mirror: Mirror) -> Bridge:
+def home_of(case: PlanInput, mirror: Mirror) -> Bridge:
     return next(bridge for bridge, each in homes(case) if each == mirror)
 
 
@@ -341,15 +341,15 @@ def refuses(mirror: Mirror) -> bool:
     return False
 
 
-def ports_of(case: Case, bridge: Bridge) -> list[Port]:
+def ports_of(case: PlanInput, bridge: Bridge) -> list[Port]:
     return [case.db.ports[uuid] for uuid in bridge.ports if uuid in case.db.ports]
 
 
-def interfaces_of(case: Case, port: Port) -> list[Interface]:
+def interfaces_of(case: PlanInput, port: Port) -> list[Interface]:
     return [case.db.interfaces[uuid] for uuid in port.interfaces]
 
 
-def outputs_of(case: Case, mirror: Mirror) -> list[Port]:
+def outputs_of(case: PlanInput, mirror: Mirror) -> list[Port]:
     """Where a valid mirror's copies leave."""
     if mirror.output_port is not None:
         return [case.db.ports[mirror.output_port]]
@@ -363,7 +363,7 @@ def outputs_of(case: Case, mirror: Mirror) -> list[Port]:
     ]
 
 
-def output_devices(case: Case, port: Port) -> list[tuple[Interface, Device]]:
+def output_devices(case: PlanInput, port: Port) -> list[tuple[Interface, Device]]:
     """What may be used of an output port."""
     found = [
         (interface, case.devices[interface.name])
@@ -375,7 +375,7 @@ def output_devices(case: Case, port: Port) -> list[tuple[Interface, Device]]:
     return [(i, device) for i, device in found if device.address == port.bond_active_member]
 
 
-def check_verdicts(case: Case, plan: Plan) -> None:
+def check_verdicts(case: PlanInput, plan: Plan) -> None:
     assert set(plan.decisions) == {mirror.uuid for _, mirror in homes(case)}
     for decision in plan.decisions.values():
         assert decision.state in (OFFLOADED, NATIVE, INVALID)
@@ -394,7 +394,7 @@ def is_a_line(text: str) -> bool:
     return text.isprintable() and 0 < len(text) <= 10 * LONGEST + len("...")
 
 
-def check_hook(case: Case, hook: Hook, rules: tuple[Rule, ...]) -> None:
+def check_hook(case: PlanInput, hook: Hook, rules: tuple[Rule, ...]) -> None:
     (interface,) = (
         interface
         for interface in case.db.interfaces.values()
@@ -420,7 +420,7 @@ def check_hook(case: Case, hook: Hook, rules: tuple[Rule, ...]) -> None:
         assert not (protected and case.db.as_intended(output_port(case, rule)).protected)
 
 
-def check_ingress_policy(case: Case, port: Port, rule: Rule) -> None:
+def check_ingress_policy(case: PlanInput, port: Port, rule: Rule) -> None:
     """Only a trunk of all VLANs lets every frame through as it is, if the datapath does."""
     vlans = PortVlans.of(port)
     netdev = home_of(case, case.db.mirrors[rule.mirror]).datapath_type == "netdev"
@@ -458,7 +458,7 @@ def check_group(rules: list[Rule]) -> None:
             taken |= selected
 
 
-def output_port(case: Case, rule: Rule) -> Port:
+def output_port(case: PlanInput, rule: Rule) -> Port:
     (port,) = (
         port
         for port in case.db.ports.values()
@@ -468,7 +468,7 @@ def output_port(case: Case, rule: Rule) -> Port:
     return port
 
 
-def check_rule(case: Case, plan: Plan, rule: Rule) -> None:
+def check_rule(case: PlanInput, plan: Plan, rule: Rule) -> None:
     mirror = case.db.mirrors[rule.mirror]
     assert plan.decisions[rule.mirror].state == OFFLOADED
     output = output_port(case, rule)
@@ -495,7 +495,7 @@ def check_rule(case: Case, plan: Plan, rule: Rule) -> None:
         assert not (case.attach == CLSACT and interface.policed)
 
 
-def check_hooks_are_complete(case: Case, plan: Plan) -> None:
+def check_hooks_are_complete(case: PlanInput, plan: Plan) -> None:
     """Each selected port's hooks copy what the mirror selects of it to each of its outputs."""
     for bridge, mirror in homes(case):
         if plan.decisions[mirror.uuid].state != OFFLOADED:
@@ -512,7 +512,7 @@ def check_hooks_are_complete(case: Case, plan: Plan) -> None:
 
 
 def check_port_is_complete(
-    case: Case, plan: Plan, mirror: Mirror, port: Port, arrival: bool
+    case: PlanInput, plan: Plan, mirror: Mirror, port: Port, arrival: bool
 ) -> None:
     flags = case.openflow.port_flags[home_of(case, mirror).name]
     names = {interface.name for interface in interfaces_of(case, port)}
@@ -560,7 +560,7 @@ def check_flags(plan: Plan) -> None:
     assert all(len(each) == 1 for each in snaplens.values())
 
 
-def check_ties(case: Case, plan: Plan) -> None:
+def check_ties(case: PlanInput, plan: Plan) -> None:
     """Open vSwitch's copies and ours do not meet at one output, nor depend on each other."""
     for bridge, mirror in homes(case):
         if plan.decisions[mirror.uuid].state != OFFLOADED:

@@ -6,7 +6,7 @@ import pytest
 
 from ovs_ebpf_tap.decide.policing import CoolDown, exceeds, is_looked_at_first, misses, obstacle
 from ovs_ebpf_tap.model.desired import INGRESS, PRIORITY
-from ovs_ebpf_tap.model.surroundings import Filter
+from ovs_ebpf_tap.model.surroundings import ForeignFilter
 
 BEFORE, BEHIND = PRIORITY - 1, PRIORITY + 2
 TAKES, ENDS, BOTH = (True, False), (False, True), (True, True)
@@ -64,7 +64,7 @@ def test_what_a_filter_means(
     consequence: str,
 ) -> None:
     takes, ends = fate
-    each = Filter(INGRESS, priority, "u32", chain, takes, ends)
+    each = ForeignFilter(INGRESS, priority, "u32", chain, takes, ends)
     assert misses(each, clsact=clsact, ovs_first=ovs_first) == (consequence == LESS)
     assert exceeds(each, clsact=clsact, ovs_first=ovs_first) == (consequence == MORE)
     reason = obstacle([each], clsact=clsact, ovs_first=ovs_first)

@@ -141,7 +141,7 @@ def test_a_mirror_that_ovs_has_no_room_for_shows_it() -> None:
     assert made.statistics()
 
 
-class AnyOrder(RuleBasedStateMachine):
+class AnyOrderOfCounts(RuleBasedStateMachine):
     """A mirror that is moved, a sidecar that is killed, an ovs-vswitchd that is restarted.
 
     Packets and bytes are one number here.
@@ -242,5 +242,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert shown == self.copied - (self.ovs - self.known_ovs)
 
 
-TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=examples(200), stateful_step_count=30, deadline=None)
+TestAnyOrderOfCounts = AnyOrderOfCounts.TestCase
+TestAnyOrderOfCounts.settings = settings(
+    max_examples=examples(200), stateful_step_count=30, deadline=None
+)

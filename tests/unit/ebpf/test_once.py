@@ -27,7 +27,7 @@ ARRIVAL = "arrival"
 
 
 @dataclass
-class Frame:
+class PassingFrame:
     """`struct tap_frame`"""
 
     born: int
@@ -38,7 +38,7 @@ class Frame:
 
 
 @dataclass
-class Departure:
+class FrameDeparture:
     """`struct tap_departure`"""
 
     born: int
@@ -50,14 +50,14 @@ class Departure:
 class Once:
     """The hooks that copy to one output."""
 
-    frames: dict[str, Frame] = field(default_factory=dict)
-    departures: dict[tuple[str, str], Departure] = field(default_factory=dict)
+    frames: dict[str, PassingFrame] = field(default_factory=dict)
+    departures: dict[tuple[str, str], FrameDeparture] = field(default_factory=dict)
 
     def see(self, content: str, hook: str, now: int) -> bool:
         """`tap_should_copy`: whether the hook, at that time in ms, copies the frame it sees."""
         frame = self.frames.get(content)
         if frame is None or now - frame.used > FORGET:
-            frame = self.frames[content] = Frame(born=now, used=now, raced=now - RACE - 1)
+            frame = self.frames[content] = PassingFrame(born=now, used=now, raced=now - RACE - 1)
         frame.used = now
         if hook.startswith(ARRIVAL):
             return self._arrive(frame, content, hook.removeprefix(ARRIVAL).strip(), now)
@@ -67,7 +67,7 @@ class Once:
         frame.copies, frame.raced = count, now
         return True
 
-    def _arrive(self, frame: Frame, content: str, port: str, now: int) -> bool:
+    def _arrive(self, frame: PassingFrame, content: str, port: str, now: int) -> bool:
         frame.arrived += 1
         if frame.arrived > frame.copies:
             frame.copies = frame.arrived
@@ -78,7 +78,7 @@ class Once:
         frame.arrived = frame.copies
         return True
 
-    def _answers(self, frame: Frame, content: str, port: str) -> bool:
+    def _answers(self, frame: PassingFrame, content: str, port: str) -> bool:
         """Whether it has left through the port that it arrives on: that was another packet."""
         way = self.departures.get((content, port))
         if way is None or way.born != frame.born:
@@ -89,7 +89,7 @@ class Once:
     def _depart(self, content: str, hook: str, born: int, now: int) -> int:
         way = self.departures.get((content, hook))
         if way is None or way.born != born:
-            way = self.departures[content, hook] = Departure(born, now)
+            way = self.departures[content, hook] = FrameDeparture(born, now)
         way.used = now
         way.count += 1
         return way.count

@@ -136,7 +136,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Probe:
+class TagProbe:
     """The programs, and their maps."""
 
     rule: int
@@ -195,7 +195,7 @@ def tag_of(tpid: int, tci: int) -> Tag:
 
 
 @pytest.fixture(scope="module")
-def probe() -> Iterator[Probe]:
+def probe() -> Iterator[TagProbe]:
     from bcc import BPF
 
     os.environ["BCC_KERNEL_SOURCE"] = str(abi.source_dir())
@@ -205,7 +205,7 @@ def probe() -> Iterator[Probe]:
         module.load_func(name, BPF.SCHED_CLS).fd for name in (b"probe_rule", b"probe_rewrite")
     ]
     maps = {name: bpf.Map(os.dup(module[name.encode()].map_fd)) for name in MAPS}
-    yield Probe(programs[0], programs[1], maps)
+    yield TagProbe(programs[0], programs[1], maps)
     for each in maps.values():
         each.close()
     module.cleanup()
@@ -241,7 +241,7 @@ PORTS: st.SearchStrategy[dict[str, Any]] = st.one_of(
 
 
 @dataclass(frozen=True)
-class Case:
+class TagCase:
     """A bridge with the ports s, p and o, and a frame that arrives on s."""
 
     ports: dict[str, dict[str, Any]]
@@ -274,7 +274,7 @@ class Case:
 
 
 CASES = st.builds(
-    Case,
+    TagCase,
     ports=st.fixed_dictionaries({"s": PORTS, "p": PORTS, "o": PORTS}),
     vlan_limit=st.sampled_from([1, 1, 2]),
     select_vlan=st.one_of(st.just(()), FEW),
@@ -284,7 +284,7 @@ CASES = st.builds(
 )
 
 
-def forward(case: Case, source: Bundle, passed: Bundle) -> tuple[Vlans, Packet] | None:
+def forward(case: TagCase, source: Bundle, passed: Bundle) -> tuple[Vlans, Packet] | None:
     """The VLANs that the case's frame is in, and what leaves through the port p.
 
     None if it does not, or may leave with a tag in the place of another that was taken off: of one
@@ -304,7 +304,7 @@ def forward(case: Case, source: Bundle, passed: Bundle) -> tuple[Vlans, Packet] 
 
 
 def copy_of(
-    probe: Probe, world: World, hook: str, frame: Sequence[Tag], accelerated: bool
+    probe: TagProbe, world: World, hook: str, frame: Sequence[Tag], accelerated: bool
 ) -> list[Tag] | None:
     """The tags of the copy to port o that the hook makes of a frame; None if it makes none."""
     found = next((h for h in world.plan().hooks if world.name_of(h) == hook), None)
@@ -335,7 +335,7 @@ MANY = settings(
 
 @MANY
 @given(case=CASES)
-def test_copies_of_what_arrives(probe: Probe, case: Case) -> None:
+def test_copies_of_what_arrives(probe: TagProbe, case: TagCase) -> None:
     world = case.world()
     world.add_mirror(src="s", out="o", select_vlan=case.select_vlan)
     assert world.decision().state == OFFLOADED
@@ -350,7 +350,7 @@ def test_copies_of_what_arrives(probe: Probe, case: Case) -> None:
 
 @MANY
 @given(case=CASES, vlan=st.sampled_from([0, 5, 7]))
-def test_copies_into_a_vlan(probe: Probe, case: Case, vlan: int) -> None:
+def test_copies_into_a_vlan(probe: TagProbe, case: TagCase, vlan: int) -> None:
     world = case.world()
     world.add_mirror(src="s", output_vlan=vlan, select_vlan=case.select_vlan)
     if world.decision().state != OFFLOADED:
@@ -368,7 +368,7 @@ def test_copies_into_a_vlan(probe: Probe, case: Case, vlan: int) -> None:
 
 @MANY
 @given(case=CASES)
-def test_copies_of_what_leaves(probe: Probe, case: Case) -> None:
+def test_copies_of_what_leaves(probe: TagProbe, case: TagCase) -> None:
     world = case.world()
     world.add_mirror(dst="p", out="o", select_vlan=case.select_vlan)
     if world.decision().state != OFFLOADED:
@@ -387,7 +387,7 @@ def test_copies_of_what_leaves(probe: Probe, case: Case) -> None:
 
 @MANY
 @given(case=CASES)
-def test_copies_of_copies(probe: Probe, case: Case) -> None:
+def test_copies_of_copies(probe: TagProbe, case: TagCase) -> None:
     """Made by the hook that the packet passed first, from what it was there."""
     world = case.world()
     world.add_mirror("m", src="s", out="p").add_mirror(
@@ -415,7 +415,7 @@ def without_dei(tags: Sequence[Tag] | None) -> list[Tag] | None:
 
 @MANY
 @given(case=CASES)
-def test_hooks_know_a_packet_again(probe: Probe, case: Case) -> None:
+def test_hooks_know_a_packet_again(probe: TagProbe, case: TagCase) -> None:
     """A packet has one digest, and is in one VLAN, where it arrives and where it leaves."""
     world = case.world()
     world.add_mirror(src="s", dst="p", out="o")

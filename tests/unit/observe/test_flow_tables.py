@@ -26,7 +26,7 @@ PUSH_VLAN = bytes.fromhex("00040010000000000011000881000000")
 OUTPUT = bytes.fromhex("000400180000000000000010000000010000000000000000")
 
 
-class Peer:
+class OpenFlowPeer:
     """What listens where a bridge's management socket is expected."""
 
     def __init__(self, run_dir: Path, bridge: str = "br0") -> None:
@@ -76,10 +76,10 @@ class Peer:
 
 
 @contextlib.contextmanager
-def watched(bridge: str = "br0") -> Iterator[tuple[FlowTables, Peer]]:
+def watched(bridge: str = "br0") -> Iterator[tuple[FlowTables, OpenFlowPeer]]:
     """Watches one bridge; the peer has two connections, that for flows first."""
     with tempfile.TemporaryDirectory() as name:
-        tables, peer = FlowTables(Path(name)), Peer(Path(name), bridge)
+        tables, peer = FlowTables(Path(name)), OpenFlowPeer(Path(name), bridge)
         try:
             tables.watch([bridge])
             accepted = 0
@@ -280,13 +280,13 @@ def test_nobody_listens(tmp_path: Path, quick: None) -> None:
     started = time.monotonic()
     poller.block()
     assert time.monotonic() - started < 1
-    peer = Peer(tmp_path)
+    peer = OpenFlowPeer(tmp_path)
     until(tables, peer.accept, "a connection to who listens now")
     tables.close()
     peer.close()
 
 
-def backed_off(tables: FlowTables, peer: Peer) -> bool:
+def backed_off(tables: FlowTables, peer: OpenFlowPeer) -> bool:
     """Whether both connections are closed, and are not made again at once."""
     until(tables, lambda: all(map(peer.closed, peer.connections)), "connections that are closed")
     assert tables.traits == {}

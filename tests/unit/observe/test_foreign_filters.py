@@ -9,12 +9,12 @@ from errno import ENODEV
 import pytest
 
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
-from ovs_ebpf_tap.model.surroundings import Filter
+from ovs_ebpf_tap.model.surroundings import ForeignFilter
 from ovs_ebpf_tap.observe import tc
 from ovs_ebpf_tap.observe.foreign_filters import ForeignFilters
 
-POLICER = Filter(INGRESS, 50, "u32", ends=True)
-DROP = Filter(EGRESS, 10, "flower", takes=True)
+POLICER = ForeignFilter(INGRESS, 50, "u32", ends=True)
+DROP = ForeignFilter(EGRESS, 10, "flower", takes=True)
 
 
 @dataclass
@@ -22,14 +22,14 @@ class FakeKernel:
     """Qdiscs and filters of devices, by ifindex."""
 
     qdiscs: dict[int, str] = field(default_factory=dict)
-    filters: dict[int, list[Filter]] = field(default_factory=dict)
+    filters: dict[int, list[ForeignFilter]] = field(default_factory=dict)
     read: list[int] = field(default_factory=list)
     received: list[frozenset[int]] = field(default_factory=list)
     broken: bool = False
 
     def list_filters(
         self, ifindex: int, directions: Iterable[str], _ours: Collection[int]
-    ) -> list[Filter]:
+    ) -> list[ForeignFilter]:
         if self.broken:
             raise OSError(ENODEV, "No such device")
         self.read.append(ifindex)

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from ovs_ebpf_tap.model.desired import INGRESS
-from ovs_ebpf_tap.model.surroundings import Filter
+from ovs_ebpf_tap.model.surroundings import ForeignFilter
 from ovs_ebpf_tap.observe.tc import parse_filter
 
 OURS = (0xA7A0, 0xA7A1)
@@ -149,5 +149,5 @@ def test_what_is_of_no_consequence(body: bytes) -> None:
 
 def test_where_a_filter_is() -> None:
     found = parse_filter(u32(attribute(6, police(SHOT)), priority=60, chain=3), INGRESS, OURS)
-    assert found == Filter(INGRESS, 60, "u32", 3, True, True, POLICE)
+    assert found == ForeignFilter(INGRESS, 60, "u32", 3, True, True, POLICE)
     assert str(found) == "filter 60 (u32, police 1000000 bit/s) on ingress"
