@@ -27,7 +27,7 @@ EXPERIMENTAL = 0x88B5
 
 
 @dataclass(frozen=True)
-class Port:
+class CasePort:
     """A port, with the columns of its row.
 
     `kind` is host (a veth pair with a silent machine behind it), internal, local (the bridge's
@@ -65,7 +65,7 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Mirror:
+class CaseMirror:
     """A mirror, with the columns of its row; ports are named, several with blanks in between.
 
     `native` ones are set to be, whatever the bridge is. `state` and `reason` are what the sidecar
@@ -84,7 +84,7 @@ class Mirror:
     reason: str = ""
 
 
-def left(reason: str, *mirrors: Mirror) -> list[Mirror]:
+def left(reason: str, *mirrors: CaseMirror) -> list[CaseMirror]:
     """These mirrors, which are left to OVS; `reason` is a part of the line that says why."""
     return [replace(mirror, state=NATIVE, reason=reason) for mirror in mirrors]
 
@@ -94,7 +94,7 @@ def datapath_type() -> str:
     return os.environ.get("OVS_EBPF_TAP_DATAPATH") or "netdev"
 
 
-def whole_for_hooks(*mirrors: Mirror) -> list[Mirror]:
+def whole_for_hooks(*mirrors: CaseMirror) -> list[CaseMirror]:
     """These mirrors, left to the userspace datapath: it receives super-packets cut."""
     return left("is internal and up", *mirrors) if datapath_type() == "netdev" else [*mirrors]
 
@@ -112,8 +112,8 @@ class Case:
     """
 
     name: str
-    ports: dict[str, Port]
-    mirrors: Sequence[Mirror]
+    ports: dict[str, CasePort]
+    mirrors: Sequence[CaseMirror]
     sent: Sequence[Sent]
     flows: Sequence[str] = ()
     learn: Sequence[Sent] = ()
@@ -135,9 +135,9 @@ class Case:
         return any(m.output is None and m.output_vlan is not None for m in self.mirrors)
 
 
-def ports(names: str, **others: Port) -> dict[str, Port]:
+def ports(names: str, **others: CasePort) -> dict[str, CasePort]:
     """Common hosts, named with blanks in between, and other ports."""
-    return {**{name: Port() for name in names.split()}, **others}
+    return {**{name: CasePort() for name in names.split()}, **others}
 
 
 # Frames.

@@ -23,7 +23,7 @@ from ovs_ebpf_tap.lab.traffic import send
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
-from parity.case import Case, Mirror, Port, Sent, datapath_type
+from parity.case import Case, CaseMirror, CasePort, Sent, datapath_type
 
 LOCAL = "local"
 """The bridge's own port, which is there in every case."""
@@ -44,7 +44,7 @@ _UNEXPECTED = 1.0
 """Seconds after which a decision that is not the expected one is taken for the last."""
 
 _VLAN_COLUMNS = ("tag", "trunks", "vlan_mode", "cvlans", "other_config")
-_UNUSED = Port(tag=4094)
+_UNUSED = CasePort(tag=4094)
 
 _MODE_IS_NATIVE = f"{MODE_KEY} is native"
 _NOT_YET = "are not known (yet)"
@@ -164,7 +164,7 @@ class CaseBridge(Resource):
         self._add_machine(LOCAL, self.switch.ns, self.bridge)
         self._port_rows[LOCAL] = self.bridge
 
-    def _lay_out(self, name: str, port: Port, layout: _Layout) -> None:
+    def _lay_out(self, name: str, port: CasePort, layout: _Layout) -> None:
         if port.kind == LOCAL:
             if port.columns():
                 layout.vsctl += ["--", "set", "Port", self.bridge, *port.columns()]
@@ -193,7 +193,7 @@ class CaseBridge(Resource):
         layout.vsctl += ["--", "add-port", self.bridge, device, *columns]
         layout.vsctl += self._interface(name, device, _INTERFACE.get(port.kind, ()), port.mtu)
 
-    def _lay_out_host(self, name: str, port: Port, device: str, layout: _Layout) -> None:
+    def _lay_out_host(self, name: str, port: CasePort, device: str, layout: _Layout) -> None:
         mtu = f"mtu {port.mtu or 1500}"
         layout.links.append(
             f"link add name {device} group {_GROUP} {mtu} up type veth "
@@ -202,7 +202,7 @@ class CaseBridge(Resource):
         layout.peers_up.append(f"link set {device} up")
         self._add_machine(name, self.bench.peers, device)
 
-    def _lay_out_bond(self, name: str, port: Port, device: str, layout: _Layout) -> None:
+    def _lay_out_bond(self, name: str, port: CasePort, device: str, layout: _Layout) -> None:
         members = {member: self._device_name(member) for member in port.members}
         # One member or another: which one a balanced bond takes is its own affair.
         balanced = any(setting.startswith("bond_mode=balance") for setting in port.settings)
@@ -215,7 +215,7 @@ class CaseBridge(Resource):
         for member, each in members.items():
             layout.vsctl += self._interface(member, each, (), port.mtu)
 
-    def _lay_out_patch(self, name: str, port: Port, device: str, layout: _Layout) -> None:
+    def _lay_out_patch(self, name: str, port: CasePort, device: str, layout: _Layout) -> None:
         """The machine is behind another bridge."""
         other, here, there = f"{self.bridge}{name}", f"{device}h", f"{device}t"
         self.devices.pop(name)
@@ -465,7 +465,7 @@ _INTERFACE: Mapping[str, Sequence[str]] = {
 }
 
 
-def as_expected(mirror: Mirror, decision: OffloadDecision | None) -> bool:
+def as_expected(mirror: CaseMirror, decision: OffloadDecision | None) -> bool:
     """Whether the sidecar says of the mirror what the case says."""
     if decision is None or decision.state != mirror.state:
         return False
@@ -481,12 +481,12 @@ def _decision(ids: Mapping[str, str]) -> OffloadDecision | None:
     return OffloadDecision(state, reason)
 
 
-def _ports_of(mirror: Mirror) -> list[str]:
+def _ports_of(mirror: CaseMirror) -> list[str]:
     output = [] if mirror.output is None else [mirror.output]
     return [*mirror.src.split(), *mirror.dst.split(), *output]
 
 
-def _columns(mirror: Mirror, ids: Mapping[str, str]) -> list[str]:
+def _columns(mirror: CaseMirror, ids: Mapping[str, str]) -> list[str]:
     """The Mirror row's columns that are set, as arguments of ovs-vsctl."""
     values = {
         "select_src_port": ",".join(ids[port] for port in mirror.src.split()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ovs_ebpf_tap.lab.frames import with_tags
-from parity.case import Case, Mirror, Port, Sent, broadcast, flood, left, ports
+from parity.case import Case, CaseMirror, CasePort, Sent, broadcast, flood, left, ports
 
 BOTH_WAYS: list[Sent] = [("a", flood("a")), ("b", flood("b"))]
 TAGGED: list[Sent] = [("a", flood("a", [10])), ("a", flood("a", [20])), ("b", flood("b", [10]))]
@@ -23,9 +23,9 @@ REWRITES = {
 """Actions that change a packet's headers, by a short name."""
 
 SELECTIONS = {
-    "source": Mirror(src="a", output="m"),
-    "destination": Mirror(dst="b", output="m"),
-    "both": Mirror(src="a", dst="b", output="m"),
+    "source": CaseMirror(src="a", output="m"),
+    "destination": CaseMirror(dst="b", output="m"),
+    "both": CaseMirror(src="a", dst="b", output="m"),
 }
 
 
@@ -53,7 +53,7 @@ CASES = [
     Case(
         "rewrite_after_output",
         ports("a b c m"),
-        left("flows modify packets", Mirror(src="a", dst="b c", output="m")),
+        left("flows modify packets", CaseMirror(src="a", dst="b c", output="m")),
         BOTH_WAYS,
         flows=[
             "in_port={a},ip,actions=output:{b},mod_dl_dst:02:00:00:00:00:99,output:{c}",
@@ -63,7 +63,7 @@ CASES = [
     Case(
         "rewrite_different_destinations",
         ports("a b c m"),
-        left("flows modify packets", Mirror(dst="b c", output="m")),
+        left("flows modify packets", CaseMirror(dst="b c", output="m")),
         BOTH_WAYS,
         flows=[
             "in_port={a},ip,actions=mod_dl_dst:02:00:00:00:00:97,output:{b},"
@@ -85,51 +85,55 @@ CASES = [
     ),
     Case(
         "drop_in_access_vlan",
-        ports("b", a=Port(tag=10), m=Port()),
-        [Mirror(src="a", output="m")],
+        ports("b", a=CasePort(tag=10), m=CasePort()),
+        [CaseMirror(src="a", output="m")],
         [*BOTH_WAYS, *TAGGED],
         flows=["actions=drop"],
     ),
     Case(
         "output_between_access_ports",
-        ports("m", a=Port(tag=10), b=Port(tag=20)),
-        left("VLAN settings", Mirror(src="a", dst="b", output="m")),
+        ports("m", a=CasePort(tag=10), b=CasePort(tag=20)),
+        left("VLAN settings", CaseMirror(src="a", dst="b", output="m")),
         [*BOTH_WAYS, *TAGGED],
         flows=["in_port={a},actions=output:{b}", "in_port={b},actions=output:{a}"],
     ),
     Case(
         "output_to_an_access_port",
-        ports("a m", b=Port(tag=20)),
-        left("VLAN settings", Mirror(dst="b", output="m")),
+        ports("a m", b=CasePort(tag=20)),
+        left("VLAN settings", CaseMirror(dst="b", output="m")),
         [*BOTH_WAYS, *TAGGED],
         flows=["in_port={a},actions=output:{b}"],
         all_hooks=True,
     ),
     Case(
         "output_what_is_not_admitted",
-        ports("b m", a=Port(tag=10), c=Port(trunks=(20,))),
-        left("VLAN settings", Mirror(src="a c", dst="c", output="m")),
+        ports("b m", a=CasePort(tag=10), c=CasePort(trunks=(20,))),
+        left("VLAN settings", CaseMirror(src="a c", dst="c", output="m")),
         [*BOTH_WAYS, *TAGGED, ("c", flood("c")), ("c", flood("c", [20]))],
         flows=["in_port={a},actions=output:{c}", "in_port={c},actions=output:{b}"],
     ),
     Case(
         "output_several_times",
         ports("a b m"),
-        left("more than once", Mirror(src="a", dst="b", output="m"), Mirror(dst="b", output="m")),
+        left(
+            "more than once",
+            CaseMirror(src="a", dst="b", output="m"),
+            CaseMirror(dst="b", output="m"),
+        ),
         BOTH_WAYS,
         flows=["in_port={a},actions=output:{b},output:{b},output:{b}", "priority=0,actions=NORMAL"],
     ),
     Case(
         "output_several_times_destination_only",
         ports("a b m"),
-        left("more than once", Mirror(dst="b", output="m")),
+        left("more than once", CaseMirror(dst="b", output="m")),
         BOTH_WAYS,
         flows=["in_port={a},actions=output:{b},output:{b}", "priority=0,actions=NORMAL"],
     ),
     Case(
         "sent_back",
         ports("a b m"),
-        [Mirror(src="a", dst="a", output="m")],
+        [CaseMirror(src="a", dst="a", output="m")],
         BOTH_WAYS,
         flows=["in_port={a},actions=in_port,NORMAL", "priority=0,actions=NORMAL"],
         all_hooks=True,
@@ -137,35 +141,39 @@ CASES = [
     Case(
         "sent_back_destination_only",
         ports("a b m"),
-        [Mirror(dst="a", output="m")],
+        [CaseMirror(dst="a", output="m")],
         BOTH_WAYS,
         flows=["in_port={a},actions=in_port"],
     ),
     Case(
         "sent_back_twice_as_often",
         ports("a b m"),
-        left("more than once", Mirror(src="a", dst="a b", output="m")),
+        left("more than once", CaseMirror(src="a", dst="a b", output="m")),
         [("a", [broadcast("a")] * 20), ("b", [broadcast("a")] * 5)],
         flows=["in_port={a},actions=in_port,output:{b},in_port", "priority=0,actions=NORMAL"],
     ),
     Case(
         "vlan_of_the_way",
-        ports("a m", b=Port(tag=20), n=Port(tag=20)),
-        left("VLAN settings", Mirror(src="a", dst="b", output="m"), Mirror(dst="b", output="n")),
+        ports("a m", b=CasePort(tag=20), n=CasePort(tag=20)),
+        left(
+            "VLAN settings",
+            CaseMirror(src="a", dst="b", output="m"),
+            CaseMirror(dst="b", output="n"),
+        ),
         [("a", [with_tags(broadcast("a"), [10])]), *BOTH_WAYS],
         flows=["in_port={a},dl_vlan=10,actions=strip_vlan,output:{b}", "priority=0,actions=NORMAL"],
     ),
     Case(
         "drop_of_one_port",
         ports("a b m"),
-        [Mirror(src="a b", output="m")],
+        [CaseMirror(src="a b", output="m")],
         [*BOTH_WAYS, *TAGGED],
         flows=["in_port={a},actions=drop", "priority=0,actions=NORMAL"],
     ),
     Case(
         "resubmit",
         ports("a b c m"),
-        [Mirror(src="a", dst="b c", output="m")],
+        [CaseMirror(src="a", dst="b c", output="m")],
         BOTH_WAYS,
         flows=[
             "table=0,in_port={a},actions=resubmit(,1),resubmit(,2)",
@@ -177,21 +185,21 @@ CASES = [
     Case(
         "output_to_the_output",
         ports("a b m"),
-        [Mirror(src="a", output="m")],
+        [CaseMirror(src="a", output="m")],
         BOTH_WAYS,
         flows=["in_port={a},actions=output:{m},output:{b}", "priority=0,actions=NORMAL"],
     ),
     Case(
         "flood_action",
         ports("a b c m"),
-        [Mirror(src="a", dst="b c", output="m")],
+        [CaseMirror(src="a", dst="b c", output="m")],
         BOTH_WAYS,
         flows=["actions=FLOOD"],
     ),
     Case(
         "all_action",
-        ports("m", a=Port(tag=10), b=Port(tag=20), c=Port()),
-        left("VLAN settings", Mirror(src="a", dst="b c", output="m")),
+        ports("m", a=CasePort(tag=10), b=CasePort(tag=20), c=CasePort()),
+        left("VLAN settings", CaseMirror(src="a", dst="b c", output="m")),
         BOTH_WAYS,
         flows=["actions=ALL"],
     ),

@@ -9,8 +9,8 @@ from ovs_ebpf_tap.lab.frames import Tags
 from ovs_ebpf_tap.model.desired import INVALID, NATIVE
 from parity.case import (
     Case,
-    Mirror,
-    Port,
+    CaseMirror,
+    CasePort,
     Sent,
     announce,
     flood,
@@ -29,22 +29,22 @@ def tagged(name: str) -> Sent:
     return name, [frame for tags in ALL_TAGS for frame in flood(name, tags)]
 
 
-ACCESS = Port(tag=10)
-UNTAGGED = Port(tag=10, vlan_mode="native-untagged")
-TUNNEL = Port(tag=10, vlan_mode="dot1q-tunnel")
+ACCESS = CasePort(tag=10)
+UNTAGGED = CasePort(tag=10, vlan_mode="native-untagged")
+TUNNEL = CasePort(tag=10, vlan_mode="dot1q-tunnel")
 
-ACTIVE_BACKUP = Port(
+ACTIVE_BACKUP = CasePort(
     "bond",
     members=("p", "q"),
     settings=("bond_mode=active-backup", "other_config:bond-primary={p}"),
 )
-SLB = Port(
+SLB = CasePort(
     "bond",
     members=("p", "q"),
     settings=("bond_mode=balance-slb", "other_config:bond-rebalance-interval=0"),
 )
 
-OUTPUT = [Mirror(src="a c", output="b")]
+OUTPUT = [CaseMirror(src="a c", output="b")]
 
 SENDS_AND_RECEIVES = ("both", "output_of_its_kind", "output_of_all")
 """Those where an internal port is selected for what it sends, and some port for what leaves."""
@@ -52,26 +52,26 @@ SENDS_AND_RECEIVES = ("both", "output_of_its_kind", "output_of_all")
 INTERNAL = [
     Case(
         f"{kind}_{name}",
-        ports("a b m", i=replace(port, kind=kind), j=Port(kind)),
+        ports("a b m", i=replace(port, kind=kind), j=CasePort(kind)),
         whole_for_hooks(mirror) if kind == "internal" and name in SENDS_AND_RECEIVES else [mirror],
         [tagged("i"), tagged("a"), tagged("j")],
         all_hooks=name in ("source", "output", "destination"),
     )
     for kind in ("internal", "tap")
     for name, mirror, port in (
-        ("source", Mirror(src="i", output="m"), Port()),
-        ("destination", Mirror(dst="i", output="m"), Port()),
-        ("both", Mirror(src="i", dst="i j", output="m"), Port()),
-        ("output", Mirror(src="a", dst="b", output="i"), Port()),
-        ("output_of_its_kind", Mirror(src="j", dst="j", output="i"), Port()),
-        ("output_of_all", Mirror(select_all=True, output="i"), Port()),
-        ("access_source", Mirror(src="i", output="m"), ACCESS),
-        ("access_destination", Mirror(dst="i", output="m"), ACCESS),
-        ("access_output", Mirror(src="a", dst="b", output="i"), ACCESS),
-        ("native_source", Mirror(src="i", output="m"), UNTAGGED),
-        ("native_output", Mirror(src="a", output="i"), UNTAGGED),
-        ("tunnel_source", Mirror(src="i", output="m"), TUNNEL),
-        ("tunnel_output", Mirror(src="a", output="i"), TUNNEL),
+        ("source", CaseMirror(src="i", output="m"), CasePort()),
+        ("destination", CaseMirror(dst="i", output="m"), CasePort()),
+        ("both", CaseMirror(src="i", dst="i j", output="m"), CasePort()),
+        ("output", CaseMirror(src="a", dst="b", output="i"), CasePort()),
+        ("output_of_its_kind", CaseMirror(src="j", dst="j", output="i"), CasePort()),
+        ("output_of_all", CaseMirror(select_all=True, output="i"), CasePort()),
+        ("access_source", CaseMirror(src="i", output="m"), ACCESS),
+        ("access_destination", CaseMirror(dst="i", output="m"), ACCESS),
+        ("access_output", CaseMirror(src="a", dst="b", output="i"), ACCESS),
+        ("native_source", CaseMirror(src="i", output="m"), UNTAGGED),
+        ("native_output", CaseMirror(src="a", output="i"), UNTAGGED),
+        ("tunnel_source", CaseMirror(src="i", output="m"), TUNNEL),
+        ("tunnel_output", CaseMirror(src="a", output="i"), TUNNEL),
     )
 ]
 
@@ -83,17 +83,17 @@ LOCAL = [
         [tagged("local"), tagged("a")],
     )
     for name, mirror, port in (
-        ("source", Mirror(src="local", output="m"), Port()),
-        ("destination", Mirror(dst="local", output="m"), Port()),
-        ("output", Mirror(src="a", dst="b", output="local"), Port()),
-        ("access_source", Mirror(src="local", output="m"), ACCESS),
+        ("source", CaseMirror(src="local", output="m"), CasePort()),
+        ("destination", CaseMirror(dst="local", output="m"), CasePort()),
+        ("output", CaseMirror(src="a", dst="b", output="local"), CasePort()),
+        ("access_source", CaseMirror(src="local", output="m"), ACCESS),
     )
 ]
 
 BONDS = [
     Case(
         f"bond_{mode}_{name}",
-        ports("a m", c=Port(tag=10), b=port),
+        ports("a m", c=CasePort(tag=10), b=port),
         mirrors,
         [
             ("a", [frame for tags in ALL_TAGS for frame in flood("a", tags)]),
@@ -107,9 +107,9 @@ BONDS = [
     )
     for mode, port in (("active_backup", ACTIVE_BACKUP), ("slb", SLB))
     for name, mirrors in (
-        ("source", [Mirror(src="b", output="m")]),
-        ("destination", [Mirror(dst="b", output="m")]),
-        ("both", [Mirror(select_all=True, output="m")]),
+        ("source", [CaseMirror(src="b", output="m")]),
+        ("destination", [CaseMirror(dst="b", output="m")]),
+        ("both", [CaseMirror(select_all=True, output="m")]),
         ("output", OUTPUT if mode == "active_backup" else left("is a bond", *OUTPUT)),
     )
 ] + [
@@ -119,7 +119,7 @@ BONDS = [
             "a m",
             b=replace(ACTIVE_BACKUP, tag=10),
         ),
-        [Mirror(src="a", output="b")],
+        [CaseMirror(src="a", output="b")],
         [tagged("a")],
     ),
     Case(
@@ -128,13 +128,13 @@ BONDS = [
             "a m",
             b=replace(ACTIVE_BACKUP, tag=10),
         ),
-        [Mirror(src="b", dst="b", output="m")],
+        [CaseMirror(src="b", dst="b", output="m")],
         [("b.p", flood("p")), ("b.p", flood("p", [10])), tagged("a")],
     ),
     Case(
         "bond_learned",
         ports("a m", b=ACTIVE_BACKUP),
-        [Mirror(src="b", dst="b", output="m")],
+        [CaseMirror(src="b", dst="b", output="m")],
         [("a", talk("a", "b.p")), ("b.p", talk("b.p", "a"))],
         learn=announce("a", "b.p"),
     ),
@@ -144,12 +144,12 @@ NAMES = [
     Case(
         f"name_{name}",
         {
-            "a": Port(device=source),
-            "b": Port(),
-            "m": Port(device=output),
-            "n": Port(device=other),
+            "a": CasePort(device=source),
+            "b": CasePort(),
+            "m": CasePort(device=output),
+            "n": CasePort(device=other),
         },
-        [Mirror(src="a", output="m"), Mirror(src="b", output="n")],
+        [CaseMirror(src="a", output="m"), CaseMirror(src="b", output="n")],
         [("a", flood("a")), ("b", flood("b"))],
     )
     for name, source, output, other in (
@@ -179,12 +179,19 @@ SENT: Mapping[str, list[Sent]] = {
 SIZES = [
     Case(
         f"size_{name}",
-        ports("a b", a2=Port("internal"), m=Port(), n=Port(tag=10), o=Port("internal"), p=Port()),
+        ports(
+            "a b",
+            a2=CasePort("internal"),
+            m=CasePort(),
+            n=CasePort(tag=10),
+            o=CasePort("internal"),
+            p=CasePort(),
+        ),
         [
-            Mirror(src="a", dst="b", output="m"),
-            Mirror(src="a2", output="p"),
-            Mirror(src="a", output="n"),
-            Mirror(src="a", output="o"),
+            CaseMirror(src="a", dst="b", output="m"),
+            CaseMirror(src="a2", output="p"),
+            CaseMirror(src="a", output="n"),
+            CaseMirror(src="a", output="o"),
         ],
         sent,
         all_hooks=name == "common",
@@ -196,7 +203,7 @@ MTUS = [
     Case(
         f"mtu_{name}",
         ports("b", a=source, m=output),
-        [Mirror(src="a", dst="b", output="m")],
+        [CaseMirror(src="a", dst="b", output="m")],
         one_by_one(
             "a",
             *([sized("a", length)] for length in (900, 1013, 1014, 1015, 1018, 1019, 1400)),
@@ -205,14 +212,14 @@ MTUS = [
         all_hooks=name == "of_the_output",
     )
     for name, source, output in (
-        ("of_the_output", Port(), Port(mtu=1000)),
-        ("of_an_access_output", Port(), Port(mtu=1000, tag=10)),
-        ("of_an_output_for_an_access_port", Port(tag=10), Port(mtu=1000)),
-        ("of_an_internal_output", Port(), Port("internal", mtu=1000)),
+        ("of_the_output", CasePort(), CasePort(mtu=1000)),
+        ("of_an_access_output", CasePort(), CasePort(mtu=1000, tag=10)),
+        ("of_an_output_for_an_access_port", CasePort(tag=10), CasePort(mtu=1000)),
+        ("of_an_internal_output", CasePort(), CasePort("internal", mtu=1000)),
     )
 ]
 
-BOTH = Mirror(src="a b", dst="b", output="m")
+BOTH = CaseMirror(src="a b", dst="b", output="m")
 
 PROTECTED = [
     Case(
@@ -222,82 +229,82 @@ PROTECTED = [
         [("a", flood("a")), ("b", flood("b"))],
     )
     for name, changed in {
-        "source": {"a": Port(protected=True)},
-        "output": {"a": Port(), "m": Port(protected=True)},
-        "source_and_output": {"a": Port(protected=True), "m": Port(protected=True)},
-        "source_and_destination": {"a": Port(protected=True), "b": Port(protected=True)},
+        "source": {"a": CasePort(protected=True)},
+        "output": {"a": CasePort(), "m": CasePort(protected=True)},
+        "source_and_output": {"a": CasePort(protected=True), "m": CasePort(protected=True)},
+        "source_and_destination": {"a": CasePort(protected=True), "b": CasePort(protected=True)},
     }.items()
 ]
 
 LEFT_TO_OVS = [
     Case(
         "patch_source",
-        ports("a m", x=Port("patch")),
-        [Mirror(src="x", output="m", state=NATIVE, reason="patch")],
+        ports("a m", x=CasePort("patch")),
+        [CaseMirror(src="x", output="m", state=NATIVE, reason="patch")],
         [("x", flood("x")), ("a", flood("a"))],
         silent=True,
     ),
     Case(
         "patch_destination",
-        ports("a m", x=Port("patch")),
-        [Mirror(dst="x", output="m", state=NATIVE, reason="patch")],
+        ports("a m", x=CasePort("patch")),
+        [CaseMirror(dst="x", output="m", state=NATIVE, reason="patch")],
         [("x", flood("x")), ("a", flood("a"))],
         silent=True,
     ),
     Case(
         "patch_output",
-        ports("a b", x=Port("patch")),
-        [Mirror(src="a", output="x", state=NATIVE, reason="patch")],
+        ports("a b", x=CasePort("patch")),
+        [CaseMirror(src="a", output="x", state=NATIVE, reason="patch")],
         [("a", flood("a")), ("b", flood("b"))],
     ),
     Case(
         "patch_beside",
-        ports("a b m", x=Port("patch")),
-        [Mirror(src="a", dst="b", output="m")],
+        ports("a b m", x=CasePort("patch")),
+        [CaseMirror(src="a", dst="b", output="m")],
         [("x", flood("x")), ("a", flood("a"))],
     ),
     Case(
         "tunnel_source",
-        ports("a b m", v=Port("vxlan")),
-        [Mirror(src="a v", output="m", state=NATIVE, reason="vxlan")],
+        ports("a b m", v=CasePort("vxlan")),
+        [CaseMirror(src="a v", output="m", state=NATIVE, reason="vxlan")],
         [("a", flood("a")), ("b", flood("b"))],
     ),
     Case(
         "tunnel_destination",
-        ports("a b m", v=Port("vxlan")),
-        [Mirror(dst="b v", output="m", state=NATIVE, reason="vxlan")],
+        ports("a b m", v=CasePort("vxlan")),
+        [CaseMirror(dst="b v", output="m", state=NATIVE, reason="vxlan")],
         [("a", flood("a")), ("b", flood("b"))],
     ),
     Case(
         "tunnel_output",
-        ports("a b", v=Port("vxlan")),
-        [Mirror(src="a", output="v", state=NATIVE, reason="vxlan")],
+        ports("a b", v=CasePort("vxlan")),
+        [CaseMirror(src="a", output="v", state=NATIVE, reason="vxlan")],
         [("a", flood("a")), ("b", flood("b"))],
         silent=True,
     ),
     Case(
         "tunnel_beside",
-        ports("a b m", v=Port("vxlan")),
-        [Mirror(src="a", dst="b", output="m")],
+        ports("a b m", v=CasePort("vxlan")),
+        [CaseMirror(src="a", dst="b", output="m")],
         [("a", flood("a")), ("b", flood("b"))],
     ),
     Case(
         "absent_source",
-        ports("a b m", x=Port("absent")),
-        [Mirror(src="a x", output="m")],
+        ports("a b m", x=CasePort("absent")),
+        [CaseMirror(src="a x", output="m")],
         [("a", flood("a")), ("b", flood("b"))],
     ),
     Case(
         "absent_output",
-        ports("a b", x=Port("absent")),
-        [Mirror(src="a", output="x", state=NATIVE, reason="no network device")],
+        ports("a b", x=CasePort("absent")),
+        [CaseMirror(src="a", output="x", state=NATIVE, reason="no network device")],
         [("a", flood("a")), ("b", flood("b"))],
         silent=True,
     ),
     Case(
         "no_output",
         ports("a b"),
-        [Mirror(src="a", state=INVALID, reason="neither output_port nor output_vlan")],
+        [CaseMirror(src="a", state=INVALID, reason="neither output_port nor output_vlan")],
         [("a", flood("a"))],
         silent=True,
     ),

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, Tag, Tags
 from parity.case import (
     Case,
-    Mirror,
-    Port,
+    CaseMirror,
+    CasePort,
     Sent,
     announce,
     broadcast,
@@ -39,10 +39,10 @@ def tagged(name: str) -> Sent:
 
 NATIVE_PORTS = ports(
     "b m",
-    a=Port(tag=10, vlan_mode="native-untagged"),
-    c=Port(tag=20, vlan_mode="native-tagged"),
+    a=CasePort(tag=10, vlan_mode="native-untagged"),
+    c=CasePort(tag=20, vlan_mode="native-tagged"),
 )
-NATIVE_MIRROR = Mirror(src="a c", dst="a c", output="m", select_vlan=(10,))
+NATIVE_MIRROR = CaseMirror(src="a c", dst="a c", output="m", select_vlan=(10,))
 
 A_AND_B = [tagged("a"), tagged("b")]
 
@@ -51,7 +51,7 @@ CASES = [
         Case(
             f"trunk_{name}",
             ports("a b m"),
-            [Mirror(src="a", dst="a", output="m", select_vlan=vlans)],
+            [CaseMirror(src="a", dst="a", output="m", select_vlan=vlans)],
             A_AND_B,
             all_hooks=name == "several",
         )
@@ -67,28 +67,28 @@ CASES = [
     Case(
         "no_frame_of_it",
         ports("a b m"),
-        [Mirror(src="a", dst="a", output="m", select_vlan=(77,))],
+        [CaseMirror(src="a", dst="a", output="m", select_vlan=(77,))],
         A_AND_B,
         silent=True,
     ),
     Case(
         "access_in_it",
-        ports("b m", a=Port(tag=10)),
-        [Mirror(src="a", output="m", select_vlan=(10,))],
+        ports("b m", a=CasePort(tag=10)),
+        [CaseMirror(src="a", output="m", select_vlan=(10,))],
         A_AND_B,
         all_hooks=True,
     ),
     Case(
         "access_in_another",
-        ports("b m", a=Port(tag=10)),
-        [Mirror(src="a", output="m", select_vlan=(20,))],
+        ports("b m", a=CasePort(tag=10)),
+        [CaseMirror(src="a", output="m", select_vlan=(20,))],
         A_AND_B,
         silent=True,
     ),
     Case(
         "access_destinations",
-        ports("a m", b=Port(tag=10), c=Port(tag=20), d=Port(tag=30)),
-        [Mirror(dst="b c d", output="m", select_vlan=(10, 30))],
+        ports("a m", b=CasePort(tag=10), c=CasePort(tag=20), d=CasePort(tag=30)),
+        [CaseMirror(dst="b c d", output="m", select_vlan=(10, 30))],
         [tagged("a"), tagged("b"), tagged("c")],
     ),
     Case(
@@ -108,27 +108,27 @@ CASES = [
     Case(
         "native_ports_and_all_that_arrives",
         NATIVE_PORTS,
-        [Mirror(select_all=True, output="m", select_vlan=(10,))],
+        [CaseMirror(select_all=True, output="m", select_vlan=(10,))],
         [tagged("a"), tagged("b"), tagged("c")],
     ),
     Case(
         "tunnel_port",
-        ports("b m", a=Port(tag=10, vlan_mode="dot1q-tunnel")),
-        [Mirror(src="a", dst="a", output="m", select_vlan=(10,))],
+        ports("b m", a=CasePort(tag=10, vlan_mode="dot1q-tunnel")),
+        [CaseMirror(src="a", dst="a", output="m", select_vlan=(10,))],
         A_AND_B,
         in_vm=True,
     ),
     Case(
         "tunnel_port_not_its_cvlan",
-        ports("b m", a=Port(tag=10, vlan_mode="dot1q-tunnel")),
-        [Mirror(src="a", output="m", select_vlan=(20,))],
+        ports("b m", a=CasePort(tag=10, vlan_mode="dot1q-tunnel")),
+        [CaseMirror(src="a", output="m", select_vlan=(20,))],
         A_AND_B,
         silent=True,
     ),
     Case(
         "outer_tag_of_two",
         ports("a b m"),
-        [Mirror(src="a", output="m", select_vlan=(10,))],
+        [CaseMirror(src="a", output="m", select_vlan=(10,))],
         [
             ("a", [broadcast("a", [Tag(10, tpid=ETH_8021AD), 20])]),
             ("a", [broadcast("a", [Tag(20, tpid=ETH_8021AD), 10])]),
@@ -137,65 +137,65 @@ CASES = [
     ),
     Case(
         "access_output",
-        ports("a b", m=Port(tag=20)),
-        [Mirror(src="a", output="m", select_vlan=(10,))],
+        ports("a b", m=CasePort(tag=20)),
+        [CaseMirror(src="a", output="m", select_vlan=(10,))],
         A_AND_B,
     ),
     Case(
         "trunk_excludes_it",
-        ports("b m", a=Port(trunks=(20, 30))),
-        [Mirror(src="a", output="m", select_vlan=(10, 20))],
+        ports("b m", a=CasePort(trunks=(20, 30))),
+        [CaseMirror(src="a", output="m", select_vlan=(10, 20))],
         A_AND_B,
     ),
     Case(
         "of_all_ports",
-        ports("a b m", c=Port(tag=10)),
-        [Mirror(select_all=True, output="m", select_vlan=(10,))],
+        ports("a b m", c=CasePort(tag=10)),
+        [CaseMirror(select_all=True, output="m", select_vlan=(10,))],
         [tagged("a"), tagged("b"), tagged("c")],
     ),
     Case(
         "without_ports",
         ports("a b m"),
-        [Mirror(output="m", select_vlan=(10,))],
+        [CaseMirror(output="m", select_vlan=(10,))],
         A_AND_B,
         silent=True,
     ),
     Case(
         "several_mirrors_one_output",
-        ports("a b m", c=Port(tag=10)),
+        ports("a b m", c=CasePort(tag=10)),
         [
-            Mirror(src="a", output="m", select_vlan=(10,)),
-            Mirror(src="a", dst="b", output="m", select_vlan=(20,)),
-            Mirror(dst="c", output="m", select_vlan=(10, 30)),
+            CaseMirror(src="a", output="m", select_vlan=(10,)),
+            CaseMirror(src="a", dst="b", output="m", select_vlan=(20,)),
+            CaseMirror(dst="c", output="m", select_vlan=(10, 30)),
         ],
         [tagged("a"), tagged("b"), tagged("c")],
     ),
     Case(
         "several_mirrors_several_outputs",
-        ports("a b m n", c=Port(tag=10)),
+        ports("a b m n", c=CasePort(tag=10)),
         [
-            Mirror(src="a c", output="m", select_vlan=(10,)),
-            Mirror(src="a", dst="b", output="n", select_vlan=(10, 20)),
-            Mirror(src="a", output="n"),
+            CaseMirror(src="a c", output="m", select_vlan=(10,)),
+            CaseMirror(src="a", dst="b", output="n", select_vlan=(10, 20)),
+            CaseMirror(src="a", output="n"),
         ],
         [tagged("a"), tagged("b"), tagged("c")],
     ),
     Case(
         "with_snaplen",
         ports("a b m"),
-        [Mirror(src="a", dst="b", output="m", select_vlan=(10,), snaplen=160)],
+        [CaseMirror(src="a", dst="b", output="m", select_vlan=(10,), snaplen=160)],
         A_AND_B,
     ),
     Case(
         "internal_ports",
-        ports("b m", i=Port("internal", tag=10), j=Port("internal")),
-        whole_for_hooks(Mirror(src="i j", dst="j", output="m", select_vlan=(10,))),
+        ports("b m", i=CasePort("internal", tag=10), j=CasePort("internal")),
+        whole_for_hooks(CaseMirror(src="i j", dst="j", output="m", select_vlan=(10,))),
         [tagged("i"), tagged("j"), tagged("b")],
     ),
     Case(
         "changed_on_the_way",
         ports("a b m"),
-        left("flows modify packets", Mirror(src="a", dst="b", output="m", select_vlan=(20,))),
+        left("flows modify packets", CaseMirror(src="a", dst="b", output="m", select_vlan=(20,))),
         [tagged("a")],
         flows=[
             "in_port={a},dl_vlan=10,actions=mod_vlan_vid:20,output:{b}",
@@ -204,8 +204,8 @@ CASES = [
     ),
     Case(
         "learned",
-        ports("a b m", c=Port(tag=10)),
-        [Mirror(src="c", dst="b", output="m", select_vlan=(10,))],
+        ports("a b m", c=CasePort(tag=10)),
+        [CaseMirror(src="c", dst="b", output="m", select_vlan=(10,))],
         [("c", talk("c", "b", to_tags=[10])), ("b", talk("b", "c", [10])), ("a", flood("a", [10]))],
         learn=[*announce("b", tags=[10]), *announce("c")],
     ),

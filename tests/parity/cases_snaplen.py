@@ -18,8 +18,8 @@ from ovs_ebpf_tap.model.desired import NATIVE
 from parity.case import (
     NOBODY,
     Case,
-    Mirror,
-    Port,
+    CaseMirror,
+    CasePort,
     Sent,
     flood,
     one_by_one,
@@ -63,38 +63,38 @@ def ip_frames(name: str, tags: Tags = ()) -> list[bytes]:
     ]
 
 
-def to_outputs(src: str = "", dst: str = "") -> list[Mirror]:
+def to_outputs(src: str = "", dst: str = "") -> list[CaseMirror]:
     """A mirror for each length."""
-    return [Mirror(src=src, dst=dst, output=f"m{each}", snaplen=each) for each in LENGTHS]
+    return [CaseMirror(src=src, dst=dst, output=f"m{each}", snaplen=each) for each in LENGTHS]
 
 
-def outputs(port: Port) -> dict[str, Port]:
+def outputs(port: CasePort) -> dict[str, CasePort]:
     return {f"m{each}": port for each in LENGTHS}
 
 
 CASES = [
     Case(
         "source",
-        ports("a b", **outputs(Port())),
+        ports("a b", **outputs(CasePort())),
         to_outputs(src="a"),
         [*frames("a"), *frames("a", [10]), *frames("a", [10, 20])],
         all_hooks=True,
     ),
     Case(
         "destination",
-        ports("a b", **outputs(Port())),
+        ports("a b", **outputs(CasePort())),
         to_outputs(dst="b"),
         [*frames("a"), *frames("a", [10])],
     ),
     Case(
         "access_source",
-        ports("b", a=Port(tag=10), **outputs(Port())),
+        ports("b", a=CasePort(tag=10), **outputs(CasePort())),
         to_outputs(src="a"),
         [*frames("a"), *frames("a", [Tag(0, pcp=3)])],
     ),
     Case(
         "access_output",
-        ports("a b", **outputs(Port(tag=10))),
+        ports("a b", **outputs(CasePort(tag=10))),
         to_outputs(src="a"),
         [*frames("a"), *frames("a", [10]), *frames("a", [Tag(10, tpid=ETH_8021AD)])],
         all_hooks=True,
@@ -102,34 +102,34 @@ CASES = [
     ),
     Case(
         "access_destination",
-        ports("a", b=Port(tag=10), **outputs(Port())),
+        ports("a", b=CasePort(tag=10), **outputs(CasePort())),
         to_outputs(dst="b"),
         [*frames("a", [10])],
     ),
     Case(
         "tunnel_source",
-        ports("b", a=Port(tag=10, vlan_mode="dot1q-tunnel"), **outputs(Port())),
+        ports("b", a=CasePort(tag=10, vlan_mode="dot1q-tunnel"), **outputs(CasePort())),
         to_outputs(src="a"),
         [*frames("a"), *frames("a", [20])],
     ),
     Case(
         "tunnel_output",
-        ports("a b", **outputs(Port(tag=10, vlan_mode="dot1q-tunnel"))),
+        ports("a b", **outputs(CasePort(tag=10, vlan_mode="dot1q-tunnel"))),
         to_outputs(src="a"),
         [*frames("a"), *frames("a", [10, 20])],
     ),
     Case(
         "internal_output",
-        ports("a b i", m=Port("internal"), n=Port("internal")),
+        ports("a b i", m=CasePort("internal"), n=CasePort("internal")),
         [
-            Mirror(src="a", output="m", snaplen=200, state=NATIVE, reason="is internal"),
-            Mirror(src="a", output="n", snaplen=65535),
+            CaseMirror(src="a", output="m", snaplen=200, state=NATIVE, reason="is internal"),
+            CaseMirror(src="a", output="n", snaplen=65535),
         ],
         [*frames("a"), *frames("a", [10])],
     ),
     Case(
         "ip_headers",
-        ports("a b", **outputs(Port())),
+        ports("a b", **outputs(CasePort())),
         to_outputs(src="a", dst="b"),
         one_by_one("a", [*ip_frames("a"), *ip_frames("a", [10]), *ip_frames("a", [10, 20])]),
         all_hooks=True,
@@ -137,7 +137,7 @@ CASES = [
     Case(
         "shortest",
         ports("a b m n"),
-        [Mirror(src="a", output="m", snaplen=14), Mirror(src="a", output="n", snaplen=17)],
+        [CaseMirror(src="a", output="m", snaplen=14), CaseMirror(src="a", output="n", snaplen=17)],
         [*frames("a"), *frames("a", [10]), *frames("a", [10, 20])],
         datapaths=("system",),
     ),
@@ -145,15 +145,15 @@ CASES = [
         "within_tags",
         ports("a b m n"),
         [
-            Mirror(src="a", output="m", snaplen=14, state=NATIVE, reason="less than 20"),
-            Mirror(src="a", output="n", snaplen=19, state=NATIVE, reason="less than 20"),
+            CaseMirror(src="a", output="m", snaplen=14, state=NATIVE, reason="less than 20"),
+            CaseMirror(src="a", output="n", snaplen=19, state=NATIVE, reason="less than 20"),
         ],
         [*frames("a")],
         datapaths=("netdev",),
     ),
     Case(
         "internal_source",
-        ports("b", i=Port("internal"), **outputs(Port())),
+        ports("b", i=CasePort("internal"), **outputs(CasePort())),
         whole_for_hooks(*to_outputs(src="i", dst="i")),
         [*frames("i"), *frames("b", [10])],
     ),
@@ -161,24 +161,27 @@ CASES = [
         "one_output_equal",
         ports("a b m"),
         [
-            Mirror(src="a", output="m", snaplen=170),
-            Mirror(dst="b", output="m", snaplen=170),
-            Mirror(src="b", output="m", snaplen=170),
+            CaseMirror(src="a", output="m", snaplen=170),
+            CaseMirror(dst="b", output="m", snaplen=170),
+            CaseMirror(src="b", output="m", snaplen=170),
         ],
         [*frames("a"), *frames("b")],
     ),
     Case(
         "one_output_different_packets",
         ports("a b c m"),
-        [Mirror(src="a", output="m", snaplen=170), Mirror(src="b", output="m", snaplen=190)],
+        [
+            CaseMirror(src="a", output="m", snaplen=170),
+            CaseMirror(src="b", output="m", snaplen=190),
+        ],
         [*frames("a"), *frames("b")],
     ),
     Case(
         "one_output_cut_on_arrival",
         ports("a b m"),
         [
-            Mirror(src="a", output="m", snaplen=170, state=NATIVE, reason="of another snaplen"),
-            Mirror(dst="b", output="m", state=NATIVE, reason="of another snaplen"),
+            CaseMirror(src="a", output="m", snaplen=170, state=NATIVE, reason="of another snaplen"),
+            CaseMirror(dst="b", output="m", state=NATIVE, reason="of another snaplen"),
         ],
         [*frames("a"), *frames("b")],
     ),
@@ -186,8 +189,8 @@ CASES = [
         "one_output_cut_on_leaving",
         ports("a b c m"),
         [
-            Mirror(src="a", output="m", state=NATIVE, reason="of another snaplen"),
-            Mirror(dst="b", output="m", snaplen=170, state=NATIVE, reason="of another snaplen"),
+            CaseMirror(src="a", output="m", state=NATIVE, reason="of another snaplen"),
+            CaseMirror(dst="b", output="m", snaplen=170, state=NATIVE, reason="of another snaplen"),
         ],
         [*frames("a"), *frames("c")],
     ),
@@ -195,48 +198,48 @@ CASES = [
         "one_output_same_packets",
         ports("a b m"),
         [
-            Mirror(src="a", output="m", snaplen=170, state=NATIVE, reason="it shares"),
-            Mirror(src="a", output="m", snaplen=190, state=NATIVE, reason="it shares"),
+            CaseMirror(src="a", output="m", snaplen=170, state=NATIVE, reason="it shares"),
+            CaseMirror(src="a", output="m", snaplen=190, state=NATIVE, reason="it shares"),
         ],
         [*frames("a")],
     ),
     Case(
         "source_and_destination",
         ports("a b c m"),
-        [Mirror(src="a", dst="b c", output="m", snaplen=180)],
+        [CaseMirror(src="a", dst="b c", output="m", snaplen=180)],
         [*frames("a"), *frames("b")],
     ),
     Case(
         "chain_cut_first",
         ports("a b m n"),
-        [Mirror(src="a", output="m", snaplen=180), Mirror(dst="m", output="n")],
+        [CaseMirror(src="a", output="m", snaplen=180), CaseMirror(dst="m", output="n")],
         [*frames("a")],
     ),
     Case(
         "chain_cut_second",
         ports("a b m n"),
-        [Mirror(src="a", output="m"), Mirror(dst="m", output="n", snaplen=180)],
+        [CaseMirror(src="a", output="m"), CaseMirror(dst="m", output="n", snaplen=180)],
         [*frames("a")],
     ),
     Case(
         "chain_cut_twice",
         ports("a b m n"),
         [
-            Mirror(src="a", output="m", snaplen=180),
-            Mirror(dst="m", output="n", snaplen=200),
+            CaseMirror(src="a", output="m", snaplen=180),
+            CaseMirror(dst="m", output="n", snaplen=200),
         ],
         [*frames("a")],
     ),
     Case(
         "longer_than_the_output_takes",
-        ports("a b", m=Port(mtu=576)),
-        [Mirror(src="a", output="m", snaplen=200)],
+        ports("a b", m=CasePort(mtu=576)),
+        [CaseMirror(src="a", output="m", snaplen=200)],
         [*frames("a"), *frames("a", [10])],
     ),
     Case(
         "select_all",
         ports("a b m"),
-        [Mirror(select_all=True, output="m", snaplen=190)],
+        [CaseMirror(select_all=True, output="m", snaplen=190)],
         [*frames("a"), *frames("b", [10])],
     ),
 ]

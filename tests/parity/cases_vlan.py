@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from ovs_ebpf_tap.lab.frames import ETH_8021AD, Tag, Tags, with_tags
-from parity.case import Case, Mirror, Port, Sent, announce, broadcast, flood, left, ports, talk
+from parity.case import (
+    Case,
+    CaseMirror,
+    CasePort,
+    Sent,
+    announce,
+    broadcast,
+    flood,
+    left,
+    ports,
+    talk,
+)
 
 KINDS = {
-    "access": Port(tag=10),
-    "access20": Port(tag=20, vlan_mode="access"),
-    "trunk": Port(),
-    "trunk_some": Port(trunks=(10, 30)),
-    "trunk_tag": Port(tag=10, vlan_mode="trunk"),
-    "trunk_zero": Port(trunks=(0, 20)),
-    "nat_tagged": Port(tag=10, vlan_mode="native-tagged"),
-    "nat_tag_some": Port(tag=10, trunks=(20,), vlan_mode="native-tagged"),
-    "nat_untagged": Port(tag=10, vlan_mode="native-untagged"),
-    "nat_unt_some": Port(tag=10, trunks=(20,), vlan_mode="native-untagged"),
-    "tunnel": Port(tag=10, vlan_mode="dot1q-tunnel"),
-    "tunnel_q": Port(tag=10, vlan_mode="dot1q-tunnel", qinq_ethtype="802.1q"),
-    "tunnel_cvlans": Port(tag=10, vlan_mode="dot1q-tunnel", cvlans=(0, 20)),
-    "access_zero": Port(tag=0),
+    "access": CasePort(tag=10),
+    "access20": CasePort(tag=20, vlan_mode="access"),
+    "trunk": CasePort(),
+    "trunk_some": CasePort(trunks=(10, 30)),
+    "trunk_tag": CasePort(tag=10, vlan_mode="trunk"),
+    "trunk_zero": CasePort(trunks=(0, 20)),
+    "nat_tagged": CasePort(tag=10, vlan_mode="native-tagged"),
+    "nat_tag_some": CasePort(tag=10, trunks=(20,), vlan_mode="native-tagged"),
+    "nat_untagged": CasePort(tag=10, vlan_mode="native-untagged"),
+    "nat_unt_some": CasePort(tag=10, trunks=(20,), vlan_mode="native-untagged"),
+    "tunnel": CasePort(tag=10, vlan_mode="dot1q-tunnel"),
+    "tunnel_q": CasePort(tag=10, vlan_mode="dot1q-tunnel", qinq_ethtype="802.1q"),
+    "tunnel_cvlans": CasePort(tag=10, vlan_mode="dot1q-tunnel", cvlans=(0, 20)),
+    "access_zero": CasePort(tag=0),
 }
 """The settings of a port, by a short name."""
 
@@ -65,7 +76,7 @@ def all_tags(name: str, *, to: str = "") -> Sent:
     return name, [broadcast(name, tags, text) for text, tags in TAGS.items() if text not in lost]
 
 
-def leaving(kinds: set[str], *mirrors: Mirror) -> list[Mirror]:
+def leaving(kinds: set[str], *mirrors: CaseMirror) -> list[CaseMirror]:
     """Mirrors of what leaves ports of these kinds, beside access ports."""
     tunnels = {"tunnel", "tunnel_q", "tunnel_cvlans"}
     return left("dot1q-tunnel", *mirrors) if kinds & tunnels else list(mirrors)
@@ -75,7 +86,7 @@ SOURCES = [
     Case(
         f"source_{kind}",
         ports("b", a=port, **OUTPUTS),
-        [Mirror(src="a", output=output) for output in OUTPUTS],
+        [CaseMirror(src="a", output=output) for output in OUTPUTS],
         [all_tags("a"), all_tags("b")],
         all_hooks=kind in ("access", "nat_untagged"),
         in_vm=kind == "access",
@@ -86,8 +97,8 @@ SOURCES = [
 DESTINATIONS = [
     Case(
         f"destination_{kind}",
-        ports("a", c=Port(tag=10), b=port, **OUTPUTS),
-        leaving({kind}, *(Mirror(dst="b", output=output) for output in OUTPUTS)),
+        ports("a", c=CasePort(tag=10), b=port, **OUTPUTS),
+        leaving({kind}, *(CaseMirror(dst="b", output=output) for output in OUTPUTS)),
         [all_tags("a", to=kind), ("c", flood("c", [Tag(0, pcp=4)])), ("c", flood("c"))],
         all_hooks=kind in ("nat_tagged", "tunnel"),
         in_vm=kind == "access",
@@ -98,11 +109,11 @@ DESTINATIONS = [
 BOTH = [
     Case(
         f"source_{kind}_destination_{other}",
-        ports("m", n=Port(tag=20), a=KINDS[kind], b=KINDS[other]),
+        ports("m", n=CasePort(tag=20), a=KINDS[kind], b=KINDS[other]),
         leaving(
             {kind, other},
-            Mirror(src="a", dst="b", output="m"),
-            Mirror(src="b", dst="a", output="n"),
+            CaseMirror(src="a", dst="b", output="m"),
+            CaseMirror(src="b", dst="a", output="n"),
         ),
         [all_tags("a", to=other), all_tags("b", to=kind)],
     )
@@ -119,22 +130,22 @@ BOTH = [
     )
 ]
 
-T_TOO = Mirror(src="a b", dst="t", output="m_untagged")
+T_TOO = CaseMirror(src="a b", dst="t", output="m_untagged")
 
 PRIORITY_TAGS = [
     Case(
         f"priority_tags_{mode.replace('-', '_')}",
         ports(
             "b",
-            a=Port(tag=10),
-            t=Port(tag=10, priority_tags=mode),
-            m=Port(priority_tags=mode),
-            m_access=Port(tag=10, priority_tags=mode),
-            m_untagged=Port(tag=10, vlan_mode="native-untagged", priority_tags=mode),
+            a=CasePort(tag=10),
+            t=CasePort(tag=10, priority_tags=mode),
+            m=CasePort(priority_tags=mode),
+            m_access=CasePort(tag=10, priority_tags=mode),
+            m_untagged=CasePort(tag=10, vlan_mode="native-untagged", priority_tags=mode),
         ),
         [
-            Mirror(src="a b", output="m"),
-            Mirror(src="a b", output="m_access"),
+            CaseMirror(src="a b", output="m"),
+            CaseMirror(src="a b", output="m_access"),
             *(left("priority-tags", T_TOO) if mode != "never" else [T_TOO]),
         ],
         [all_tags("a"), all_tags("b"), all_tags("t")],
@@ -142,16 +153,16 @@ PRIORITY_TAGS = [
     for mode in ("if-nonzero", "always", "never", "true")
 ]
 
-C_TOO = Mirror(src="a", dst="c", output="m")
+C_TOO = CaseMirror(src="a", dst="c", output="m")
 TUNNELED = "takes all tags off of what tunnels bring"
 
 VLAN_LIMIT = [
     Case(
         f"limit_{limit}_{name}",
-        ports("b m", a=port, c=Port(tag=10), n=Port(tag=10, vlan_mode="dot1q-tunnel")),
+        ports("b m", a=port, c=CasePort(tag=10), n=CasePort(tag=10, vlan_mode="dot1q-tunnel")),
         [
             *(left(TUNNELED, C_TOO) if name == "tunnel" else [C_TOO]),
-            Mirror(src="b", dst="a", output="n"),
+            CaseMirror(src="b", dst="a", output="n"),
         ],
         [all_tags("a"), all_tags("b", to=name), all_tags("c", to=name)],
         open_vswitch=(f"other_config:vlan-limit={limit}",),
@@ -169,7 +180,7 @@ OTHERS = [
     Case(
         "plain",
         ports("a b m"),
-        [Mirror(src="a", output="m")],
+        [CaseMirror(src="a", output="m")],
         [("a", flood("a")), ("b", flood("b"))],
         all_hooks=True,
         in_vm=True,
@@ -177,14 +188,14 @@ OTHERS = [
     Case(
         "dei",
         ports("a b m"),
-        [Mirror(src="a", output="m")],
+        [CaseMirror(src="a", output="m")],
         [(name, [broadcast(name, tags, text) for text, tags in DEI.items()]) for name in "ab"],
         in_vm=True,
     ),
     Case(
         "not_admitted",
-        ports("b m", a=Port(tag=10), c=Port(trunks=(30,))),
-        [Mirror(src="a c", output="m")],
+        ports("b m", a=CasePort(tag=10), c=CasePort(trunks=(30,))),
+        [CaseMirror(src="a c", output="m")],
         [
             ("a", flood("a", [10])),
             ("a", flood("a", [20])),
@@ -197,8 +208,8 @@ OTHERS = [
     ),
     Case(
         "same_frame_from_different_vlans",
-        ports("d m", a=Port(tag=10), b=Port(tag=20), c=Port()),
-        [Mirror(src="a b c", dst="d", output="m")],
+        ports("d m", a=CasePort(tag=10), b=CasePort(tag=20), c=CasePort()),
+        [CaseMirror(src="a b c", dst="d", output="m")],
         [(name, [broadcast("a")] * 2) for name in "abc"]
         + [("c", [with_tags(broadcast("a"), [vlan]) for vlan in (30, 10)])],
     ),
@@ -206,9 +217,13 @@ OTHERS = [
         Case(
             f"learned_across_modes{name}",
             ports(
-                "", a=Port(tag=10), b=Port(), c=Port(tag=10, vlan_mode="native-untagged"), m=output
+                "",
+                a=CasePort(tag=10),
+                b=CasePort(),
+                c=CasePort(tag=10, vlan_mode="native-untagged"),
+                m=output,
             ),
-            [Mirror(src="a", dst="c", output="m"), Mirror(dst="b", output="m")],
+            [CaseMirror(src="a", dst="c", output="m"), CaseMirror(dst="b", output="m")],
             [
                 ("a", talk("a", "b", to_tags=[10])),
                 ("b", talk("b", "a", [10])),
@@ -219,8 +234,8 @@ OTHERS = [
             datapaths=datapaths,
         )
         for name, output, datapaths in (
-            ("", Port(), ("system",)),
-            ("_to_access", Port(tag=10), ("netdev", "system")),
+            ("", CasePort(), ("system",)),
+            ("_to_access", CasePort(tag=10), ("netdev", "system")),
         )
     ),
 ]

@@ -19,9 +19,9 @@ from ovs_ebpf_tap.lab.frames import (
     ipv4,
     udp,
 )
-from parity.case import EXPERIMENTAL, GROUP, NOBODY, Case, Mirror, Port, Sent, station
+from parity.case import EXPERIMENTAL, GROUP, NOBODY, Case, CaseMirror, CasePort, Sent, station
 
-PORTS = {name: Port() for name in "abcd"} | {"i": Port("internal")}
+PORTS = {name: CasePort() for name in "abcd"} | {"i": CasePort("internal")}
 """The ports that there are; an example uses some of them."""
 
 VLANS = (10, 20, 30)
@@ -69,8 +69,8 @@ class Frame:
 class Example:
     """A case without addresses: each time it is played it gets others."""
 
-    ports: dict[str, Port]
-    mirrors: tuple[Mirror, ...]
+    ports: dict[str, CasePort]
+    mirrors: tuple[CaseMirror, ...]
     sent: tuple[tuple[str, tuple[Frame, ...]], ...]
 
     def case(self, serial: int) -> Case:
@@ -117,11 +117,11 @@ _trunks = st.lists(st.sampled_from((0, *VLANS)), max_size=2, unique=True).map(
 )
 
 _common = st.one_of(
-    st.just(Port()),
-    st.builds(Port, tag=_vlan),
-    st.builds(Port, trunks=_trunks),
+    st.just(CasePort()),
+    st.builds(CasePort, tag=_vlan),
+    st.builds(CasePort, trunks=_trunks),
     st.builds(
-        Port,
+        CasePort,
         tag=_vlan,
         trunks=_trunks,
         vlan_mode=st.sampled_from(("native-tagged", "native-untagged")),
@@ -130,14 +130,14 @@ _common = st.one_of(
 
 _rare = st.one_of(
     st.builds(
-        Port,
+        CasePort,
         tag=_vlan,
         vlan_mode=st.just("dot1q-tunnel"),
         cvlans=_trunks,
         qinq_ethtype=st.sampled_from((None, "802.1q")),
     ),
     st.builds(
-        Port,
+        CasePort,
         tag=st.none() | _vlan,
         priority_tags=st.sampled_from(("if-nonzero", "always")),
     ),
@@ -150,7 +150,7 @@ _settings = _rarely.flatmap(lambda rare: _rare if rare else _common)
 
 
 @st.composite
-def _ports(draw: st.DrawFn) -> dict[str, Port]:
+def _ports(draw: st.DrawFn) -> dict[str, CasePort]:
     names = draw(st.lists(st.sampled_from(sorted(PORTS)), min_size=2, max_size=5, unique=True))
     protected = draw(st.sets(st.sampled_from(names), max_size=2)) if draw(_rarely) else set()
     return {
@@ -160,7 +160,7 @@ def _ports(draw: st.DrawFn) -> dict[str, Port]:
 
 
 @st.composite
-def _mirror(draw: st.DrawFn, names: Sequence[str]) -> Mirror:
+def _mirror(draw: st.DrawFn, names: Sequence[str]) -> CaseMirror:
     output = draw(st.sampled_from(names))
     stray = draw(_rarely)
     others = [name for name in names if stray or name != output]
@@ -169,7 +169,7 @@ def _mirror(draw: st.DrawFn, names: Sequence[str]) -> Mirror:
     least = 0 if src or nothing else 1
     dst = draw(st.lists(st.sampled_from(others), min_size=least, max_size=3, unique=True))
     into_vlan = draw(_rarely)
-    return Mirror(
+    return CaseMirror(
         src=" ".join(src),
         dst=" ".join(dst),
         select_all=draw(_rarely),

@@ -12,7 +12,7 @@ from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import INVALID, NATIVE, OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, STATE_KEY
-from parity.case import Case, Mirror, announce, ports, talk
+from parity.case import Case, CaseMirror, announce, ports, talk
 from parity.case_bridge import CaseBridge, Frames, ParityBench
 
 MIRRORS = 256
@@ -30,19 +30,19 @@ SENT = [
 ]
 
 
-def make_mirrors() -> Iterator[Mirror]:
+def make_mirrors() -> Iterator[CaseMirror]:
     """One port is copied to every output; the others are a mixture, four mirrors to an output."""
     for number in range(MIRRORS):
         output = OUTPUTS[number % 64]
         if number < 64:
-            yield Mirror(src="p0", output=output)
+            yield CaseMirror(src="p0", output=output)
         elif number < 128:
-            yield Mirror(src=MACHINES[number % 15 + 1], output=output)
+            yield CaseMirror(src=MACHINES[number % 15 + 1], output=output)
         elif number < 192:
-            yield Mirror(dst=MACHINES[number * 7 % 16], output=output)
+            yield CaseMirror(dst=MACHINES[number * 7 % 16], output=output)
         else:
             both = MACHINES[number % 16], MACHINES[number * 3 % 16]
-            yield Mirror(src=both[0], dst=both[1], output=output)
+            yield CaseMirror(src=both[0], dst=both[1], output=output)
 
 
 ALL = list(make_mirrors())
@@ -53,7 +53,7 @@ GROUPS = [
 """All mirrors of an output are in one group, and OVS takes a group."""
 
 
-def case(mirrors: Sequence[Mirror]) -> Case:
+def case(mirrors: Sequence[CaseMirror]) -> Case:
     return Case("many", ports(" ".join([*MACHINES, *OUTPUTS])), mirrors, SENT, learn=LEARN)
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.model.rows import MODE_KEY
-from parity.case import Port
+from parity.case import CasePort
 from soak.pair import Pair, Twin
 from soak.scene import BRIDGE, DOWN, KINDS, NUMBERS, RENAMED, UP, set_port
 
@@ -153,7 +153,7 @@ def add_port(rng: Random, pair: Pair) -> str | None:
     return add_named_port(pair, name, _settings(rng))
 
 
-def add_named_port(pair: Pair, name: str, port: Port) -> str:
+def add_named_port(pair: Pair, name: str, port: CasePort) -> str:
     """A port of this name."""
     made = KINDS[name] in ("host", "tap") and name not in pair.scene.devices
     if made:
@@ -188,29 +188,29 @@ def remove_port(rng: Random, pair: Pair) -> str | None:
 def change_port(rng: Random, pair: Pair) -> str | None:
     """A port's VLAN settings."""
     name = rng.choice(sorted(pair.scene.ports))
-    port = _settings(rng) if name not in OUTPUTS or rng.random() < 0.5 else Port()
+    port = _settings(rng) if name not in OUTPUTS or rng.random() < 0.5 else CasePort()
     pair.vsctl(*set_port(name, port))
     pair.scene.ports[name] = port
     return f"port {name} changed: {_described(port)}"
 
 
-def _settings(rng: Random) -> Port:
+def _settings(rng: Random) -> CasePort:
     """Mostly what is offloaded: much of the rest is left to Open vSwitch."""
     vlan = rng.choice(VLANS)
     trunks = tuple(sorted(rng.sample((0, *VLANS), rng.randint(0, 2))))
     rarely = rng.random()
     if rarely < 0.02:
-        return Port(tag=vlan, vlan_mode="dot1q-tunnel", qinq_ethtype="802.1q")
+        return CasePort(tag=vlan, vlan_mode="dot1q-tunnel", qinq_ethtype="802.1q")
     if rarely < 0.04:
-        return Port(tag=rng.choice((None, vlan)), priority_tags="if-nonzero")
+        return CasePort(tag=rng.choice((None, vlan)), priority_tags="if-nonzero")
     if rarely < 0.1:
-        return Port(protected=True)
+        return CasePort(protected=True)
     native = rng.choice(("native-tagged", "native-untagged"))
-    common = (Port(), Port(tag=vlan), Port(trunks=trunks))
-    return rng.choice((*common, Port(), Port(tag=vlan, trunks=trunks, vlan_mode=native)))
+    common = (CasePort(), CasePort(tag=vlan), CasePort(trunks=trunks))
+    return rng.choice((*common, CasePort(), CasePort(tag=vlan, trunks=trunks, vlan_mode=native)))
 
 
-def _described(port: Port) -> str:
+def _described(port: CasePort) -> str:
     return " ".join(port.columns()) or "no settings"
 
 
@@ -408,7 +408,7 @@ def simplify(rng: Random, pair: Pair) -> str | None:
     for source in list(scene.flows):
         _remove_flow(pair, source)
     outputs = [name for name in names if name in OUTPUTS]
-    words = [word for name in names for word in ("--", *set_port(name, Port()))]
+    words = [word for name in names for word in ("--", *set_port(name, CasePort()))]
     words += _gets(outputs)
     for name in sorted(scene.mirrors):
         if outputs:
@@ -418,7 +418,7 @@ def simplify(rng: Random, pair: Pair) -> str | None:
         words += ["--", "remove", "Mirror", name, "external_ids", MODE_KEY]
     pair.vsctl(*words)
     scene.native.clear()
-    scene.ports.update(dict.fromkeys(names, Port()))
+    scene.ports.update(dict.fromkeys(names, CasePort()))
     for name, state in sorted(scene.devices.items()):
         if state == DOWN:
             _set_up(pair, name)

@@ -22,7 +22,7 @@ from ovs_ebpf_tap.lab.netns import CommandError, reap
 from ovs_ebpf_tap.lab.sidecar_process import reap_pins
 from ovs_ebpf_tap.model.rows import REASON_KEY
 from ovs_ebpf_tap.util.text import align
-from parity.case import Case, Port
+from parity.case import Case, CasePort
 from soak import changes, steps
 from soak.pair import CANARY, Pair, Rest, Row
 from soak.readings import MOST_GROWTH, SidecarUsage, growth, lives, read
@@ -76,7 +76,7 @@ class Soak:
     def begin(self) -> None:
         """The ports that there are at first."""
         for name in _FIRST_PORTS:
-            changes.add_named_port(self._pair, name, Port())
+            changes.add_named_port(self._pair, name, CasePort())
 
     def step(self, *, checked: bool = True) -> str:
         """The next step; returns its line. Raises FailedError, and what the lab raises.

@@ -21,7 +21,7 @@ from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
 from ovs_ebpf_tap.model.reasons.packet_reasons import FLOWS_UNKNOWN
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
-from parity.case import Port, datapath_type
+from parity.case import CasePort, datapath_type
 from parity.case_bridge import Machine
 from soak.foreign_programs import ForeignPrograms
 from soak.scene import BRIDGE, DOWN, KINDS, NUMBERS, RENAMED, UP, Scene
@@ -101,7 +101,7 @@ class Twin(Resource):
 
     # Open vSwitch.
 
-    def add_port(self, name: str, port: Port) -> None:
+    def add_port(self, name: str, port: CasePort) -> None:
         """Add the Port row."""
         kind = ("type=internal",) if KINDS[name] == "internal" else ()
         number = f"ofport_request={NUMBERS[name]}"
@@ -188,7 +188,7 @@ class Pair(Resource):
         with contextlib.ExitStack() as opening:
             for resource in (self.tested, self.oracle, self.foreign, self.sidecar):
                 opening.enter_context(resource)
-            self.scene.ports[BRIDGE] = Port()
+            self.scene.ports[BRIDGE] = CasePort()
             self._resources = opening.pop_all()
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from parity.case import Port
+from parity.case import CasePort
 
 BRIDGE = "br0"
 
@@ -24,7 +24,7 @@ UP, DOWN, RENAMED = "up", "down", "renamed"
 _VLAN_COLUMNS = ("tag", "trunks", "vlan_mode", "cvlans", "other_config")
 
 
-def set_port(name: str, port: Port) -> list[str]:
+def set_port(name: str, port: CasePort) -> list[str]:
     """Arguments of ovs-vsctl that have a Port row's settings be these."""
     clear = ["clear", "Port", name, *_VLAN_COLUMNS]
     return [*clear, "--", "set", "Port", name, "protected=false", *port.columns()]
@@ -38,7 +38,7 @@ class Scene:
     they are ports; an internal port's is always there.
     """
 
-    ports: dict[str, Port] = field(default_factory=dict)
+    ports: dict[str, CasePort] = field(default_factory=dict)
     devices: dict[str, str] = field(default_factory=dict)
     mirrors: set[str] = field(default_factory=set)
     mirrors_made: int = 0
