@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import os
 import signal
 import time
-from types import FrameType
 
 import ovs.poller
 import structlog
@@ -33,6 +31,7 @@ from ovs_ebpf_tap.model.rows import mirror_devices
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb
 from ovs_ebpf_tap.observe.schema import fetch_schema
 from ovs_ebpf_tap.util import unexpected
+from ovs_ebpf_tap.util.signals import EndingSignals, Interrupted
 
 _MAX_BACKOFF = 5.0  # seconds
 _START = 2 * (ANSWER + _MAX_BACKOFF)
@@ -41,40 +40,21 @@ _START = 2 * (ANSWER + _MAX_BACKOFF)
 log = structlog.get_logger()
 
 
-class _Stop(Exception):  # noqa: N818 - it is no error
-    """SIGTERM or SIGINT came while nothing else was under way."""
-
-
-class _Signals:
-    """SIGTERM and SIGINT, as a flag and as something a poll loop wakes up for."""
-
-    def __init__(self) -> None:
-        self.stop = False
-        self.waiting = False
-        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._take)
-
-    def _take(self, _number: int, _frame: FrameType | None) -> None:
-        self.stop = True
-        if self.waiting:
-            raise _Stop
-
-    def wait(self, poller: ovs.poller.Poller) -> None:
-        poller.fd_wait(self._read, ovs.poller.POLLIN)
-
-
 def run(options: Options) -> None:
     """Runs the sidecar until it is told to stop. Raises TapError."""
     require_root()
-    signals = _Signals()
+    # As of nohup or a script, they may be ignored: it is to end even so.
+    with EndingSignals((signal.SIGTERM, signal.SIGINT), ignored=True) as signals:
+        _run(options, signals)
+
+
+def _run(options: Options, signals: EndingSignals) -> None:
     supervisor = Supervisor.open()
     run_dir = control.RunDir.take(options.run_dir)
     released = False
     try:
         released = _serve(options, signals, supervisor)
-    except _Stop:
+    except Interrupted:
         log.info("stopped")
     finally:
         run_dir.release()
@@ -82,7 +62,7 @@ def run(options: Options) -> None:
         log.info("released")
 
 
-def _serve(options: Options, signals: _Signals, supervisor: Supervisor) -> bool:
+def _serve(options: Options, signals: EndingSignals, supervisor: Supervisor) -> bool:
     """Runs the loop; returns whether it ended because all was released."""
     gc.disable()
     check_kernel(options)
@@ -102,7 +82,7 @@ def _serve_on(
     runtime: Runtime,
     server: control.Server,
     options: Options,
-    signals: _Signals,
+    signals: EndingSignals,
     supervisor: Supervisor,
 ) -> bool:
     if options.fast_attach and runtime.attach == TCX and not rcu.may_expedite():
@@ -183,10 +163,10 @@ def _loop(
     runtime: Runtime,
     server: control.Server,
     requests: _Requests,
-    signals: _Signals,
+    signals: EndingSignals,
     supervisor: Supervisor,
 ) -> None:
-    while not signals.stop and not requests.stop:
+    while signals.taken is None and not requests.stop:
         _step(runtime.sidecar)
         supervisor.status(runtime.sidecar.summary)
         if runtime.sidecar.healthy:
@@ -211,15 +191,14 @@ def _step(sidecar: Sidecar) -> None:
 
 
 def _await_lock(
-    remote: str, schema: dict[str, object], signals: _Signals, supervisor: Supervisor
+    remote: str, schema: dict[str, object], signals: EndingSignals, supervisor: Supervisor
 ) -> Ovsdb:
     """A client that has the database's lock. Raises TapError if another sidecar keeps it."""
     overdue = time.monotonic() + ANSWER
 
     def wait(ovsdb: Ovsdb) -> None:
         nonlocal overdue
-        if signals.stop:
-            raise _Stop
+        signals.check()
         if time.monotonic() > overdue:
             overdue = float("inf")
             log.warning("the database does not answer: waiting for its lock")
@@ -235,7 +214,7 @@ def _await_lock(
     return lock(remote, schema, wait)
 
 
-def _await_schema(remote: str, signals: _Signals, supervisor: Supervisor) -> dict[str, object]:
+def _await_schema(remote: str, signals: EndingSignals, supervisor: Supervisor) -> dict[str, object]:
     """Waits for the database, for as long as it takes."""
 
     def tell(state: tenacity.RetryCallState) -> None:
@@ -253,10 +232,5 @@ def _await_schema(remote: str, signals: _Signals, supervisor: Supervisor) -> dic
     def fetch() -> dict[str, object]:
         return fetch_schema(remote, ANSWER)
 
-    signals.waiting = True
-    try:
-        if signals.stop:
-            raise _Stop
+    with signals.interruptible():
         return fetch()
-    finally:
-        signals.waiting = False

@@ -7,5 +7,5 @@
   (missing and extra copies), `report` (table, JSON), and `page` (HTML) with its `charts`.
 - reading: `readers` (counters of devices and programs, CPU time) and `host` (what it ran on).
 - running: `live` (a mirror of the switch and the traffic that there is, with `mode_switcher` and
-  `interrupts`) and `lab_runs` (a switch, hosts and traffic of its own).
+  `util/signals`) and `lab_runs` (a switch, hosts and traffic of its own).
 """

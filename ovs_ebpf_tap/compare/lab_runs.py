@@ -28,7 +28,6 @@ from ovs_ebpf_tap.compare.figures import (
     Result,
 )
 from ovs_ebpf_tap.compare.host import datapath_name, describe_devices, describe_host
-from ovs_ebpf_tap.compare.interrupts import raised
 from ovs_ebpf_tap.compare.metrics import COPIES, CPU, cpu_figures
 from ovs_ebpf_tap.compare.readers import Cpu, counted_between, read_cpu
 from ovs_ebpf_tap.compare.rounds import orders
@@ -42,6 +41,7 @@ from ovs_ebpf_tap.lab.traffic import Flood, Stream, round_trips, tcp_load
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.observe.links import Statistics, list_devices, read_statistics
 from ovs_ebpf_tap.util.quantiles import percentile
+from ovs_ebpf_tap.util.signals import interruptible
 
 _VARIANTS = (NONE, NATIVE, OFFLOADED)
 _MODES = {NATIVE: "native", OFFLOADED: "offload"}
@@ -147,7 +147,7 @@ def compare(
     if missing:
         raise TapError(f"the lab needs {', '.join(missing)}: install the packages they are in")
     runs = _LabRuns(datapath, seconds, rounds, variants)
-    with raised():
+    with interruptible():
         reap()
         reap_pins()
         try:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED, Load, Metric, Reading, Result
 from ovs_ebpf_tap.compare.host import datapath_name, describe_devices, describe_host
-from ovs_ebpf_tap.compare.interrupts import Interrupts
 from ovs_ebpf_tap.compare.metrics import COPIES, CPU, cpu_figures
 from ovs_ebpf_tap.compare.mirror_counters import Meter, MirrorCounters, find_counters
 from ovs_ebpf_tap.compare.mode_switcher import ModeSwitcher, bridge_of
@@ -29,6 +28,7 @@ from ovs_ebpf_tap.daemon.runtime import Options, require_root
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.observe.ovsdb import ovs_run_dir
 from ovs_ebpf_tap.observe.vswitchd import read_pid
+from ovs_ebpf_tap.util.signals import EndingSignals
 from ovs_ebpf_tap.util.text import printable
 
 LOAD = Load(
@@ -73,22 +73,22 @@ def compare(options: Options, runs: LiveRuns, tell: Callable[[str], None]) -> Re
             f"no sidecar runs with run directory {options.run_dir}: start ovs-ebpf-tap run first"
         )
     with (
-        Interrupts() as interrupts,
-        _mode_given_back(options, runs, interrupts) as switcher,
+        EndingSignals() as signals,
+        _mode_given_back(options, runs, signals) as switcher,
         open_kernel(options.pin_dir, switcher.uuid) as kernel,
     ):
         vswitchd = _find_vswitchd(ovs_run_dir(options.ovsdb))
         counters = _find_counters(switcher, kernel)
-        comparison = _Comparison(runs, switcher, kernel, interrupts, vswitchd, counters)
+        comparison = _Comparison(runs, switcher, kernel, signals, vswitchd, counters)
         return comparison.run(tell)
 
 
 @contextlib.contextmanager
 def _mode_given_back(
-    options: Options, runs: LiveRuns, interrupts: Interrupts
+    options: Options, runs: LiveRuns, signals: EndingSignals
 ) -> Iterator[ModeSwitcher]:
     """Switches the mirror's mode, and gives back at the end the one that it had."""
-    switcher = ModeSwitcher.open(options, runs.mirror, interrupts)
+    switcher = ModeSwitcher.open(options, runs.mirror, signals)
     try:
         yield switcher
     except TapError as error:
@@ -119,7 +119,7 @@ class _Comparison:
         runs: LiveRuns,
         switcher: ModeSwitcher,
         kernel: Kernel,
-        interrupts: Interrupts,
+        signals: EndingSignals,
         vswitchd: int,
         counters: MirrorCounters,
     ) -> None:
@@ -127,7 +127,7 @@ class _Comparison:
         self._runs = runs
         self._switcher = switcher
         self._kernel = kernel
-        self._interrupts = interrupts
+        self._signals = signals
         self._vswitchd = vswitchd
         self._counters = counters
         self._super_packets = False
@@ -151,7 +151,7 @@ class _Comparison:
         self._counters = counters
         self._hooks = self._kernel.hooks() or self._hooks
         begin = self._kernel.look(self._counters, self._vswitchd)
-        self._interrupts.sleep(self._runs.seconds)
+        self._signals.sleep(self._runs.seconds)
         end = self._kernel.look(self._counters, self._vswitchd)
         self._switcher.check_still(variant)
         span = between(self._counters, begin, end)

@@ -8,7 +8,6 @@ from typing import Self
 from uuid import UUID
 
 from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED
-from ovs_ebpf_tap.compare.interrupts import Interrupts
 from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.daemon.runtime import PATIENCE, Options, connect, transact, wait_db
 from ovs_ebpf_tap.errors import TapError
@@ -23,6 +22,7 @@ from ovs_ebpf_tap.model.rows import (
 )
 from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb
+from ovs_ebpf_tap.util.signals import EndingSignals
 from ovs_ebpf_tap.util.text import printable
 
 MODES = {OFFLOADED: "offload", NATIVE: "native"}
@@ -57,21 +57,21 @@ class ModeSwitcher:
     """Moves one mirror. Its mode was `before`; None if it had none of its own."""
 
     def __init__(
-        self, options: Options, ovsdb: Ovsdb, mirror: Mirror, interrupts: Interrupts
+        self, options: Options, ovsdb: Ovsdb, mirror: Mirror, signals: EndingSignals
     ) -> None:
         self._options = options
-        self._interrupts = interrupts
+        self._signals = signals
         self._ovsdb = ovsdb
         self.uuid = mirror.uuid
         self.name = printable(mirror.name)
         self.before = mirror.external_ids.get(MODE_KEY)
 
     @classmethod
-    def open(cls, options: Options, name: str, interrupts: Interrupts) -> Self:
+    def open(cls, options: Options, name: str, signals: EndingSignals) -> Self:
         """Raises TapError if the database does not answer, or has no such mirror."""
         ovsdb = connect(options.ovsdb)
         try:
-            return cls(options, ovsdb, choose(ovsdb.snapshot(), name), interrupts)
+            return cls(options, ovsdb, choose(ovsdb.snapshot(), name), signals)
         except TapError:
             ovsdb.close()
             raise
@@ -110,7 +110,7 @@ class ModeSwitcher:
         ):
             self._check(variant, begun)
             wait_db(self._ovsdb, deadline)
-            self._interrupts.sleep(_LOOK)
+            self._signals.sleep(_LOOK)
 
     def check_still(self, variant: str) -> None:
         """Raises TapError if the mirror is not so any more."""

@@ -21,7 +21,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.daemon.runtime import Options, pinned_counters
@@ -33,6 +32,7 @@ from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.netns import CommandError, reap
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
+from ovs_ebpf_tap.util.signals import interruptible
 
 _PREFIX = "tap-demo"
 _BPFFS = Path("/sys/fs/bpf")
@@ -221,13 +221,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("demo: root is needed", file=sys.stderr)
         return 1
-    _end_in_order_on_signals()
-    _remove_leftovers()
     try:
-        with _pin_directory() as pin_dir, Switch("switch", prefix=_PREFIX) as switch:
-            switch.add_bridge("br0", arguments.datapath)
-            machines = DemoMachines.connect(switch)
-            Demo(switch, machines, arguments.datapath, pin_dir).show()
+        with interruptible(_interrupted):
+            _remove_leftovers()
+            with _pin_directory() as pin_dir, Switch("switch", prefix=_PREFIX) as switch:
+                switch.add_bridge("br0", arguments.datapath)
+                machines = DemoMachines.connect(switch)
+                Demo(switch, machines, arguments.datapath, pin_dir).show()
     except (
         DemoError,
         CommandError,
@@ -241,18 +241,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _end_in_order_on_signals() -> None:
-    """Turn the usual signals into an exit that cleans up, undisturbed by further ones."""
-    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        print("demo: interrupted, cleaning up", file=sys.stderr)
-        sys.exit(128 + number)
-
-    for number in numbers:
-        signal.signal(number, end)
+def _interrupted(number: signal.Signals) -> SystemExit:
+    print("demo: interrupted, cleaning up", file=sys.stderr)
+    return SystemExit(128 + number)
 
 
 def _remove_leftovers() -> None:

@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from uuid import UUID
 
 from bench.mirror_log import MirrorLog, MirrorUpdate
@@ -35,6 +33,7 @@ from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.model.rows import MODE_KEY
+from ovs_ebpf_tap.util.signals import interruptible
 
 FIRST_COPY = {MEDIAN: 10.0, P99: 40.0}
 """Milliseconds from the commit to the first copy."""
@@ -308,9 +307,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("bench: root is needed", file=sys.stderr)
         return 1
-    _end_in_order_on_signals()
-    reap()
-    reap_pins()
     size = Size(
         rounds=arguments.rounds,
         starts=arguments.starts,
@@ -320,7 +316,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         options=("--fast-attach",) if arguments.fast_attach else (),
     )
     try:
-        figures = measure(size, lambda text: print(f"bench: {text}", file=sys.stderr, flush=True))
+        with interruptible(lambda number: SystemExit(128 + number)):
+            reap()
+            reap_pins()
+            figures = measure(
+                size, lambda text: print(f"bench: {text}", file=sys.stderr, flush=True)
+            )
     except (
         CommandError,
         CaptureLossError,
@@ -332,16 +333,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(as_json(figures) if arguments.json else as_table(figures))
     return 0
-
-
-def _end_in_order_on_signals() -> None:
-    """Turns the usual signals into an exit that cleans up."""
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, end)
 
 
 if __name__ == "__main__":

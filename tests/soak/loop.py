@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import secrets
-import signal
 import subprocess
 import sys
 import time
@@ -14,13 +13,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from types import FrameType
 
 from ovs_ebpf_tap.lab.capture import CaptureLossError
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import CommandError, reap
 from ovs_ebpf_tap.lab.sidecar_process import reap_pins
 from ovs_ebpf_tap.model.rows import REASON_KEY
+from ovs_ebpf_tap.util.signals import interruptible
 from ovs_ebpf_tap.util.text import align
 from parity.case import Case, CasePort
 from soak import changes, steps
@@ -260,12 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("soak: root is needed", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, _interrupt)
-    reap()
-    reap_pins()
-    seed = secrets.randbelow(1 << 32) if arguments.seed is None else arguments.seed
-    return run(seed, arguments.minutes * 60, arguments.step)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    with interruptible(lambda _: KeyboardInterrupt()):
+        reap()
+        reap_pins()
+        seed = secrets.randbelow(1 << 32) if arguments.seed is None else arguments.seed
+        return run(seed, arguments.minutes * 60, arguments.step)

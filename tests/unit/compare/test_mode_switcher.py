@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
-
 import pytest
 from builders import World, switch
 
 from ovs_ebpf_tap.compare import live, mode_switcher
-from ovs_ebpf_tap.compare.interrupts import ENDING, Interrupts, raised
 from ovs_ebpf_tap.daemon.runtime import Options
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.rows import MODE_KEY, Database
 from ovs_ebpf_tap.model.transaction import Transaction
+from ovs_ebpf_tap.util.signals import EndingSignals
 
 RUNS = live.LiveRuns("m", 1, 1)
 
@@ -64,10 +60,10 @@ def test_the_mode_is_as_it_was(
 ) -> None:
     before = {"other": "1"} if mode is None else {"other": "1", MODE_KEY: mode}
     ovsdb.world.set_mirror("m", external_ids=before)
-    interrupts = Interrupts()
+    signals = EndingSignals()
     caught: BaseException | None = None
     try:
-        with live._mode_given_back(Options("unix:x"), RUNS, interrupts) as switcher:
+        with live._mode_given_back(Options("unix:x"), RUNS, signals) as switcher:
             mode_switcher._write_mode(switcher._ovsdb, switcher.uuid, "native")
             assert ids(ovsdb)[MODE_KEY] == "native"
             if failure is not None:
@@ -94,7 +90,7 @@ def test_what_to_do_by_hand(ovsdb: FakeOvsdb, mode: str | None, by_hand: str) ->
     uuid = ovsdb.world.mirrors["m"].uuid
 
     def compare_in_vain() -> None:
-        with live._mode_given_back(Options("unix:x"), RUNS, Interrupts()) as switcher:
+        with live._mode_given_back(Options("unix:x"), RUNS, EndingSignals()) as switcher:
             mode_switcher._write_mode(switcher._ovsdb, switcher.uuid, "offload")
             ovsdb.answers = False
             raise TapError("in vain")
@@ -107,7 +103,7 @@ def test_what_to_do_by_hand(ovsdb: FakeOvsdb, mode: str | None, by_hand: str) ->
 
 
 def test_a_mirror_that_is_gone_needs_no_mode(ovsdb: FakeOvsdb) -> None:
-    with live._mode_given_back(Options("unix:x"), RUNS, Interrupts()) as switcher:
+    with live._mode_given_back(Options("unix:x"), RUNS, EndingSignals()) as switcher:
         del ovsdb.world.mirrors["m"]
         with pytest.raises(TapError, match="mirror m was removed"):
             switcher.mirror  # noqa: B018 - it is a property that raises
@@ -127,55 +123,3 @@ def test_which_mirror() -> None:
     with pytest.raises(TapError, match="several mirrors are called m"):
         mode_switcher.choose(world.db, "m")
     assert mode_switcher.choose(world.db, str(uuid)).uuid == uuid
-
-
-def send(number: signal.Signals) -> None:
-    """To this thread, whatever others there are."""
-    signal.pthread_kill(threading.get_ident(), number)
-
-
-@pytest.mark.parametrize("number", ENDING)
-def test_signals_are_taken_where_it_waits(number: signal.Signals) -> None:
-    before = signal.signal(number, signal.SIG_DFL)  # It may be ignored, as of nohup.
-    try:
-        with Interrupts() as interrupts:
-            send(number)
-            with pytest.raises(TapError, match=f"interrupted by {number.name}"):
-                interrupts.sleep(10)
-            # Further ones disturb nothing, and are forgotten.
-            send(number)
-        assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    finally:
-        signal.signal(number, before)
-
-
-def test_without_signals_it_waits() -> None:
-    with Interrupts() as interrupts:
-        begun = time.monotonic()
-        interrupts.sleep(0.02)
-        assert time.monotonic() - begun >= 0.02
-
-
-def test_signals_that_are_ignored_stay_so() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with Interrupts() as interrupts:
-            send(signal.SIGHUP)
-            interrupts.sleep(0)
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_the_first_signal_is_raised_and_no_other() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-
-    def run() -> None:
-        with raised():
-            try:
-                send(signal.SIGTERM)
-            finally:
-                send(signal.SIGINT)
-
-    with pytest.raises(TapError, match="interrupted by SIGTERM"):
-        run()
-    assert signal.getsignal(signal.SIGTERM) == before
