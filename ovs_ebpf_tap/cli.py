@@ -60,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
         "Open vSwitch first (default: %(default)s)",
     )
     run.add_argument(
+        "--log-format",
+        choices=logs.FORMATS,
+        default=logs.LOGFMT,
+        help="format of the log: key=value pairs, a JSON object a line, or columns for people "
+        "(default: %(default)s)",
+    )
+    run.add_argument(
         "--fast-attach",
         action="store_true",
         help="expedite the kernel's RCU grace periods while TCX hooks are attached or removed: "
@@ -225,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.command == "compare" and arguments.datapath and not arguments.lab:
         parser.error("argument --datapath: it is the lab's, for --lab")
-    logs.configure()
+    logs.configure(getattr(arguments, "log_format", logs.LOGFMT))
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # Names need not fit the locale.
     try:

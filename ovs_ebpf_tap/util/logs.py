@@ -1,13 +1,14 @@
-"""Logs: one line an event on stderr, `key=value` behind the event's name."""
+"""Logs: one line an event on stderr, in the format that is asked for."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ovs_ebpf_tap.util.text import printable
 
@@ -27,21 +28,38 @@ class _Stderr:
             sys.stderr.flush()
 
 
-def configure() -> None:
-    """Sends structlog's events to stderr."""
+LOGFMT, JSON, CONSOLE = FORMATS = ("logfmt", "json", "console")
+
+_FIRST = ("timestamp", "level", "event")
+
+
+def configure(chosen: str = LOGFMT) -> None:
+    """Sends structlog's events to stderr, in one of FORMATS."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _made_printable,
-            structlog.processors.LogfmtRenderer(
-                key_order=["timestamp", "level", "event"], drop_missing=True
-            ),
+            _renderer(chosen),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(20),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stderr())),
         cache_logger_on_first_use=True,
     )
+
+
+def _renderer(chosen: str) -> Processor:
+    if chosen == JSON:
+        return structlog.processors.JSONRenderer(serializer=_as_json)
+    if chosen == CONSOLE:
+        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    return structlog.processors.LogfmtRenderer(key_order=_FIRST, drop_missing=True)
+
+
+def _as_json(event: EventDict, **options: Any) -> str:
+    """With the same keys first as in the other formats."""
+    first = {key: event[key] for key in _FIRST if key in event}
+    return json.dumps({**first, **event}, **options)
 
 
 def _made_printable(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:

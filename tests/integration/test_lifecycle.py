@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -217,6 +218,18 @@ def test_a_device_that_left_with_its_hook(switch: Switch, trio: Trio, tap: Sidec
         wait_for(lambda: tap.status()[0]["reason"] == taken, what="the reason")
         assert not tap.status()[0]["hooks"]
         assert switch.ns.call(lambda: bpf.count_tcx(index)) == 0
+
+
+def test_the_log_can_be_json(switch: Switch) -> None:
+    sidecar = SidecarProcess(switch, "--log-format", "json")
+    sidecar.start(ready=False)
+    try:
+        wait_for(lambda: '"event": "ready"' in sidecar.log(), 30, "a ready sidecar")
+        events = [json.loads(line) for line in sidecar.log().splitlines()]
+    finally:
+        sidecar.close()
+    (ready,) = (event for event in events if event["event"] == "ready")
+    assert ready["level"] == "info"
 
 
 def test_a_second_sidecar_refuses(switch: Switch, tap: SidecarProcess) -> None:
