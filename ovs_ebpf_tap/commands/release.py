@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 from uuid import UUID
 
 import ovs.poller
+import tenacity
 
 from ovs_ebpf_tap.apply import leftovers
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
@@ -41,6 +45,12 @@ from ovs_ebpf_tap.util import namespace
 from ovs_ebpf_tap.util.probes import probe
 from ovs_ebpf_tap.util.text import printable
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_LOOK = 0.02
+"""Seconds from one look at the running sidecar to the next."""
+
 
 def release(options: Options, names: tuple[str, ...]) -> list[str]:
     """Gives the named mirrors, or all, back to OVS; returns a line for each, and for what is left.
@@ -71,6 +81,15 @@ def release(options: Options, names: tuple[str, ...]) -> list[str]:
     return [f"{_described(mirror, db)}: native" for mirror in chosen] + left
 
 
+def _every_moment(
+    seconds: float, again: tenacity.retry_base
+) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Has a function called again until that is not needed. Raises RetryError after `seconds`."""
+    return tenacity.retry(
+        retry=again, wait=tenacity.wait_fixed(_LOOK), stop=tenacity.stop_after_delay(seconds)
+    )
+
+
 def _choose(db: Database, names: tuple[str, ...]) -> list[Mirror]:
     mirrors = sorted(db.mirrors.values(), key=lambda mirror: mirror.name)
     for name in names:
@@ -95,19 +114,18 @@ def _is_called(mirror: Mirror, name: str) -> bool:
 def _release_all(options: Options, ovsdb: Ovsdb) -> list[str]:
     """A running sidecar does it and ends; else it is done here. Returns what is left, in lines."""
     asked = False
-    deadline = time.monotonic() + 2 * PATIENCE
-    while True:
+
+    @_every_moment(2 * PATIENCE, tenacity.retry_if_exception_type(control.LockedError))
+    def take() -> control.RunDir:
+        nonlocal asked
         # It may not listen yet, or be killed before it has done it.
         asked = asked or control.call(options.run_dir, "release") is not None
-        try:
-            run_dir = control.RunDir.take(options.run_dir)
-            break
-        except control.LockedError:
-            if time.monotonic() > deadline:
-                raise TapError(
-                    "the running sidecar did not give the mirrors back: see its log"
-                ) from None
-            time.sleep(0.02)
+        return control.RunDir.take(options.run_dir)
+
+    try:
+        run_dir = take()
+    except tenacity.RetryError:
+        raise TapError("the running sidecar did not give the mirrors back: see its log") from None
     try:
         if not asked or options.pin_dir.exists():
             _release_all_alone(options, ovsdb)
@@ -186,10 +204,12 @@ def _release_some(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> None:
     while any(_is_offloaded(ovsdb.snapshot(), uuid) for uuid in chosen):
         wait_db(ovsdb, deadline)
     # Open vSwitch copies; hooks go when its running flows do.
-    while control.call(options.run_dir, "settled") == "no":
-        if time.monotonic() > deadline:
-            raise TapError("the running sidecar does not come to rest: see its log")
-        time.sleep(0.02)
+    seconds = max(0.0, deadline - time.monotonic())
+    is_settled = _every_moment(seconds, tenacity.retry_if_result(operator.not_))(control.is_settled)
+    try:
+        is_settled(options.run_dir)
+    except tenacity.RetryError:
+        raise TapError("the running sidecar does not come to rest: see its log") from None
 
 
 def _is_offloaded(db: Database, uuid: UUID) -> bool:

@@ -11,10 +11,10 @@ from ovs_ebpf_tap.compare.figures import NATIVE, OFFLOADED
 from ovs_ebpf_tap.daemon import control
 from ovs_ebpf_tap.daemon.runtime import PATIENCE, Options, connect, transact, wait_db
 from ovs_ebpf_tap.errors import TapError
+from ovs_ebpf_tap.model.desired import keys_agree
 from ovs_ebpf_tap.model.rows import (
     MODE_KEY,
     REASON_KEY,
-    SELECT_VLAN_KEY,
     STATE_KEY,
     Bridge,
     Database,
@@ -106,7 +106,7 @@ class ModeSwitcher:
         while not (
             self._is(variant)
             and hooked() == (variant == OFFLOADED)
-            and control.call(self._options.run_dir, "settled") != "no"
+            and control.is_settled(self._options.run_dir)
         ):
             self._check(variant, begun)
             wait_db(self._ovsdb, deadline)
@@ -119,11 +119,11 @@ class ModeSwitcher:
             raise TapError(f"mirror {self.name} did not stay {variant} while it was read")
 
     def _is(self, variant: str) -> bool:
-        db, ids = self.db, self.mirror.external_ids
-        parked = SELECT_VLAN_KEY in ids and self.mirror.parked
+        db, mirror = self.db, self.mirror
         return (
-            ids.get(STATE_KEY) == variant
-            and parked == (variant == OFFLOADED)
+            mirror.external_ids.get(STATE_KEY) == variant
+            and keys_agree(mirror.external_ids)
+            and mirror.parked == (variant == OFFLOADED)
             and db.cur_cfg >= db.next_cfg
         )
 

@@ -173,6 +173,14 @@ def is_running(run_dir: Path) -> bool:
         return opened.connect_ex(str(run_dir / SOCKET)) in (0, EAGAIN)
 
 
+def is_settled(run_dir: Path) -> bool:
+    """Whether no move is under way: the running sidecar says so, or there is none.
+
+    Hooks of mirrors that are given back go only then. Raises TapError as `call` does.
+    """
+    return call(run_dir, "settled") != "no"
+
+
 def call(run_dir: Path, command: str) -> str | None:
     """What a running sidecar answers; None if there is none.
 

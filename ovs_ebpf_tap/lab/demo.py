@@ -157,7 +157,7 @@ class Demo:
         self._switch.wait_until("Mirror", _MIRROR, f"external_ids:ebpf-tap-state={state}")
 
         def settled() -> MirrorStatus | None:
-            if control.call(self._run_dir, "settled") == "no":
+            if not control.is_settled(self._run_dir):
                 return None
             status = self._read_status()
             return status if bool(status.hooks) == (state == "offloaded") else None

@@ -21,6 +21,8 @@ from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
+from ovs_ebpf_tap.model.desired import OFFLOADED, keys_agree
+from ovs_ebpf_tap.model.rows import REASON_KEY, STATE_KEY
 
 BPFFS = Path("/sys/fs/bpf")
 _READY = 60.0  # seconds: the programs may have to be compiled
@@ -176,11 +178,11 @@ class SidecarProcess:
 
     def state(self, mirror: str) -> str | None:
         """`ebpf-tap-state` of the row."""
-        return self.external_ids(mirror).get("ebpf-tap-state")
+        return self.external_ids(mirror).get(STATE_KEY)
 
     def reason(self, mirror: str) -> str | None:
         """`ebpf-tap-reason` of the row."""
-        return self.external_ids(mirror).get("ebpf-tap-reason")
+        return self.external_ids(mirror).get(REASON_KEY)
 
     def wait_settled(self, mirror: str, state: str, seconds: float = 10.0) -> None:
         """As `wait_state`, and waits until the hooks of a mirror that is given back are gone."""
@@ -200,15 +202,14 @@ class SidecarProcess:
 
     def _is(self, mirror: str, state: str) -> bool:
         ids = self.external_ids(mirror)
-        parked = "ebpf-tap-select-vlan" in ids
-        if ids.get("ebpf-tap-state") != state or parked != (state == "offloaded"):
+        if ids.get(STATE_KEY) != state or not keys_agree(ids):
             return False
-        return not parked or not self.is_moving()
+        return state != OFFLOADED or not self.is_moving()
 
     def is_moving(self) -> bool:
         """Whether the running sidecar is not at rest: flows may not know of a move yet."""
         try:
-            return control.call(self.run_dir, "settled") == "no"
+            return not control.is_settled(self.run_dir)
         except TapError:  # It does not answer.
             return True
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, KEEP, FrameRewrite
 from ovs_ebpf_tap.model.match import Match
-from ovs_ebpf_tap.model.rows import PARKED_VLANS
+from ovs_ebpf_tap.model.rows import PARKED_VLANS, SELECT_VLAN_KEY, STATE_KEY
 from ovs_ebpf_tap.util.text import printable
 
 INGRESS = "ingress"
@@ -34,6 +34,14 @@ NO_CUTTER = 0
 
 TCX = "tcx"
 CLSACT = "clsact"
+
+
+def keys_agree(external_ids: Mapping[str, str]) -> bool:
+    """Whether a Mirror row keeps the user's `select_vlan` if, and only if, its state is offloaded.
+
+    While it moves between Open vSwitch and the hooks, it may not.
+    """
+    return (SELECT_VLAN_KEY in external_ids) == (external_ids.get(STATE_KEY) == OFFLOADED)
 
 
 class Hook(NamedTuple):

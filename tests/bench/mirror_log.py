@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ovs_ebpf_tap.lab.waiting import wait_for
-from ovs_ebpf_tap.model.desired import OFFLOADED
-from ovs_ebpf_tap.model.rows import PARKED_VLANS, SELECT_VLAN_KEY, STATE_KEY
+from ovs_ebpf_tap.model.desired import OFFLOADED, keys_agree
+from ovs_ebpf_tap.model.rows import PARKED_VLANS, STATE_KEY
 from ovs_ebpf_tap.observe.schema import DATABASE
 
 
@@ -35,9 +35,7 @@ class MirrorUpdate:
     @property
     def settled(self) -> bool:
         """Whether no move is under way."""
-        ids = self.external_ids
-        parked = SELECT_VLAN_KEY in ids
-        return parked == (ids.get(STATE_KEY) == OFFLOADED)
+        return keys_agree(self.external_ids)
 
 
 class MirrorLog:

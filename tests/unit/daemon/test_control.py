@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ovs_ebpf_tap.daemon.control import LOCK, RunDir, Server, call
+from ovs_ebpf_tap.daemon.control import LOCK, RunDir, Server, call, is_settled
 from ovs_ebpf_tap.errors import TapError
 
 
@@ -72,3 +72,11 @@ def test_an_answer_comes_as_it_was_given(tmp_path: Path) -> None:
     server.close()
     lock.release()
     assert answers == ["no"]
+
+
+@pytest.mark.parametrize(("answer", "settled"), [("yes", True), ("no", False), (None, True)])
+def test_a_sidecar_is_settled_if_it_says_so_or_is_not_there(
+    answer: str | None, settled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ovs_ebpf_tap.daemon.control.call", lambda *_: answer)
+    assert is_settled(tmp_path) == settled
