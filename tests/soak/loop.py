@@ -22,8 +22,9 @@ from ovs_ebpf_tap.model.rows import REASON_KEY
 from ovs_ebpf_tap.util.signals import interruptible
 from ovs_ebpf_tap.util.text import align
 from parity.case import Case, CasePort
-from soak import changes, steps
+from soak import steps
 from soak.pair import CANARY, Pair, Rest, Row
+from soak.port_changes import add_named_port
 from soak.readings import MOST_GROWTH, SidecarUsage, growth, lives, read
 from soak.replay import Frames, compare, make_case, play
 from soak.scene import BRIDGE
@@ -75,7 +76,7 @@ class Soak:
     def begin(self) -> None:
         """The ports that there are at first."""
         for name in _FIRST_PORTS:
-            changes.add_named_port(self._pair, name, CasePort())
+            add_named_port(self._pair, name, CasePort())
 
     def step(self, *, checked: bool = True) -> str:
         """The next step; returns its line. Raises FailedError, and what the lab raises.

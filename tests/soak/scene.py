@@ -21,6 +21,10 @@ NUMBERS = {name: number for number, name in enumerate(KINDS, 1)}
 
 UP, DOWN, RENAMED = "up", "down", "renamed"
 
+VLANS = (10, 20, 30)
+OUTPUTS = ("vm", "vn")
+"""What most copies go to."""
+
 _VLAN_COLUMNS = ("tag", "trunks", "vlan_mode", "cvlans", "other_config")
 
 

@@ -1,4 +1,4 @@
-"""Steps: changes, one or several, and daemons that end meanwhile; as `changes.py` has them."""
+"""Steps: changes, one or several, and daemons that end meanwhile."""
 
 from __future__ import annotations
 
@@ -8,28 +8,24 @@ from random import Random
 
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.waiting import patience
-from soak.changes import (
-    add_flow,
+from soak.changes import add_flow, attach_foreign, remove_flow, simplify
+from soak.device_changes import delete_device, rename_device, set_down, set_up
+from soak.mirror_changes import (
     add_mirror,
-    add_port,
-    attach_foreign,
     change_mirror,
-    change_port,
-    delete_device,
-    police,
-    recreate_device,
-    remove_flow,
     remove_mirror,
-    remove_port,
-    rename_device,
-    replace_device,
-    set_down,
     set_mode,
     set_mode_of_all,
-    set_up,
-    simplify,
 )
 from soak.pair import Pair, Twin
+from soak.port_changes import (
+    add_port,
+    change_port,
+    police,
+    recreate_device,
+    remove_port,
+    replace_device,
+)
 
 Step = Callable[[Random, Pair], str | None]
 
