@@ -10,7 +10,9 @@ import pytest
 from ovs_ebpf_tap.lab.differences import difference
 from ovs_ebpf_tap.model.desired import OffloadDecision
 from parity.case import Case
-from parity.case_bridge import CaseBridge, Frames, ParityBench, Run, as_expected
+from parity.case_bridge import CaseBridge, ParityBench, Run
+from parity.case_mirrors import as_expected
+from parity.place_listeners import Frames
 from parity.untouched import changes, surroundings
 
 

@@ -13,7 +13,8 @@ from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import INVALID, NATIVE, OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, STATE_KEY
 from parity.case import Case, CaseMirror, announce, ports, talk
-from parity.case_bridge import CaseBridge, Frames, ParityBench
+from parity.case_bridge import CaseBridge, ParityBench
+from parity.place_listeners import Frames
 
 MIRRORS = 256
 ROOM = 32

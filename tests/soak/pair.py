@@ -22,7 +22,7 @@ from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED
 from ovs_ebpf_tap.model.reasons.packet_reasons import FLOWS_UNKNOWN
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, SELECT_VLAN_KEY, STATE_KEY
 from parity.case import CasePort, datapath_type
-from parity.case_bridge import Machine
+from parity.place_listeners import Machine
 from soak.foreign_programs import ForeignPrograms
 from soak.scene import BRIDGE, DOWN, KINDS, NUMBERS, RENAMED, UP, Scene
 
