@@ -38,7 +38,8 @@ def adopt(ours: Datapath, older: Datapath, kind: str, traffic_control: TrafficCo
     ours.read()
     ours.parts.slots.ensure(older.mirrors)
     ours.ensure_cutter(older.rules)
-    ours.attach({h: DesiredHook(rules, Attachment(kind)) for h, rules in older.rules.items()})
+    shared = Attachment(kind)
+    ours.attacher.attach({h: DesiredHook(rules, shared) for h, rules in older.rules.items()})
     probe("older hooks taken over")
     for ifindex in qdiscs:
         traffic_control.remove_former(ifindex)

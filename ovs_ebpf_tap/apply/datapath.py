@@ -12,7 +12,6 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from errno import ENODEV
 from pathlib import Path
 from typing import Self
 from uuid import UUID
@@ -20,12 +19,12 @@ from uuid import UUID
 import structlog
 
 from ovs_ebpf_tap.apply import cutter, rcu
+from ovs_ebpf_tap.apply.attacher import HookAttacher
 from ovs_ebpf_tap.apply.dummy import Dummies
 from ovs_ebpf_tap.apply.hook_parts import HookParts
 from ovs_ebpf_tap.apply.hook_table import DesiredHook, HookTable
 from ovs_ebpf_tap.apply.hook_writer import HookWriter
 from ovs_ebpf_tap.apply.receiving import Rules, need_cutter, receiving_hooks
-from ovs_ebpf_tap.apply.specializer import Specializer
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.ebpf.programs import Programs
 from ovs_ebpf_tap.errors import TapError
@@ -67,7 +66,7 @@ class Datapath:
         self.parts = HookParts.of(pin_dir, traffic_control, opened)
         self._table = HookTable()
         self._writer = HookWriter(self.parts, self._table)
-        self._specializer = Specializer(attach, self._writer, self._table, monitor)
+        self.attacher = HookAttacher(attach, self._writer, self._table, monitor)
         self.cutter = cutter.Cutter(Dummies(traffic_control), opened)
         self._pinned: tuple[int, ...] = ()
         self.unfinished = False
@@ -181,11 +180,11 @@ class Datapath:
         changed, gone = self._table.changed(goal), self._table.gone(goal)
         refused = self.ensure_cutter(rules)
         with self._expedited() if changed or gone else contextlib.nullcontext():
-            refused |= self.attach({hook: goal[hook] for hook in changed})
+            refused |= self.attacher.attach({hook: goal[hook] for hook in changed})
             self._remove_all(gone)
         if not (changed or refused):
-            self._specializer.improve(goal)
-        self.unfinished = not (refused or self._specializer.is_finished(goal))
+            self.attacher.improve(goal)
+        self.unfinished = not (refused or self.attacher.is_finished(goal))
         if not need_cutter(rules):
             self.cutter.remove(self._monitor.devices)
         self._remove_qdiscs(hw_offload=hw_offload)
@@ -200,10 +199,10 @@ class Datapath:
         return refused
 
     def _goal(self, rules: Rules) -> dict[Hook, DesiredHook]:
-        self._specializer.forget(rules.keys())
+        self.attacher.forget(rules.keys())
         receiving = receiving_hooks(rules)
         return {
-            hook: DesiredHook(each, self._specializer.final(each, receiving.get(hook)))
+            hook: DesiredHook(each, self.attacher.final(each, receiving.get(hook)))
             for hook, each in rules.items()
         }
 
@@ -220,23 +219,6 @@ class Datapath:
         if not self._fast_attach:
             return contextlib.nullcontext()
         return rcu.expedited(self._programs.directory, self._programs.maps["qdiscs"].fd)
-
-    def attach(self, changed: Mapping[Hook, DesiredHook]) -> dict[int, OSError]:
-        """Makes or changes hooks, in this order; returns what `sync` does."""
-        refused: dict[int, OSError] = {}
-        if changed:
-            probe("grace periods expedited")
-        for hook, desired in changed.items():
-            try:
-                self._specializer.attach(hook, desired)
-            except OSError as error:
-                if error.errno != ENODEV:
-                    refused[hook.ifindex] = error
-            except Exception as error:
-                refused[hook.ifindex] = OSError(0, unexpected.reason(f"{hook}", error))
-        if changed:
-            probe("hooks there")
-        return refused
 
     def _remove_all(self, gone: Iterable[Hook]) -> None:
         stuck = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from ovs_ebpf_tap.apply.attachment import Attachment
 from ovs_ebpf_tap.apply.hook_parts import HookParts
@@ -19,6 +20,8 @@ class HookWriter:
     def __init__(self, parts: HookParts, table: HookTable) -> None:
         self._parts = parts
         self._table = table
+        self.loading = 0.0
+        """Seconds that it took so far to load specialized programs."""
 
     def replace(self, hook: Hook, rules: tuple[Rule, ...], attachment: Attachment) -> None:
         """Puts other rules, or another program, in a hook's place, or makes the hook.
@@ -38,7 +41,8 @@ class HookWriter:
             self._put(hook, rules, attachment, packed, there)
         except BaseException:
             restored = parts.entries.restore(hook, entry)
-            if restored and not written and not attachment.specialized:
+            attached = actual is not None and actual.attachment is not None
+            if restored and not written and not (attachment.specialized and attached):
                 ranges.withdraw(hook, there)
             raise
         if not written:
@@ -55,19 +59,26 @@ class HookWriter:
     ) -> None:
         """Attaches the hook's program and publishes its entry.
 
-        The shared program goes by the entry, so that is there first. A specialized program does
-        not; an entry that tells of it says that it is attached.
+        The shared program goes by the entry, so that is there first. So it is where nothing is
+        attached yet: after a crash, an entry tells which rules a program goes by. A specialized
+        program that replaces another is attached first: the other may go by the present entry.
         """
         if not attachment.specialized:
             flags = self._parts.encoding.hook_flags(rules)
             self._parts.entries.publish(hook, first=there.first, flags=flags)
             self._attach(hook, attachment, self._parts.programs.fd(hook.direction), 0)
             return
+        begun = time.monotonic()
         fd, entry = self._load(rules, attachment, packed, there)
+        self.loading += time.monotonic() - begun
         try:
             number = bpf.program_id(fd)
+            is_new = hook not in self._table.attached
+            if is_new:
+                self._parts.entries.publish(hook, **entry, program=number)
             self._attach(hook, attachment, fd, number)
-            self._parts.entries.publish(hook, **entry, program=number)
+            if not is_new:
+                self._parts.entries.publish(hook, **entry, program=number)
         finally:
             os.close(fd)
 

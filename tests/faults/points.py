@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ovs_ebpf_tap import cli
+from ovs_ebpf_tap.apply import attacher
 from ovs_ebpf_tap.model import transaction
 from ovs_ebpf_tap.model.rows import SELECT_VLAN_KEY
 from ovs_ebpf_tap.observe import ofp, ovsdb
@@ -50,15 +51,21 @@ class _Calls:
 
 @dataclass(frozen=True)
 class Probe:
-    """The `nth` time that the code reaches `probe(name)`; by default the point's own name."""
+    """The `nth` time that the code reaches `probe(name)`; by default the point's own name.
+
+    With `specialized_later` hooks are attached twice, as where there are many of them.
+    """
 
     name: str | None = None
     nth: int = 1
+    specialized_later: bool = False
 
     def arm(self, point: str, armed: Path) -> None:
         """Adds the handler."""
         name = self.name or point
         calls = _Calls(armed, self.nth)
+        if self.specialized_later:
+            attacher.AT_ONCE = 0.0
         probes.handlers.append(lambda reached: calls.note() if reached == name else None)
 
 
@@ -142,9 +149,8 @@ POINTS: dict[str, Probe | Patch] = {
     "entry written": Probe(),
     "second program attached": Probe("program attached", nth=2),
     "second entry written": Probe("entry written", nth=2),
-    # Programs of their own come after shared ones.
-    "third program attached": Probe("program attached", nth=3),
-    "third entry written": Probe("entry written", nth=3),
+    "third program attached": Probe("program attached", nth=3, specialized_later=True),
+    "third entry written": Probe("entry written", nth=3, specialized_later=True),
     "hooks there": Probe(),
     "hooks about to go": Probe(),
     "link detached": Probe(),

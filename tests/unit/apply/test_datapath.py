@@ -17,7 +17,7 @@ import pytest
 from builders import Clock, FakeHash, FakeMap, switch
 
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.apply import counter_slots, interned_array, rule_ranges, specializer
+from ovs_ebpf_tap.apply import attacher, counter_slots, interned_array, rule_ranges
 from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.apply.tc_filter import Filter
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
@@ -146,7 +146,7 @@ class DatapathBench:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (counter_slots, rule_ranges, specializer):
+    for module in (attacher, counter_slots, rule_ranges):
         monkeypatch.setattr(module, "time", made)
     return made
 

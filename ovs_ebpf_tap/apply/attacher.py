@@ -1,4 +1,4 @@
-"""Gives hooks specialized programs, one after the other."""
+"""Attaches hooks, with specialized programs: at once while there is time, else later."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from ovs_ebpf_tap.model.desired import Hook, Rule
 from ovs_ebpf_tap.model.frame_rewrite import FrameRewrite
 from ovs_ebpf_tap.observe.devices import DeviceMonitor
 from ovs_ebpf_tap.util import unexpected
+from ovs_ebpf_tap.util.probes import probe
 
-IMPROVING = 0.02
-"""Seconds of one `sync`, with nothing else to do, in which hooks get their final programs.
+AT_ONCE = 0.003
+"""Seconds of one `sync` for loading the final programs of hooks that are made or changed.
 
 Loading a program takes about 1 ms, in which a copy waits for its hook, or a change for its turn.
 """
 
+IMPROVING = 0.02
+"""Seconds of one `sync`, with nothing else to do, in which the others get theirs."""
+
 log = structlog.get_logger()
 
 
-class Specializer:
+class HookAttacher:
     """Attaches hooks, in the end by their fastest attachments.
 
     What the kernel refuses is done by the shared programs.
@@ -47,10 +51,38 @@ class Specializer:
         may_act = self._has_action and len(rules) == 1 and self._monitor.is_up(rules[0].output)
         return fastest(self._kind, rules, arriving, may_act=may_act)
 
-    def attach(self, hook: Hook, desired: DesiredHook) -> None:
-        """Makes or changes a hook, with the shared program. Raises OSError."""
+    def attach(self, changed: Mapping[Hook, DesiredHook]) -> dict[int, OSError]:
+        """Makes or changes hooks, in this order; returns what the kernel refused, by ifindex."""
+        refused: dict[int, OSError] = {}
+        if changed:
+            probe("grace periods expedited")
+        until = self._writer.loading + AT_ONCE
+        for hook, desired in changed.items():
+            try:
+                self._attach(hook, desired, at_once=self._writer.loading < until)
+            except OSError as error:
+                if error.errno != ENODEV:
+                    refused[hook.ifindex] = error
+            except Exception as error:
+                refused[hook.ifindex] = OSError(0, unexpected.reason(f"{hook}", error))
+        if changed:
+            probe("hooks there")
+        return refused
+
+    def _attach(self, hook: Hook, desired: DesiredHook, *, at_once: bool) -> None:
+        """With its final program if `at_once`, and if the kernel takes that. Raises OSError."""
         self._refused.pop(hook, None)
-        self._writer.replace(hook, desired.rules, Attachment(desired.attachment.kind))
+        rules, final = desired.rules, desired.attachment
+        refusal: Exception | None = None
+        if final.specialized and at_once:
+            try:
+                self._writer.replace(hook, rules, final)
+                return
+            except Exception as error:
+                refusal = error
+        self._writer.replace(hook, rules, Attachment(final.kind))
+        if refusal is not None:
+            self._note_refusal(hook, final, refusal)
 
     def improve(self, goal: Mapping[Hook, DesiredHook]) -> None:
         """Gives hooks their final programs, for `IMPROVING` seconds."""
