@@ -21,6 +21,7 @@ from ovs_ebpf_tap.observe.db_transaction import DbTransaction
 from ovs_ebpf_tap.observe.replica import NO_ANSWER, Replica
 from ovs_ebpf_tap.observe.row_readers import RowReader
 from ovs_ebpf_tap.observe.schema import SchemaRequest, present_columns
+from ovs_ebpf_tap.util.probes import probe
 
 LOCK = "ovs_ebpf_tap"
 """The lock (RFC 7047, 4.1.8) of the one sidecar beside the database; ovsdb-server takes an <id>."""
@@ -216,6 +217,7 @@ class Ovsdb:
             if database != self._database:
                 self._database = database
                 self.version += 1
+        probe("rows read")
         return self._database
 
     # Writing.
@@ -223,8 +225,10 @@ class Ovsdb:
     def commit(self, edits: Transaction) -> None:
         """Starts a transaction: see `DbTransaction.begin`."""
         assert self._transaction is None, "a transaction is under way"
+        probe("transaction about to be sent", edits)
         self._transaction = DbTransaction.begin(self._replica, edits)
         self._finish_transaction()
+        probe("transaction sent", edits)
 
     def _finish_transaction(self) -> bool:
         """Carries the transaction on; returns whether it has ended."""

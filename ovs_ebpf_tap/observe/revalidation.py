@@ -20,6 +20,7 @@ from ovs_ebpf_tap.observe import rpc
 from ovs_ebpf_tap.observe.openflow_channel import management_socket, may_serve
 from ovs_ebpf_tap.observe.revalidation_request import RevalidationRequest
 from ovs_ebpf_tap.observe.vswitchd import connect, is_revalidating, read_pid
+from ovs_ebpf_tap.util.probes import probe
 from ovs_ebpf_tap.util.reserve_fd import ReserveFd
 from ovs_ebpf_tap.util.timers import wake_at
 
@@ -112,6 +113,7 @@ class Revalidation:
             self._lose()
         else:  # It is refused by the socket of one that has just ended.
             self._lose(math.inf if error == ECONNREFUSED else _UNKNOWN)
+        probe("waiting for revalidators")
 
     def _connect(self) -> int:
         """Returns the error, 0 for none."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ovs_ebpf_tap.observe import ofp
 from ovs_ebpf_tap.observe.openflow_channel import LATER_VERSIONS, Channel
+from ovs_ebpf_tap.util.probes import probe
 
 
 class RevalidationRequest(Channel):
@@ -55,6 +56,7 @@ class RevalidationRequest(Channel):
         if not self._version or self._asked > self._answered:
             return
         if not self._asked:
+            probe("flow_mod about to be sent")
             self._send(ofp.delete_none(self._version, self._XID, secrets.randbits(63)))
         self._send(ofp.barrier_request(self._version, self._XID))
         self._asked += 1

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-handlers: list[Callable[[str], None]] = []
-"""Called with the name of each point that is reached, in this order."""
+handlers: list[Callable[[str, object], None]] = []
+"""Called for each point that is reached, with its name and subject."""
 
 
-def probe(point: str) -> None:
-    """Tells the handlers that the code has reached a point."""
+def probe(point: str, subject: object = None) -> None:
+    """Tells the handlers that the code has reached a point; `subject` is what is done there."""
     for handler in handlers:
-        handler(point)
+        handler(point, subject)

@@ -18,20 +18,16 @@ from typing import Any
 
 from ovs_ebpf_tap import cli
 from ovs_ebpf_tap.apply import attacher
-from ovs_ebpf_tap.model import transaction
 from ovs_ebpf_tap.model.rows import SELECT_VLAN_KEY
-from ovs_ebpf_tap.observe import ofp, ovsdb
-from ovs_ebpf_tap.observe.revalidation import Revalidation
+from ovs_ebpf_tap.model.transaction import Transaction
 from ovs_ebpf_tap.util import probes
 
 POINT = "FAULTS_POINT"
 SIGNAL = "FAULTS_SIGNAL"
 ARMED = "FAULTS_ARMED"
 
-_Call = Callable[..., bool]
 
-
-def _always(*_: Any) -> bool:
+def _always(_: object) -> bool:
     return True
 
 
@@ -51,13 +47,15 @@ class _Calls:
 
 @dataclass(frozen=True)
 class Probe:
-    """The `nth` time that the code reaches `probe(name)`; by default the point's own name.
+    """The `nth` time that the code reaches `probe(name)`, with a subject that `is_meant`.
 
-    With `specialized_later` hooks are attached twice, as where there are many of them.
+    By default it has the point's own name. With `specialized_later` hooks are attached twice, as
+    where there are many of them.
     """
 
     name: str | None = None
     nth: int = 1
+    is_meant: Callable[[Any], bool] = _always
     specialized_later: bool = False
 
     def arm(self, point: str, armed: Path) -> None:
@@ -66,34 +64,31 @@ class Probe:
         calls = _Calls(armed, self.nth)
         if self.specialized_later:
             attacher.AT_ONCE = 0.0
-        probes.handlers.append(lambda reached: calls.note() if reached == name else None)
+
+        def handle(reached: str, subject: object) -> None:
+            if reached == name and self.is_meant(subject):
+                calls.note()
+
+        probes.handlers.append(handle)
 
 
 @dataclass(frozen=True)
-class Patch:
-    """Before or after the `nth` call of a function that `is_meant`; after, if it did not fail."""
+class Unlink:
+    """After the `nth` file was removed: of a directory that is removed as a whole."""
 
-    owner: Any
-    name: str
-    after: bool
-    is_meant: _Call = _always
-    nth: int = 1
+    nth: int
 
     def arm(self, _point: str, armed: Path) -> None:
-        """Wraps the function."""
-        function = getattr(self.owner, self.name)
+        """Wraps `os.unlink`."""
+        unlink = os.unlink
         calls = _Calls(armed, self.nth)
 
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if not self.after and self.is_meant(*args):
-                calls.note()
-            result = function(*args, **kwargs)
-            if self.after and self.is_meant(*args):
-                calls.note()
-            return result
+        @functools.wraps(unlink)
+        def wrapper(*args: Any, **kwargs: Any) -> None:
+            unlink(*args, **kwargs)
+            calls.note()
 
-        setattr(self.owner, self.name, wrapper)
+        os.unlink = wrapper
 
 
 def _signal(armed: Path) -> None:
@@ -101,23 +96,15 @@ def _signal(armed: Path) -> None:
     os.kill(os.getpid(), signal.Signals[os.environ[SIGNAL]])
 
 
-def _before(owner: Any, name: str, is_meant: _Call = _always, nth: int = 1) -> Patch:
-    return Patch(owner, name, False, is_meant, nth)
-
-
-def _after(owner: Any, name: str, is_meant: _Call = _always, nth: int = 1) -> Patch:
-    return Patch(owner, name, True, is_meant, nth)
-
-
-def _parks(_: Any, edits: transaction.Transaction) -> bool:
+def _parks(edits: Transaction) -> bool:
     return any(SELECT_VLAN_KEY in edit.set_ids for edit in edits.mirrors)
 
 
-def _gives_back(_: Any, edits: transaction.Transaction) -> bool:
+def _gives_back(edits: Transaction) -> bool:
     return any(SELECT_VLAN_KEY in edit.delete_ids for edit in edits.mirrors)
 
 
-POINTS: dict[str, Probe | Patch] = {
+POINTS: dict[str, Probe | Unlink] = {
     # Starting.
     "lock taken": Probe(),
     "half of the programs pinned": Probe("program pinned", nth=3),
@@ -126,7 +113,7 @@ POINTS: dict[str, Probe | Patch] = {
     "programs opened": Probe(),
     "hooks read": Probe(),
     "control socket made": Probe(),
-    "rows read": _after(ovsdb.Ovsdb, "snapshot"),
+    "rows read": Probe(),
     "first pass made": Probe("pass made"),
     # Adopting an older build.
     "older build found": Probe(),
@@ -134,7 +121,7 @@ POINTS: dict[str, Probe | Patch] = {
     "older hooks taken over": Probe(),
     "older counters taken over": Probe(),
     "older build taken over": Probe(),
-    "half of the older build removed": _after(os, "unlink", nth=3),
+    "half of the older build removed": Unlink(nth=3),
     "older build removed": Probe(),
     # Hooks.
     "slots taken": Probe(),
@@ -162,19 +149,19 @@ POINTS: dict[str, Probe | Patch] = {
     "slots about to be freed": Probe(),
     "slots freed": Probe(),
     # Rows.
-    "parking about to be sent": _before(ovsdb.Ovsdb, "commit", _parks),
-    "parking sent": _after(ovsdb.Ovsdb, "commit", _parks),
-    "giving back about to be sent": _before(ovsdb.Ovsdb, "commit", _gives_back),
-    "giving back sent": _after(ovsdb.Ovsdb, "commit", _gives_back),
-    "waiting for revalidators": _after(Revalidation, "_start"),
-    "flow_mod about to be sent": _before(ofp, "delete_none"),
+    "parking about to be sent": Probe("transaction about to be sent", is_meant=_parks),
+    "parking sent": Probe("transaction sent", is_meant=_parks),
+    "giving back about to be sent": Probe("transaction about to be sent", is_meant=_gives_back),
+    "giving back sent": Probe("transaction sent", is_meant=_gives_back),
+    "waiting for revalidators": Probe(),
+    "flow_mod about to be sent": Probe(),
     # Ending.
     "all given back": Probe(),
     "control socket closed": Probe(),
     "keys about to be forgotten": Probe(),
     "keys forgotten": Probe(),
     "pins about to be removed": Probe(),
-    "half of the pins removed": _after(os, "unlink", nth=8),
+    "half of the pins removed": Unlink(nth=8),
     "pins removed": Probe(),
     "command gave all back": Probe(),
     "command about to forget keys": Probe(),
