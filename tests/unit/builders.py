@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
 
+from ovs_ebpf_tap.decide.bridge_ports import BridgePorts
 from ovs_ebpf_tap.decide.planner import make_plan
+from ovs_ebpf_tap.decide.seen_port import SeenPort
 from ovs_ebpf_tap.model.desired import NO_CUTTER, TCX, Hook, OffloadDecision, Plan, Rule
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, OpenFlow, PortFlags
@@ -160,6 +162,14 @@ class World:
             mirrors={row.uuid: row for row in self.mirrors.values()},
             **self.settings,
         )
+
+    def bridge_ports(self, name: str = "br0") -> BridgePorts:
+        """The ports and mirrors of a bridge, as the planner sees them."""
+        db, bridge = self.db, self.bridges[name]
+        seen = {
+            uuid: SeenPort.of(db.ports[uuid], bridge, db, self.devices) for uuid in bridge.ports
+        }
+        return BridgePorts(seen, [db.mirrors[uuid] for uuid in sorted(bridge.mirrors)])
 
     @property
     def openflow(self) -> OpenFlow:
