@@ -17,6 +17,8 @@
 #ifndef TAP_COPY_TAG_H
 #define TAP_COPY_TAG_H
 
+#include "constants.h"
+
 /* Words of the control block: two of the tag, then the index of a rewrite to make; 0: none. */
 #define TAP_CB_COPY_TAG	0
 #define TAP_CB_REWRITE	2
@@ -25,13 +27,13 @@
 
 static __always_inline bool tap_is_copy(struct __sk_buff *skb)
 {
-	return tap_cb_copy_tag(skb) == TAP_CONSTANT_64(TAP_CONSTANT_COPY_TAG);
+	return tap_cb_copy_tag(skb) == TAP_COPY_TAG;
 }
 
 /* Tags what is cloned next; the output's hook makes the rewrite of index @rewrite. */
 static __always_inline void tap_tag_copy(struct __sk_buff *skb, u32 rewrite)
 {
-	tap_cb_copy_tag(skb) = TAP_CONSTANT_64(TAP_CONSTANT_COPY_TAG);
+	tap_cb_copy_tag(skb) = TAP_COPY_TAG;
 	skb->cb[TAP_CB_REWRITE] = rewrite;
 }
 

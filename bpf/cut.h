@@ -14,18 +14,28 @@
 #ifndef TAP_CUT_H
 #define TAP_CUT_H
 
+#include "copy_tag.h"
+#include "maps.h"
+#include "net.h"
+#include "tags.h"
+#include "tap.h"
+#include "verdict.h"
+
 /* What the control block has of a copy on its way through the cutter. */
 #define TAP_CB_OUTPUT	0
 #define TAP_CB_HEAD	1
 
-/* How long the copy is to be here. The kernel's datapath, whose outermost tag is
+/*
+ * How long the copy is to be here. The kernel's datapath, whose outermost tag is
  * always in the packet's metadata, does not count that tag.
  */
 static __always_inline u32 tap_cut_len(struct __sk_buff *skb, const struct tap_rewrite *rewrite)
 {
 	u32 beside = skb->vlan_present ? TAP_TAG_LEN : 0;
 	u32 inside = !beside && tap_is_vlan(tap_type(skb)) ? TAP_TAG_LEN : 0;
-	u32 len = rewrite->flags & TAP_RULE_NETDEV ? rewrite->snaplen - beside : rewrite->snaplen + inside;
+	u32 len = rewrite->snaplen;
+
+	len = rewrite->flags & TAP_RULE_NETDEV ? len - beside : len + inside;
 
 	return skb->len < len ? skb->len : len;
 }
@@ -52,8 +62,8 @@ static __always_inline bool tap_move_tag_to_metadata(struct __sk_buff *skb, u32 
  * where as on any dummy all that is sent ends: so it counts as sent. A super-packet is
  * cut to no less than its headers before, which makes it an ordinary packet.
  */
-static __always_inline int tap_leave_to_cutter(struct __sk_buff *skb, const struct tap_rewrite *rewrite,
-					       u32 len)
+static __always_inline int tap_leave_to_cutter(struct __sk_buff *skb,
+					       const struct tap_rewrite *rewrite, u32 len)
 {
 	u32 zero = 0, *ifindex = cutter.lookup(&zero), head, word;
 

@@ -4,9 +4,9 @@
  * nothing on the packet can say so: the userspace datapath carries bytes only, and
  * skb->mark would be part of the flow key. So the hooks count.
  *
- * Take all frames of one content, in one VLAN, for one group of rules. Let `arrived` be how many of
- * them arrived at selected source ports, and departed(P) how many left through
- * the selected destination port P. A packet arrives once and leaves a port
+ * Take all frames of one content, in one VLAN, for one group of rules. Let `arrived` be
+ * how many of them arrived at selected source ports, and departed(P) how many left
+ * through the selected destination port P. A packet arrives once and leaves a port
  * once, so the number of packets is at least the largest of these counts, and
  * it is that largest count where every packet of the content takes the same
  * way, as a switch makes it do. Hence a hook copies a frame if, and only if,
@@ -25,76 +25,15 @@
 #ifndef TAP_DEDUP_H
 #define TAP_DEDUP_H
 
+#include "constants.h"
 #include "flow_key.h"
-
-#define TAP_SETS 8192
-#define TAP_WAYS 4
-/* Times are kept in ticks of the kernel's: no clock is as cheap. */
-#define TAP_FORGET	TAP_CONSTANT(TAP_CONSTANT_FORGET)
-#define TAP_RACE	TAP_CONSTANT(TAP_CONSTANT_RACE)
+#include "maps.h"
+#include "net.h"
+#include "tags.h"
 
 #define TAP_DIGEST_LEN 64
 /* Bytes of a transport header, and what is behind it, where that is not in its usual place. */
 #define TAP_TRANSPORT_LEN 24
-
-/*
- * Of a content: two sums of the family MULTILINEAR-HM (Lemire and Kaser, "Strongly universal
- * string hashing is fast", 2013). Their upper halves are the key: see tap_digest_key().
- */
-struct tap_digest {
-	u64 sum[2];
-};
-
-/* What a hook knows of its packet. */
-struct tap_packet {
-	struct tap_tag tag;	/* outermost tag */
-	u32 tagged;
-	u32 tag_len;		/* of that tag, if it is in the frame: 4 */
-	u32 vid;		/* the VLAN that the packet is in */
-	u32 tunnel;		/* its tag is not the port's own, but its payload */
-	struct tap_digest digest;
-	u32 unknown;		/* there is none: every hook copies */
-};
-
-/* One content, for one group; times in ticks. */
-struct tap_frame {
-	u64 key;
-	u32 created;	/* tells a content from its forgotten former life */
-	u32 used;	/* last frame seen */
-	u32 raced;	/* last copy made on a departure */
-	u32 arrived;
-	u32 copies;
-	u32 lost;	/* room was made at the expense of one of its departures' counts */
-};
-
-struct tap_frames {
-	u32 lock;
-	u32 choice;	/* of TAP_FIND */
-	struct tap_frame way[TAP_WAYS];
-};
-
-/* One content, for one group, at one port that it leaves through. */
-struct tap_departure {
-	u64 key;
-	u32 created;	/* of the frame it counts */
-	u32 used;
-	u32 count;
-	u32 frame;	/* that frame's slot (set * TAP_WAYS + way), and bits of its key */
-};
-
-struct tap_departures {
-	u32 lock;
-	u32 choice;	/* of TAP_FIND */
-	struct tap_departure way[TAP_WAYS];
-};
-
-/* key: low bits of a content's key; value: the contents that share them */
-BPF_TABLE("array", u32, struct tap_frames, frames, TAP_SETS);
-/* key: low bits of the key of a content at a hook; value: likewise */
-BPF_TABLE("array", u32, struct tap_departures, departures, TAP_SETS);
-
-/* A secret that the sidecar fills in, of 64 bits: one for each number. */
-#define TAP_SECRET(n)	TAP_CONSTANT_64(TAP_CONSTANT_SECRET + (n))
 
 /*
  * Adds the @n-th pair of 32-bit numbers to a content. Where two contents differ in a pair, by d in
@@ -215,7 +154,7 @@ static __always_inline bool tap_load_linear(struct __sk_buff *skb, const struct 
 	return true;
 }
 
-/* The first @end bytes, without the tag of the port's own, and with what is payload to the bridge. */
+/* The first @end bytes, without the port's own tag, and with what is payload to the bridge. */
 static __always_inline bool tap_load(struct __sk_buff *skb, const struct tap_packet *packet,
 				     u8 *frame, u32 end)
 {
@@ -477,7 +416,7 @@ static __always_inline u32 tap_age(u32 now, u32 then)
 {
 	u32 age = now - then;
 
-	return age > -TAP_FORGET ? 0 : age;
+	return age > -TAP_FORGET_TICKS ? 0 : age;
 }
 
 /*
@@ -543,7 +482,7 @@ static __always_inline bool tap_count_arrival(struct tap_frame *frame, u64 key, 
 		frame->copies = frame->arrived;
 		return true;
 	}
-	if (!tap_count_answer(key, frame) && tap_age(now, frame->raced) <= TAP_RACE)
+	if (!tap_count_answer(key, frame) && tap_age(now, frame->raced) <= TAP_RACE_TICKS)
 		return false;
 	/* The copies in advance were of other packets, from other ports. */
 	frame->copies++;
@@ -577,7 +516,8 @@ static __always_inline void tap_evict_departure(const struct tap_departure *depa
 }
 
 /* Counts a departure of @frame, which is at @slot, through a hook; returns the count. */
-static __always_inline u32 tap_count_departure(u64 key, const struct tap_frame *frame, u32 slot, u32 now)
+static __always_inline u32 tap_count_departure(u64 key, const struct tap_frame *frame, u32 slot,
+					       u32 now)
 {
 	u32 index = key & (TAP_SETS - 1), count;
 	struct tap_departures *set = departures.lookup(&index);
@@ -615,13 +555,14 @@ static __always_inline bool tap_exceeds(struct tap_frame *frame, u32 count, u32 
 }
 
 /* Whether this hook is the one to copy the packet to @rule's group. */
-static __always_inline bool tap_should_copy(const struct tap_rule *rule, const struct tap_packet *packet)
+static __always_inline bool tap_should_copy(const struct tap_rule *rule,
+					    const struct tap_packet *packet)
 {
 	struct tap_digest digest = packet->digest;
+	u32 index, now, slot, count;
 	bool live, locked, copy;
 	struct tap_frames *set;
 	struct tap_frame *way;
-	u32 index, now, slot;
 	u64 key;
 
 	if (packet->unknown)
@@ -634,11 +575,11 @@ static __always_inline bool tap_should_copy(const struct tap_rule *rule, const s
 		return true;
 	now = bpf_jiffies64();
 	locked = tap_lock(&set->lock);
-	TAP_FIND(set, key, now, TAP_FORGET, way, live);
+	TAP_FIND(set, key, now, TAP_FORGET_TICKS, way, live);
 	if (!live) {
 		way->key = key;
 		way->created = now;
-		way->raced = now - TAP_RACE - 1;
+		way->raced = now - TAP_RACE_TICKS - 1;
 		way->arrived = 0;
 		way->copies = 0;
 		way->lost = 0;
@@ -649,7 +590,8 @@ static __always_inline bool tap_should_copy(const struct tap_rule *rule, const s
 		copy = tap_count_arrival(way, tap_digest_key(&digest), now);
 	} else {
 		slot = index * TAP_WAYS + (set->choice & (TAP_WAYS - 1));
-		copy = tap_exceeds(way, tap_count_departure(tap_digest_key(&digest), way, slot, now), now);
+		count = tap_count_departure(tap_digest_key(&digest), way, slot, now);
+		copy = tap_exceeds(way, count, now);
 	}
 	tap_unlock(&set->lock, locked);
 	return copy;

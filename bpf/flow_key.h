@@ -10,7 +10,9 @@
 #ifndef TAP_FLOW_KEY_H
 #define TAP_FLOW_KEY_H
 
+#include "maps.h"
 #include "net.h"
+#include "tap.h"
 
 /* Tags that Open vSwitch parses at most, whatever vlan-limit says. */
 #define TAP_MAX_TAGS 2
@@ -18,12 +20,6 @@
 #define TAP_MAX_IP6_EXTS 6
 /* What may follow an IP packet in its frame, says Open vSwitch. */
 #define TAP_MAX_PADDING 0xffff
-
-/* A key, and the words that it is compared as. */
-union tap_flow {
-	struct tap_key key;
-	u64 word[TAP_KEY_WORDS];
-};
 
 /* What is behind the headers parsed so far. */
 struct tap_rest {

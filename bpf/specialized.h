@@ -8,15 +8,16 @@
 #ifndef TAP_SPECIALIZED_H
 #define TAP_SPECIALIZED_H
 
-#define TAP_OF_RULE(member)						\
-	TAP_CONSTANT(TAP_CONSTANT_RULE + __builtin_offsetof(struct tap_rule, member) / 4)
-#define TAP_OF_PORT(member)						\
-	TAP_CONSTANT(TAP_CONSTANT_PORT + __builtin_offsetof(struct tap_port, member) / 4)
-#define TAP_OF_REWRITE(member)						\
-	TAP_CONSTANT(TAP_CONSTANT_REWRITE + __builtin_offsetof(struct tap_rewrite, member) / 4)
-
-#define TAP_OF_PREFILTER(member)						\
-	TAP_CONSTANT(TAP_CONSTANT_PREFILTER + __builtin_offsetof(struct tap_prefilter, member) / 4)
+#include "constants.h"
+#include "copy_tag.h"
+#include "cut.h"
+#include "dedup.h"
+#include "flow_key.h"
+#include "net.h"
+#include "rules.h"
+#include "tags.h"
+#include "tap.h"
+#include "verdict.h"
 
 static __always_inline void tap_bind_rule(struct tap_rule *rule)
 {
@@ -47,7 +48,8 @@ static __always_inline bool tap_has_ports(u8 proto)
 }
 
 /* Whether an IP protocol or ports, @at bytes into the frame, are none that the match selects. */
-static __always_inline bool tap_prefilter_rejects_transport(const u8 *data, u8 proto, u32 at, bool ports)
+static __always_inline bool tap_prefilter_rejects_transport(const u8 *data, u8 proto, u32 at,
+							    bool ports)
 {
 	if (TAP_OF_PREFILTER(nw_proto) && proto != TAP_OF_PREFILTER(nw_proto))
 		return true;
@@ -98,7 +100,8 @@ static __always_inline bool tap_prefilter_rejects(struct __sk_buff *skb)
  * Leaves the copy to the filter's action, which clones without touching the
  * original's head; returns whether it is to be made.
  */
-static __always_inline bool tap_leave_to_action(struct __sk_buff *skb, const struct tap_rule *rule, u32 rewrite)
+static __always_inline bool tap_leave_to_action(struct __sk_buff *skb,
+						const struct tap_rule *rule, u32 rewrite)
 {
 	u32 len = skb->len + (skb->vlan_present ? TAP_TAG_LEN : 0);
 	bool fits = rewrite || tap_fits(skb, rule->max_len, rule->flags);
@@ -121,7 +124,7 @@ static __always_inline bool tap_is_untagged(struct __sk_buff *skb)
 static __always_inline int tap_copy_untagged(struct __sk_buff *skb, u32 hook_flags)
 {
 	u32 len = skb->len, slot = TAP_OF_RULE(slot), flags = TAP_OF_RULE(flags);
-	u32 rewrite = TAP_CONSTANT(TAP_CONSTANT_UNTAGGED) == TAP_UNTAGGED_REWRITE ? TAP_OF_RULE(rewrite) : 0;
+	u32 rewrite = TAP_OF_SHORTCUT(untagged) == TAP_UNTAGGED_REWRITE ? TAP_OF_RULE(rewrite) : 0;
 	bool tagged_copy = rewrite || flags & TAP_RULE_TO_HOOK;
 	bool fits = rewrite || len <= TAP_OF_RULE(max_len) || skb->gso_size;
 	bool copied = fits;
@@ -147,7 +150,7 @@ static __always_inline int tap_copy_untagged(struct __sk_buff *skb, u32 hook_fla
  */
 int tap_specialized(struct __sk_buff *skb)
 {
-	u32 first = TAP_CONSTANT(TAP_CONSTANT_FIRST), hook_flags = TAP_CONSTANT(TAP_CONSTANT_HOOK_FLAGS);
+	u32 first = TAP_OF_HOOK(first), hook_flags = TAP_OF_HOOK(flags);
 	int done = tap_no_copy(hook_flags);
 	struct tap_packet packet;
 	struct tap_rule rule;
@@ -156,8 +159,8 @@ int tap_specialized(struct __sk_buff *skb)
 
 	if (!(hook_flags & (TAP_HOOK_ACTION | TAP_HOOK_ARRIVAL)) && tap_is_copy(skb))
 		return tap_receive_copy(skb);
-	if (TAP_CONSTANT(TAP_CONSTANT_UNTAGGED) && tap_is_untagged(skb))
-		return TAP_CONSTANT(TAP_CONSTANT_UNTAGGED) == TAP_UNTAGGED_NONE ?
+	if (TAP_OF_SHORTCUT(untagged) && tap_is_untagged(skb))
+		return TAP_OF_SHORTCUT(untagged) == TAP_UNTAGGED_NONE ?
 		       done : tap_copy_untagged(skb, hook_flags);
 	tap_bind_rule(&rule);
 	tap_bind_port(&port);
@@ -207,7 +210,7 @@ static __always_inline void tap_bind_edit(struct tap_rewrite *rewrite)
 /* Most copies of most mirrors that change them. The tag is in the metadata, the length stays. */
 static __always_inline int tap_push_vlan(struct __sk_buff *skb)
 {
-	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), TAP_CONSTANT(TAP_CONSTANT_PUSH_VID)))
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), TAP_OF_SHORTCUT(push_vid)))
 		return TAP_DROP;
 	return skb->len <= TAP_OF_REWRITE(max_len) || skb->gso_size ? TAP_NEXT : TAP_DROP;
 }
@@ -220,10 +223,10 @@ int tap_output(struct __sk_buff *skb)
 
 	if (!tap_is_copy(skb))
 		return TAP_NEXT;
-	if (skb->cb[TAP_CB_REWRITE] != TAP_CONSTANT(TAP_CONSTANT_FIRST))
+	if (skb->cb[TAP_CB_REWRITE] != TAP_OF_HOOK(first))
 		return tap_receive_copy(skb);
 	tap_untag_copy(skb);
-	if (TAP_CONSTANT(TAP_CONSTANT_PUSH_VID) && tap_is_untagged(skb))
+	if (TAP_OF_SHORTCUT(push_vid) && tap_is_untagged(skb))
 		return tap_push_vlan(skb);
 	tap_bind_edit(&rewrite);
 	tap_plan_change(skb, &rewrite, &plan);

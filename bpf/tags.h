@@ -7,6 +7,10 @@
 #ifndef TAP_TAGS_H
 #define TAP_TAGS_H
 
+#include "maps.h"
+#include "net.h"
+#include "tap.h"
+
 #define TAP_TAG_LEN 4
 #define TAP_MACS_LEN 12
 #define VLAN_VID_MASK 0x0fff
@@ -15,13 +19,8 @@
 /* What Open vSwitch reads of a tag: all but the DEI bit. */
 #define TAP_TCI_MASK (VLAN_PCP_MASK | VLAN_VID_MASK)
 
-/* The compiler takes nothing for known that it has written before. */
+/* Compiler barrier: has memory read again. */
 #define barrier()	asm volatile("" ::: "memory")
-
-struct tap_tag {
-	u16 tpid;	/* 0: there is none */
-	u16 tci;
-};
 
 static __always_inline bool tap_is_vlan(u16 tpid)
 {
@@ -101,8 +100,8 @@ static __always_inline u16 tap_tpid_or_default(u16 tpid)
 }
 
 /* From the tags of a frame to the packet's VLANs in the bridge. */
-static __always_inline void tap_tags_in(const struct tap_rewrite *rewrite, const struct tap_tag *tags,
-					struct tap_tag *x)
+static __always_inline void tap_tags_in(const struct tap_rewrite *rewrite,
+					const struct tap_tag *tags, struct tap_tag *x)
 {
 	x[0].tpid = tags[0].tpid;
 	x[0].tci = tags[0].tci & TAP_TCI_MASK;
@@ -133,7 +132,8 @@ static __always_inline void tap_tags_in(const struct tap_rewrite *rewrite, const
 static __always_inline void tap_tags_out(const struct tap_rewrite *rewrite, struct tap_tag *x)
 {
 	if (rewrite->out_mode == TAP_TAGS_TUNNEL ||
-	    (rewrite->out_mode == TAP_TAGS_NATIVE && (x[0].tci & VLAN_VID_MASK) == rewrite->out_tag)) {
+	    (rewrite->out_mode == TAP_TAGS_NATIVE &&
+	     (x[0].tci & VLAN_VID_MASK) == rewrite->out_tag)) {
 		x[0] = x[1];
 		x[1].tpid = 0;
 		x[1].tci = 0;
@@ -146,14 +146,15 @@ static __always_inline void tap_tags_out(const struct tap_rewrite *rewrite, stru
 }
 
 /* Whether Open vSwitch writes the tag: not if there is nothing to say in it. */
-static __always_inline bool tap_is_written(const struct tap_rewrite *rewrite, const struct tap_tag *tag)
+static __always_inline bool tap_is_written(const struct tap_rewrite *rewrite,
+					   const struct tap_tag *tag)
 {
 	return tag->tci || (rewrite->priority == TAP_PRIORITY_ALWAYS && tag->tpid);
 }
 
 /* Sets @x to the tags that the output port wants; returns how many. */
-static __always_inline u32 tap_translate(const struct tap_rewrite *rewrite, const struct tap_tag *tags,
-					 struct tap_tag *x)
+static __always_inline u32 tap_translate(const struct tap_rewrite *rewrite,
+					 const struct tap_tag *tags, struct tap_tag *x)
 {
 	tap_tags_in(rewrite, tags, x);
 	tap_tags_out(rewrite, x);
@@ -172,19 +173,6 @@ static __always_inline bool tap_same_tag(const struct tap_tag *a, const struct t
 {
 	return a->tpid == b->tpid && ((a->tci ^ b->tci) & TAP_TCI_MASK) == 0;
 }
-
-/* How a frame's tags are changed. */
-struct tap_change {
-	struct tap_tag tags[2];	/* that it has */
-	struct tap_tag new_tags[2];
-};
-
-/* The steps to a change. */
-struct tap_change_plan {
-	struct tap_change change;
-	u32 n;
-	u32 n_new;
-};
 
 /*
  * The control block keeps how many tags are taken off, how many put on, and
@@ -208,8 +196,9 @@ static __always_inline void tap_push(struct __sk_buff *skb, const struct tap_tag
 }
 
 /* Tags stay from the inner one on that does not differ; a new one has no DEI bit. */
-static __always_inline void tap_plan_change(struct __sk_buff *skb, const struct tap_rewrite *rewrite,
-					 struct tap_change_plan *plan)
+static __always_inline void tap_plan_change(struct __sk_buff *skb,
+					    const struct tap_rewrite *rewrite,
+					    struct tap_change_plan *plan)
 {
 	struct tap_change *change = &plan->change;
 	struct tap_tag *tags = change->tags, *x = change->new_tags;

@@ -45,32 +45,37 @@
 #define TAP_NEXT_FINISH 2
 
 /*
- * Constants that are bound when a program is loaded. In the code each is a load of
- * 64 bits with TAP_CONSTANT_MARK in the upper half and the constant's number in the
- * lower one. RULE, PORT, REWRITE and PREFILTER are the numbers of the first words of
- * these structs.
+ * Constants that are bound when a program is loaded. Each is a member of a struct
+ * below. In the code it is a load of 64 bits, with TAP_CONSTANT_MARK in the upper
+ * half, and in the lower one the struct's number << 16 | the member's offset.
  */
 #define TAP_CONSTANT_MARK 0x7a90c0de
-#define TAP_CONSTANT_RULE 0
-#define TAP_CONSTANT_PORT 16
-#define TAP_CONSTANT_REWRITE 32
-/* The hook's entry: first and flags. */
-#define TAP_CONSTANT_FIRST 48
-#define TAP_CONSTANT_HOOK_FLAGS 49
-/* TAP_UNTAGGED_*: what the rule does with frames without a VLAN tag; 0: it depends. */
-#define TAP_CONSTANT_UNTAGGED 50
-/* The VLAN of the tag that a copy without one gets, if that is all; 0: it depends. */
-#define TAP_CONSTANT_PUSH_VID 51
-/* TAP_FORGET_MS and TAP_RACE_MS in ticks of the kernel. */
-#define TAP_CONSTANT_FORGET 58
-#define TAP_CONSTANT_RACE 59
-/* The copy tag, of 64 bits: copy_tag.h. */
-#define TAP_CONSTANT_COPY_TAG 62
-#define TAP_CONSTANT_PREFILTER 64
-/* TAP_SECRETS factors of 64 bits, for the digest of frames: dedup.h. */
-#define TAP_CONSTANT_SECRET 128
+#define TAP_CONSTANT_GLOBAL 0
+#define TAP_CONSTANT_HOOK 1
+#define TAP_CONSTANT_RULE 2
+#define TAP_CONSTANT_PORT 3
+#define TAP_CONSTANT_REWRITE 4
+#define TAP_CONSTANT_PREFILTER 5
+#define TAP_CONSTANT_SHORTCUT 6
+
 #define TAP_SECRETS 56
 
+/* The same for all programs. */
+struct tap_global {
+	__u64 copy_tag;		/* copy_tag.h */
+	__u64 secret[TAP_SECRETS];	/* factors for the digest of frames: dedup.h */
+	__u32 forget_ticks;	/* TAP_FORGET_MS in ticks of the kernel */
+	__u32 race_ticks;	/* TAP_RACE_MS likewise */
+};
+
+/* What most frames, those without a VLAN tag, need. */
+struct tap_shortcut {
+	__u32 untagged;	/* TAP_UNTAGGED_*: what the rule does with them */
+	__u32 push_vid;	/* the VLAN of the tag that a copy gets, if that is all; 0: it depends */
+};
+
+/* Look at the rule's other members. */
+#define TAP_UNTAGGED_DEPENDS 0
 /* Does not copy them. */
 #define TAP_UNTAGGED_NONE 1
 /* Copies them unchanged. */

@@ -32,11 +32,13 @@ def source_dir() -> Path:
 class Layout:
     """A struct of the header, packed from and unpacked to a mapping of its numbers.
 
-    `places` has every member's bytes, those of other members than numbers included.
+    `places` has every member's bytes, those of other members than numbers included; `offsets`
+    those of numbers by name, and of arrays of numbers by names as `member[0]`.
     """
 
     def __init__(self, body: str, constants: Mapping[str, int]) -> None:
         self.places: dict[str, slice] = {}
+        self.offsets: dict[str, int] = {}
         numbers = {}
         layout = "="
         for kind, member, length in _MEMBER.findall(body):
@@ -49,6 +51,11 @@ class Layout:
             else:
                 layout += f"{size}x"
             self.places[member] = slice(start, start + size)
+            if kind in _NUMBERS and not length:
+                self.offsets[member] = start
+            elif kind in _NUMBERS:
+                each = range(start, start + size, _SIZES[kind])
+                self.offsets |= {f"{member}[{n}]": offset for n, offset in enumerate(each)}
         self.members = tuple(numbers)
         self._struct = struct.Struct(layout)
         self.size = self._struct.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from uuid import UUID
@@ -11,8 +10,8 @@ from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.apply.interned_array import InternedArray
 from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.model.desired import Hook, Rule, VlanIngressPolicy
-from ovs_ebpf_tap.model.frame_rewrite import ALL, FrameRewrite
-from ovs_ebpf_tap.model.match import Match
+from ovs_ebpf_tap.model.frame_rewrite import ALL, KEEP, FrameRewrite
+from ovs_ebpf_tap.model.match import ANY, Match
 
 _TO_INGRESS = abi.constant("RULE_TO_INGRESS")
 _DEDUP = abi.constant("RULE_DEDUP")
@@ -36,14 +35,7 @@ _HOOK_PORT_SHIFT = abi.constant("HOOK_PORT_SHIFT")
 _KEEP_VID = abi.constant("KEEP_VID")
 _VLAN_SET_LEN = abi.constant("VLAN_SET_LEN")
 
-_CONSTANT_RULE = abi.constant("CONSTANT_RULE")
-_CONSTANT_PORT = abi.constant("CONSTANT_PORT")
-_CONSTANT_REWRITE = abi.constant("CONSTANT_REWRITE")
-_CONSTANT_FIRST = abi.constant("CONSTANT_FIRST")
-_CONSTANT_HOOK_FLAGS = abi.constant("CONSTANT_HOOK_FLAGS")
-_CONSTANT_UNTAGGED = abi.constant("CONSTANT_UNTAGGED")
-_CONSTANT_PUSH_VID = abi.constant("CONSTANT_PUSH_VID")
-_CONSTANT_PREFILTER = abi.constant("CONSTANT_PREFILTER")
+_UNTAGGED_DEPENDS = abi.constant("UNTAGGED_DEPENDS")
 _UNTAGGED_NONE = abi.constant("UNTAGGED_NONE")
 _UNTAGGED_AS_IS = abi.constant("UNTAGGED_AS_IS")
 _UNTAGGED_REWRITE = abi.constant("UNTAGGED_REWRITE")
@@ -173,24 +165,25 @@ class Encoding:
 
     # Specialized programs.
 
-    def rule_constants(self, rule: Rule, packed: bytes, first: int, flags: int) -> dict[int, int]:
+    def rule_constants(self, rule: Rule, packed: bytes, first: int, flags: int) -> dict[str, int]:
         """Those of `tap_specialized`, for a hook whose one rule is `packed`, at index `first`."""
-        words = {_CONSTANT_FIRST: first, _CONSTANT_HOOK_FLAGS: flags}
-        if rule.copies_untagged is not None:
-            words[_CONSTANT_UNTAGGED] = _untagged(rule)
-        words.update(enumerate(_words(packed), start=_CONSTANT_RULE))
-        if rule.ingress_policy is not None:
-            policy = self._pack_ingress_policy(rule.ingress_policy)
-            words.update(enumerate(_words(policy), start=_CONSTANT_PORT))
-        if rule.match is not None:
-            words.update(enumerate(_words(rule.match.prefilter()), start=_CONSTANT_PREFILTER))
-        return words
+        policy = self._pack_ingress_policy(rule.ingress_policy or VlanIngressPolicy(KEEP, 0))
+        return {
+            "hook.first": first,
+            "hook.flags": flags,
+            "shortcut.untagged": _untagged(rule),
+            **_named("rule", _RULE.unpack(packed)),
+            **_named("port", _PORT.unpack(policy)),
+            **_named("prefilter", (rule.match or ANY).prefilter()),
+        }
 
-    def rewrite_constants(self, edit: FrameRewrite) -> dict[int, int]:
+    def rewrite_constants(self, edit: FrameRewrite) -> dict[str, int]:
         """Those of `tap_output`, for a hook where copies arrive that need this rewrite."""
-        words = {_CONSTANT_FIRST: self.rewrite_index(edit), _CONSTANT_PUSH_VID: edit.pushed}
-        words.update(enumerate(_words(_pack_rewrite(edit)), start=_CONSTANT_REWRITE))
-        return words
+        return {
+            "hook.first": self.rewrite_index(edit),
+            "shortcut.push_vid": edit.pushed,
+            **_named("rewrite", _REWRITE.unpack(_pack_rewrite(edit))),
+        }
 
     def rewrite_index(self, edit: FrameRewrite) -> int:
         """The index of a rewrite. Raises OSError if there is no room left."""
@@ -222,13 +215,16 @@ class Encoding:
 
 
 def _untagged(rule: Rule) -> int:
+    if rule.copies_untagged is None:
+        return _UNTAGGED_DEPENDS
     if not rule.copies_untagged:
         return _UNTAGGED_NONE
     return _UNTAGGED_AS_IS if rule.edit.only_tagged else _UNTAGGED_REWRITE
 
 
-def _words(packed: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"={len(packed) // 4}I", packed)
+def _named(struct: str, members: Mapping[str, int]) -> dict[str, int]:
+    """The members as `ebpf.template` names constants."""
+    return {f"{struct}.{member}": value for member, value in members.items()}
 
 
 def _pack_vlans(vlans: int) -> bytes:

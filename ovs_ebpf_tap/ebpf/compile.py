@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ovs_ebpf_tap import abi
@@ -26,32 +27,42 @@ _INCLUDE = re.compile(r'#include "(\w+\.h)"')
 
 
 def expand(source: Path) -> str:
-    """The text of a source with its own headers in place: bcc rewrites maps in one file only."""
-    lines = [f'#line 1 "{source.name}"']
+    """The text of a source with its own headers in place: bcc rewrites maps in one file only.
+
+    A header is put where it is first included.
+    """
+    return "\n".join(_expanded(source, set()))
+
+
+def _expanded(source: Path, seen: set[str]) -> Iterator[str]:
+    seen.add(source.name)
+    yield f'#line 1 "{source.name}"'
     for number, line in enumerate(source.read_text().splitlines(), start=1):
         header = _INCLUDE.match(line)
-        if header:
-            lines += [expand(source.parent / header[1]), f'#line {number + 1} "{source.name}"']
+        if not header:
+            yield line
+        elif header[1] in seen:
+            yield ""
         else:
-            lines.append(line)
-    return "\n".join(lines)
+            yield from _expanded(source.parent / header[1], seen)
+            yield f'#line {number + 1} "{source.name}"'
 
 
-def build() -> Object:
-    """Compiles the sources of this version; raises TapError."""
+def build(source: str, maps: Sequence[str] = MAPS) -> Object:
+    """Compiles a source with these maps; raises TapError."""
     os.environ["BCC_KERNEL_SOURCE"] = str(abi.source_dir())
     try:
         from bcc import BPF
     except ImportError as error:
         raise TapError(f"bcc is missing ({error}): install Debian's python3-bpfcc") from None
     try:
-        module = BPF(text=expand(abi.source_dir() / "tap.c"), cflags=FLAGS)
-        fds = [module[name].map_fd for name in MAPS]
-        codes = {name: module.dump_func(name) for name in (*PROGRAMS, *TEMPLATES)}
+        module = BPF(text=source.encode(), cflags=FLAGS)
+        fds = [module[name.encode()].map_fd for name in maps]
+        codes = {name: module.dump_func(name.encode()) for name in (*PROGRAMS, *TEMPLATES)}
     except Exception as error:
         raise TapError(f"the programs cannot be built: {error}") from None
     return Object(
-        maps={name: bpf.map_layout(fd) for name, fd in zip(MAPS, fds, strict=True)},
+        maps={name: bpf.map_layout(fd) for name, fd in zip(maps, fds, strict=True)},
         codes={name: name_maps(with_exchanges(code), fds) for name, code in codes.items()},
     )
 
@@ -59,7 +70,7 @@ def build() -> Object:
 def main() -> int:
     """Prints the object."""
     try:
-        print(build().to_json())
+        print(build(expand(abi.source_dir() / "tap.c")).to_json())
     except (TapError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

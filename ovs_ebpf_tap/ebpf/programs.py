@@ -231,7 +231,7 @@ class Programs:
         """The descriptor of the program of the cutter's ingress hook."""
         return self._fds["tap_deliver"]
 
-    def load_own(self, name: str, constants: Mapping[int, int]) -> int:
+    def load_own(self, name: str, constants: Mapping[str, int]) -> int:
         """Loads `tap_specialized` or `tap_output` for a hook; the caller closes the descriptor.
 
         Raises OSError as the kernel says it.
@@ -389,7 +389,7 @@ def _load_and_pin(made: Object, directory: Path) -> None:
         copy_tag = _copy_tag_of_builds(directory.parent) or secrets.randbits(64) or 1
         kept = opened(bpf.create_map(_COPY_TAG_LAYOUT, COPY_TAG))
         bpf.Map(kept).set(bpf.u32(0), copy_tag.to_bytes(8, sys.byteorder))
-        constants = {abi.constant("CONSTANT_COPY_TAG"): copy_tag, **_kernel_constants()}
+        constants = {"global.copy_tag": copy_tag, **_kernel_constants()}
         fds = list(maps.values())
         programs = {
             name: opened(_load(bind_program(made.codes[name], constants, fds), name))
@@ -442,17 +442,14 @@ def _copy_tag_of_builds(pin_dir: Path) -> int:
     return 0
 
 
-def _kernel_constants() -> dict[int, int]:
+def _kernel_constants() -> dict[str, int]:
     """Secrets that no sender knows, and times in the running kernel's ticks."""
     tick = time.clock_getres(_MONOTONIC_COARSE)
     return {
+        **{f"global.secret[{n}]": secrets.randbits(64) for n in range(abi.constant("SECRETS"))},
         **{
-            abi.constant("CONSTANT_SECRET") + number: secrets.randbits(64)
-            for number in range(abi.constant("SECRETS"))
-        },
-        **{
-            abi.constant(f"CONSTANT_{name}"): math.ceil(abi.constant(f"{name}_MS") / 1000 / tick)
-            for name in ("FORGET", "RACE")
+            f"global.{name}_ticks": math.ceil(abi.constant(f"{name.upper()}_MS") / 1000 / tick)
+            for name in ("forget", "race")
         },
     }
 

@@ -21,6 +21,22 @@ _ADD = 0
 _EXCHANGE = 0xE1  # BPF_XCHG, Linux 5.12
 
 _MARK = abi.constant("CONSTANT_MARK")
+_STRUCTS = ("global", "hook", "rule", "port", "rewrite", "prefilter", "shortcut")
+_NUMBERS = {
+    f"{struct}.{member}": abi.constant(f"CONSTANT_{struct.upper()}") << 16 | offset
+    for struct in _STRUCTS
+    for member, offset in abi.layout(struct).offsets.items()
+}
+"""Constants by name: `rule.output` is `struct tap_rule`'s `output`."""
+
+_NAMES = {number: name for name, number in _NUMBERS.items()}
+
+
+class UnboundConstantError(Exception):
+    """A program is to be loaded, but this constant has no value."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"constant {name} is not bound")
 
 
 def _loads(code: bytes) -> Iterator[tuple[int, int, int, int]]:
@@ -70,25 +86,35 @@ def name_maps(code: bytes, map_fds: Sequence[int]) -> bytes:
     return bytes(made)
 
 
-def bind_global_constants(code: bytes, constants: Mapping[int, int]) -> bytes:
-    """The code with these constants, by number; others are left for `bind_program`."""
+def bind_global_constants(code: bytes, constants: Mapping[str, int]) -> bytes:
+    """The code with these constants, by name; others are left for `bind_program`."""
+    values = _by_number(constants)
     made = bytearray(code)
     for at, registers, low, high in _loads(code):
-        if high == _MARK and registers >> 4 != _MAP_FD and low in constants:
-            _set_load(made, at, registers, constants[low])
+        if high == _MARK and registers >> 4 != _MAP_FD and low in values:
+            _set_load(made, at, registers, values[low])
     return bytes(made)
 
 
-def bind_program(code: bytes, constants: Mapping[int, int], map_fds: Sequence[int]) -> bytes:
-    """The code of a program with these constants, by number; those not named are 0.
+def bind_program(code: bytes, constants: Mapping[str, int], map_fds: Sequence[int]) -> bytes:
+    """The code of a program with these constants, by name, and these maps.
 
     It may be a template out of a map, with zeroes behind it: a program ends with an exit or a jump.
+    Raises UnboundConstantError if the code has another constant, and KeyError on a name that is
+    none's.
     """
+    values = _by_number(constants)
     size = _INSTRUCTION.size
     made = bytearray(code[: -(-len(code.rstrip(b"\0")) // size) * size])
     for at, registers, low, high in _loads(bytes(made)):
         if registers >> 4 == _MAP_FD:
             _set_load(made, at, registers, map_fds[low])
         elif high == _MARK:
-            _set_load(made, at, registers, constants.get(low, 0))
+            if low not in values:
+                raise UnboundConstantError(_NAMES.get(low, f"number {low:#x}"))
+            _set_load(made, at, registers, values[low])
     return bytes(made)
+
+
+def _by_number(constants: Mapping[str, int]) -> dict[int, int]:
+    return {_NUMBERS[name]: value for name, value in constants.items()}

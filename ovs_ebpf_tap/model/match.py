@@ -11,10 +11,6 @@ from ovs_ebpf_tap import abi
 
 _KEY = abi.layout("key")
 
-
-_PREFILTER = abi.layout("prefilter")
-
-
 _DL_ADDRESSES = slice(_KEY.places["dl_dst"].start, _KEY.places["dl_src"].stop)
 
 
@@ -42,25 +38,25 @@ class Match:
             return None
         return Match(_or(self.mask, other.mask), _or(self.value, other.value))
 
-    def prefilter(self) -> bytes:
-        """As a `struct tap_prefilter`: what the usual offsets of headers tell."""
+    def prefilter(self) -> dict[str, int]:
+        """The members of a `struct tap_prefilter`: what the usual offsets of headers tell."""
         dl_mask = struct.unpack("=3I", self.mask[_DL_ADDRESSES])
         dl = struct.unpack("=3I", self.value[_DL_ADDRESSES])
-        return _PREFILTER.pack(
+        return {
             **{f"dl_mask_{n}": mask for n, mask in enumerate(dl_mask)},
             **{f"dl_{n}": value for n, value in enumerate(dl)},
-            dl_type=self._exactly("dl_type"),
-            nw_proto=self._exactly("nw_proto"),
-            nw_src_mask=self._mask_if_set("nw_src"),
-            nw_src=_native(self.value[_KEY.places["nw_src"]]),
-            nw_dst_mask=self._mask_if_set("nw_dst"),
-            nw_dst=_native(self.value[_KEY.places["nw_dst"]]),
-            tp_mask=_native(
+            "dl_type": self._exactly("dl_type"),
+            "nw_proto": self._exactly("nw_proto"),
+            "nw_src_mask": self._mask_if_set("nw_src"),
+            "nw_src": _native(self.value[_KEY.places["nw_src"]]),
+            "nw_dst_mask": self._mask_if_set("nw_dst"),
+            "nw_dst": _native(self.value[_KEY.places["nw_dst"]]),
+            "tp_mask": _native(
                 self._mask_if_set("tp_src").to_bytes(2, sys.byteorder)
                 + self._mask_if_set("tp_dst").to_bytes(2, sys.byteorder)
             ),
-            tp=_native(self.value[_KEY.places["tp_src"]] + self.value[_KEY.places["tp_dst"]]),
-        )
+            "tp": _native(self.value[_KEY.places["tp_src"]] + self.value[_KEY.places["tp_dst"]]),
+        }
 
     def _exactly(self, member: str) -> int:
         """The value that the member has to have; 0 if it may have others, or is to be 0."""
@@ -76,6 +72,10 @@ class Match:
     def on_tags(self) -> bool:
         """Whether it depends on the frame's VLAN tag."""
         return any(self.mask[_KEY.places["vlan_tci"]]) or any(self.mask[_KEY.places["vlan_tpid"]])
+
+
+ANY = Match(bytes(_KEY.size), bytes(_KEY.size))
+"""Selects all frames."""
 
 
 def _native(data: bytes) -> int:

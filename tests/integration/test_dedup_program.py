@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import pytest
+from dedup_hooks import Hooks, loaded
 
-from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.ebpf import bpf, programs
-from ovs_ebpf_tap.ebpf.object import NEXT, PROGRAMS, TEMPLATES, XDP
-from ovs_ebpf_tap.ebpf.template import bind_program
 from ovs_ebpf_tap.lab.frames import (
     ETH_IPV4,
     ETH_IPV6,
@@ -24,13 +19,6 @@ from ovs_ebpf_tap.lab.frames import (
     udp_frame,
 )
 
-RULE = abi.layout("rule")
-COUNTERS = abi.layout("counters")
-DEDUP = abi.constant("RULE_DEDUP")
-ARRIVAL = abi.constant("RULE_ARRIVAL")
-HOOK_FLAGS = abi.constant("HOOK_DEDUP") | 1
-NOWHERE = 0x7FFFFFFF
-"""No device has that index: a copy to it fails, and is counted as a drop."""
 FORGOTTEN = 2**24
 """In ticks: nothing is, in a test."""
 
@@ -39,85 +27,11 @@ B = Address("02:00:00:00:00:03", "10.0.0.3")
 A6, B6 = bytes.fromhex("fe80") + bytes(13) + b"\2", bytes.fromhex("fe80") + bytes(13) + b"\3"
 
 
-@dataclass
-class Hooks:
-    """The programs, and hooks that copy; those of one group copy to one output."""
-
-    stack: contextlib.ExitStack
-    codes: Mapping[str, bytes]
-    maps: Mapping[str, bpf.Map]
-    constants: Mapping[int, int]
-    programs: list[int] = field(default_factory=list)
-    group: int = 0
-
-    def add(self, *, arrival: bool = False, device: int = 0) -> int:
-        """A hook of that device, or of one of its own; returns its number."""
-        number = len(self.programs)
-        flags = DEDUP | ARRIVAL * arrival
-        rule = RULE.pack(
-            hook=device or number + 1,
-            output=NOWHERE,
-            group=self.group,
-            flags=flags,
-            max_len=1514,
-            slot=number,
-            selection=1,
-        )
-        self.maps["rules"].set(bpf.u32(number), rule)
-        words = struct.unpack(f"={len(rule) // 4}I", rule)
-        constants = {
-            **self.constants,
-            abi.constant("CONSTANT_FIRST"): number,
-            abi.constant("CONSTANT_HOOK_FLAGS"): HOOK_FLAGS,
-            **dict(enumerate(words, start=abi.constant("CONSTANT_RULE"))),
-        }
-        code = bind_program(
-            self.codes["tap_specialized"], constants, [each.fd for each in self.maps.values()]
-        )
-        self.programs.append(bpf.load_classifier(code, "tap_specialized"))
-        self.stack.callback(os.close, self.programs[-1])
-        return number
-
-    def see(self, hook: int, *frames: bytes) -> int:
-        """Runs the hook on frames; returns how many of them it has meant to copy."""
-        before = self._counted(hook)
-        for frame in frames:
-            assert bpf.run_classifier(self.programs[hook], frame) == -1
-        return self._counted(hook) - before
-
-    def _counted(self, hook: int) -> int:
-        read = self.maps["counters"].get(bpf.u32(hook)) or b""
-        return sum(
-            fields["packets"] + fields["drops"]
-            for fields in (
-                COUNTERS.unpack(read[at : at + COUNTERS.size])
-                for at in range(0, len(read), COUNTERS.size)
-            )
-        )
-
-
 @pytest.fixture(scope="module")
 def programs_of_hooks() -> Iterator[Hooks]:
     made = programs._ensure_object()
-    with contextlib.ExitStack() as stack:
-        maps = {}
-        for name, layout in made.maps.items():
-            maps[name] = bpf.Map(bpf.create_map(layout, name))
-            stack.callback(maps[name].close)
-        constants = {
-            **programs._kernel_constants(),
-            abi.constant("CONSTANT_COPY_TAG"): 1,
-            abi.constant("CONSTANT_FORGET"): FORGOTTEN,
-            abi.constant("CONSTANT_RACE"): FORGOTTEN,
-        }
-        fds = [each.fd for each in maps.values()]
-        for name in set(PROGRAMS) - {XDP}:
-            fd = bpf.load_classifier(bind_program(made.codes[name], constants, fds), name)
-            stack.callback(os.close, fd)
-            if name in NEXT:
-                maps["next"].set(bpf.u32(NEXT[name]), bpf.u32(fd))
-        assert set(TEMPLATES) <= set(made.codes)
-        yield Hooks(stack, made.codes, maps, constants)
+    with loaded(made, forget_ticks=FORGOTTEN, race_ticks=FORGOTTEN) as hooks:
+        yield hooks
 
 
 @pytest.fixture

@@ -45,7 +45,6 @@ struct probe_options {
 };
 
 BPF_TABLE("array", u32, struct probe_options, options, 1);
-BPF_TABLE("array", u32, struct tap_match, matches, 1);
 BPF_TABLE("array", u32, union tap_flow, flows, 1);
 
 int probe(struct __sk_buff *skb)
@@ -106,8 +105,7 @@ def probe() -> Iterator[FilterProbe]:
     from bcc import BPF
 
     os.environ["BCC_KERNEL_SOURCE"] = str(abi.source_dir())
-    headers = [expand(abi.source_dir() / name) for name in ("tap.h", "flow_key.h")]
-    text = "\n".join([*headers, PROGRAM]).encode()
+    text = f"{expand(abi.source_dir() / 'flow_key.h')}\n{PROGRAM}".encode()
     module = BPF(text=text, cflags=["-Wall", "-Werror"])
     maps = [bpf.Map(os.dup(module[name].map_fd)) for name in (b"options", b"matches", b"flows")]
     yield FilterProbe(module.load_func(b"probe", BPF.SCHED_CLS).fd, *maps)

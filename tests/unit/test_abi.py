@@ -63,6 +63,13 @@ STRUCTS: dict[str, dict[str, Any]] = {
         ),
         ctypes.c_uint32,
     ),
+    "global": {
+        "copy_tag": ctypes.c_uint64,
+        "secret": ctypes.c_uint64 * 56,
+        "forget_ticks": ctypes.c_uint32,
+        "race_ticks": ctypes.c_uint32,
+    },
+    "shortcut": {"untagged": ctypes.c_uint32, "push_vid": ctypes.c_uint32},
     "counters": {"packets": ctypes.c_uint64, "bytes": ctypes.c_uint64, "drops": ctypes.c_uint64},
     "uuid": {"high": ctypes.c_uint64, "low": ctypes.c_uint64},
     "mirror": {
@@ -97,8 +104,8 @@ STRUCTS: dict[str, dict[str, Any]] = {
     "template": {"code": ctypes.c_uint8 * 32768},
     "match": {"mask": ctypes.c_uint64 * 11, "value": ctypes.c_uint64 * 11},
 }
-# Of bytes, not of numbers.
-BYTES = ("key", "match", "template")
+# Not of numbers alone.
+BYTES = ("key", "match", "template", "global")
 NUMBERS = [name for name in STRUCTS if name not in BYTES]
 
 
@@ -215,6 +222,7 @@ struct tap_bytes {
         "few": slice(82, 84),
         "number": slice(84, 88),
     }
+    assert layout.offsets == {f"words[{n}]": 8 * n for n in range(10)} | {"number": 84}
     packed = layout.pack(number=7)
     assert packed == bytes(84) + (7).to_bytes(4, sys.byteorder)
     assert layout.unpack(packed) == {"number": 7}

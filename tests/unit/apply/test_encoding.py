@@ -212,7 +212,9 @@ def test_a_plain_hook_needs_no_places() -> None:
     assert encoding.hook_flags([PLAIN]) >> abi.constant("HOOK_PORT_SHIFT") == 0
 
 
-NONE, AS_IS, EDITED = (abi.constant(f"UNTAGGED_{what}") for what in ("NONE", "AS_IS", "REWRITE"))
+DEPENDS, NONE, AS_IS, REWRITTEN = (
+    abi.constant(f"UNTAGGED_{what}") for what in ("DEPENDS", "NONE", "AS_IS", "REWRITE")
+)
 TRUNK_FROM_ACCESS = replace(PLAIN.edit, in_mode=ACCESS, in_tag=5)
 
 
@@ -224,28 +226,35 @@ TRUNK_FROM_ACCESS = replace(PLAIN.edit, in_mode=ACCESS, in_tag=5)
         ({"to_ingress": True}, AS_IS),
         ({"edit": replace(PLAIN.edit, out_mode=ACCESS)}, AS_IS),
         ({"ingress_policy": VlanIngressPolicy(ACCESS, 5, 1), "vlans": 1 << 5}, AS_IS),
-        ({"ingress_policy": VlanIngressPolicy(ACCESS, 5, 1), "edit": TRUNK_FROM_ACCESS}, EDITED),
-        ({"edit": replace(PLAIN.edit, snaplen=200)}, EDITED),
+        ({"ingress_policy": VlanIngressPolicy(ACCESS, 5, 1), "edit": TRUNK_FROM_ACCESS}, REWRITTEN),
+        ({"edit": replace(PLAIN.edit, snaplen=200)}, REWRITTEN),
         ({"vlans": 1 << 5}, NONE),
         ({"vlans": 1 << 5, "match": parse("tcp")}, NONE),
         ({"ingress_policy": VlanIngressPolicy(ACCESS, 5, 1), "vlans": 1}, NONE),
         ({"ingress_policy": VlanIngressPolicy(KEEP, 0, 1 << 5)}, NONE),
         ({"ingress_policy": VlanIngressPolicy(ACCESS, 4095, 1)}, NONE),
-        ({"ingress_policy": VlanIngressPolicy(NATIVE, 5, 1)}, None),
-        ({"match": parse("tcp")}, None),
-        ({"dedup": True}, None),
-        ({"unreserved": True}, None),
-        ({"to_ingress": True, "edit": TRUNK_FROM_ACCESS}, None),
+        ({"ingress_policy": VlanIngressPolicy(NATIVE, 5, 1)}, DEPENDS),
+        ({"match": parse("tcp")}, DEPENDS),
+        ({"dedup": True}, DEPENDS),
+        ({"unreserved": True}, DEPENDS),
+        ({"to_ingress": True, "edit": TRUNK_FROM_ACCESS}, DEPENDS),
     ],
 )
-def test_what_becomes_of_frames_without_a_tag(
-    special: dict[str, object], constant: int | None
-) -> None:
+def test_what_becomes_of_frames_without_a_tag(special: dict[str, object], constant: int) -> None:
     """As long as nothing more is to be known of them."""
     encoding = Encoding(fake_maps())
     rule = replace(PLAIN, **special)  # type: ignore[arg-type]
     constants = encoding.rule_constants(rule, encoding.pack(HOOK, rule, 1), 0, 0)
-    assert constants.get(abi.constant("CONSTANT_UNTAGGED")) == constant
+    assert constants["shortcut.untagged"] == constant
+
+
+def test_a_hook_that_admits_and_selects_all_has_constants_for_that() -> None:
+    encoding = Encoding(fake_maps())
+    constants = encoding.rule_constants(PLAIN, encoding.pack(HOOK, PLAIN, 1), 3, 4)
+    assert (constants["hook.first"], constants["hook.flags"]) == (3, 4)
+    for struct in ("port", "prefilter"):
+        named = {f"{struct}.{member}" for member in abi.layout(struct).members}
+        assert {constants[name] for name in named} == {0}
 
 
 def test_a_hook_without_rules() -> None:

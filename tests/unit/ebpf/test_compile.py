@@ -37,9 +37,7 @@ def test_headers_are_put_in_place_and_lines_keep_their_numbers(tmp_path: Path) -
         '#line 3 "a.c"',
         "int a;",
         '#line 1 "c.h"',
-        '#line 1 "b.h"',
-        "int b;",
-        '#line 2 "c.h"',
+        "",
         "int c;",
         '#line 5 "a.c"',
         "int last;",
@@ -58,8 +56,8 @@ def test_the_programs_are_one_file_whose_lines_are_those_of_their_sources() -> N
         if mark:
             number, name = int(mark[1]), mark[2]
             continue
-        assert '#include "' not in line
-        assert (abi.source_dir() / name).read_text().splitlines()[number - 1] == line
+        original = (abi.source_dir() / name).read_text().splitlines()[number - 1]
+        assert line == ("" if original.startswith('#include "') else original)
         number += 1
 
 
@@ -77,7 +75,7 @@ def test_all_that_is_pinned_is_in_the_source() -> None:
 def test_what_goes_wrong_is_one_line_on_stderr(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(_source: str) -> None:
         raise error
 
     monkeypatch.setattr("ovs_ebpf_tap.ebpf.compile.build", fail)

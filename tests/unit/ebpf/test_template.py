@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.ebpf.template import (
+    UnboundConstantError,
     bind_global_constants,
     bind_program,
     name_maps,
@@ -20,7 +22,19 @@ MARK = abi.constant("CONSTANT_MARK")
 EXIT = struct.pack("=BBhi", 0x95, 0, 0, 0)
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
-NUMBERS = st.integers(0, 63)
+# Some constants, with the numbers that the code has for them.
+GLOBAL, RULE = abi.constant("CONSTANT_GLOBAL") << 16, abi.constant("CONSTANT_RULE") << 16
+NUMBERS = {
+    "global.copy_tag": GLOBAL,
+    "global.secret[0]": GLOBAL | 8,
+    "global.secret[55]": GLOBAL | 56 * 8,
+    "rule.hook": RULE,
+    "rule.output": RULE | 4,
+    "rule.flags": RULE | 12,
+}
+ALL = st.fixed_dictionaries(dict.fromkeys(NUMBERS, U64))
+SOME = st.dictionaries(st.sampled_from(sorted(NUMBERS)), U64)
+NAMES = st.sampled_from(sorted(NUMBERS))
 FDS = [10, 11, 12]
 
 
@@ -30,38 +44,52 @@ def load(register: int, low: int, high: int, source: int = 0) -> bytes:
     return struct.pack("=BBhIBBhI", 0x18, registers, 0, low, 0, 0, 0, high)
 
 
-def constant(number: int) -> bytes:
-    return load(1, number, MARK)
+def constant(name: str) -> bytes:
+    return load(1, NUMBERS[name], MARK)
 
 
-@given(U64)
-def test_a_constant_has_up_to_64_bits(value: int) -> None:
-    filled = bind_program(constant(5) + EXIT, {5: value}, FDS)
-    assert filled == load(1, value & 0xFFFFFFFF, value >> 32) + EXIT
+def value(number: int) -> bytes:
+    return load(1, number & 0xFFFFFFFF, number >> 32)
 
 
-@given(st.dictionaries(NUMBERS, U32), NUMBERS)
-def test_constants_are_put_in(values: dict[int, int], number: int) -> None:
-    code = constant(number) + load(2, 7, 8) + EXIT
-    expected = load(1, values.get(number, 0), 0) + load(2, 7, 8) + EXIT
-    assert bind_program(code, values, FDS) == expected
+@given(ALL, NAMES)
+def test_constants_are_bound_by_name(values: dict[str, int], name: str) -> None:
+    code = constant(name) + load(2, 7, 8) + EXIT
+    assert bind_program(code, values, FDS) == value(values[name]) + load(2, 7, 8) + EXIT
 
 
-@given(st.dictionaries(NUMBERS, U32), NUMBERS, NUMBERS)
-def test_in_two_steps_as_in_one(values: dict[int, int], one: int, other: int) -> None:
+@given(SOME, NAMES)
+def test_a_constant_without_a_value_is_an_error(values: dict[str, int], name: str) -> None:
+    values.pop(name, None)
+    with pytest.raises(UnboundConstantError, match=re.escape(f"constant {name} is not bound")):
+        bind_program(constant(name) + EXIT, values, FDS)
+
+
+def test_a_constant_that_no_struct_has_is_an_error() -> None:
+    with pytest.raises(UnboundConstantError, match="0x20001"):
+        bind_program(load(1, 0x20001, MARK) + EXIT, {}, FDS)
+
+
+def test_a_name_that_no_struct_has_is_an_error() -> None:
+    with pytest.raises(KeyError, match=r"rule\.none"):
+        bind_program(EXIT, {"rule.none": 1}, FDS)
+
+
+@given(ALL, NAMES, NAMES)
+def test_in_two_steps_as_in_one(values: dict[str, int], one: str, other: str) -> None:
     code = constant(one) + constant(other) + EXIT
-    first = {number: value for number, value in values.items() if number < 32}
-    assert bind_program(bind_global_constants(code, first), values, FDS) == bind_program(
-        code, values, FDS
-    )
+    first = {name: each for name, each in values.items() if name.startswith("global.")}
+    rest = {name: each for name, each in values.items() if name not in first}
+    bound = bind_program(bind_global_constants(code, first), rest, FDS)
+    assert bound == bind_program(code, values, FDS)
 
 
 def test_zeroes_behind_a_program_are_no_part_of_it() -> None:
-    code = constant(1) + EXIT
-    assert bind_program(code.ljust(4096, b"\0"), {1: 5}, FDS) == load(1, 5, 0) + EXIT
+    code = (constant("rule.hook") + EXIT).ljust(4096, b"\0")
+    assert bind_program(code, {"rule.hook": 5}, FDS) == value(5) + EXIT
 
 
-def test_maps_have_places_and_other_descriptors() -> None:
+def test_maps_have_indexes_and_other_descriptors() -> None:
     compiled = load(1, 11, 0, source=1) + EXIT
     named = name_maps(compiled, FDS)
     assert named == load(1, 1, 0, source=1) + EXIT
