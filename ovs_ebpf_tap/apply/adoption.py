@@ -10,20 +10,21 @@ from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.apply.dummy import Dummies
 from ovs_ebpf_tap.apply.hook_table import DesiredHook
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
-from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.ebpf import pinning, programs
+from ovs_ebpf_tap.ebpf.build import build_id
 from ovs_ebpf_tap.util.probes import probe
 
 
 def older_builds(pin_dir: Path) -> list[programs.Programs]:
     """The pinned programs of other versions, which this one replaces; the caller closes them."""
     opened = []
-    for directory in programs.builds(pin_dir):
-        if directory.name != programs.build_id():
+    for directory in pinning.builds(pin_dir):
+        if directory.name != build_id():
             try:
-                opened.append(programs.Programs(directory))
+                opened.append(programs.Programs.open(directory))
                 probe("older build found")
             except FileNotFoundError:
-                programs.remove_build(directory)  # Half of a build is of no use to anybody.
+                pinning.remove_build(directory)  # Half of a build is of no use to anybody.
     return opened
 
 

@@ -2,7 +2,7 @@
 
 `bpf/cut.h` says what goes through it. It is there while some mirror has a `snaplen`, whether a
 sidecar runs or not. Its name tells it from those of other sidecars and builds; its alias says who
-owns it (`programs.owner`), so that it is found when its pins are lost.
+owns it (`pinning.owner`), so that it is found when its pins are lost.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from errno import EINVAL, ENODEV, ENOSYS, EPERM
 from pathlib import Path
 
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, pinning
 from ovs_ebpf_tap.ebpf.object import PROGRAM_NAMES
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
 from ovs_ebpf_tap.model.device import Device
@@ -50,11 +50,11 @@ def find(pin_dir: Path, devices: Iterable[Device]) -> list[ForeignHook]:
     directories: list[Path] | None = None
     for device in devices:
         for direction, program, link in _attached(device.ifindex):
-            pin = f"{programs.LINKS}/{device.ifindex}-{direction}"
+            pin = f"{pinning.LINKS}/{device.ifindex}-{direction}"
             if link and _link(pin_dir / pin) == link:
                 continue
             if directories is None:
-                directories = list(programs.pin_dirs())
+                directories = list(pinning.pin_dirs())
             pinned = (each for each in directories if link and _link(each / pin) == link)
             where = next(pinned, None)
             if where is not None or _name(program) in PROGRAM_NAMES:

@@ -17,7 +17,8 @@ from ovs_ebpf_tap.apply.hook_table import ActualHook
 from ovs_ebpf_tap.apply.rule_ranges import Range, RuleRanges
 from ovs_ebpf_tap.apply.tcx import TcxLinks
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
-from ovs_ebpf_tap.ebpf.programs import LINKS, Programs
+from ovs_ebpf_tap.ebpf.pinning import LINKS
+from ovs_ebpf_tap.ebpf.programs import Programs
 from ovs_ebpf_tap.model.desired import CLSACT, TCX, Hook, Rule
 from ovs_ebpf_tap.model.frame_rewrite import FrameRewrite
 from ovs_ebpf_tap.util import unexpected

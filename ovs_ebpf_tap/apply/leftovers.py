@@ -15,7 +15,7 @@ from pathlib import Path
 from ovs_ebpf_tap.apply import cutter, foreign, rcu
 from ovs_ebpf_tap.apply.dummy import Dummies
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, pinning
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS
 from ovs_ebpf_tap.observe.links import list_devices
 from ovs_ebpf_tap.util.probes import probe
@@ -30,13 +30,13 @@ def remove(pin_dir: Path, traffic_control: TrafficControl, *, hw_offload: bool) 
     probe("leftovers about to be removed")
     with contextlib.ExitStack() as stack:
         qdiscs: dict[bytes, bytes] = {}
-        for directory in programs.builds(pin_dir):
+        for directory in pinning.builds(pin_dir):
             rcu.restore(directory)
             with contextlib.suppress(OSError):  # Half a build, or no right to look.
                 noted = bpf.Map(bpf.get(directory / "qdiscs"))
                 stack.callback(noted.close)
                 qdiscs |= noted.items()
-        _remove_links(pin_dir / programs.LINKS)
+        _remove_links(pin_dir / pinning.LINKS)
         cutter.remove_all(Dummies(traffic_control))
         _remove_filters(traffic_control, qdiscs, hw_offload=hw_offload)
     if pin_dir.is_dir():

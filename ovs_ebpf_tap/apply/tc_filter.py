@@ -33,7 +33,7 @@ class Filter:
     ifindex: int
     direction: str
     owner: int
-    """The sidecar that it is of, as `programs.owner` has it."""
+    """The sidecar that it is of, as `pinning.owner` has it."""
     build: str
     made: bool
     """Whether the qdisc was made for it, or for another filter of its owner."""

@@ -31,7 +31,7 @@ class TrafficControl:
     """Changes the clsact hooks of devices, and reads those of sidecars."""
 
     def __init__(self, rtnetlink: Rtnetlink, owner: int = _NOBODY) -> None:
-        """`owner` is whose filters are ours, as `programs.owner` has it."""
+        """`owner` is whose filters are ours, as `pinning.owner` has it."""
         self.rtnetlink = rtnetlink
         self.owner = owner
 

@@ -31,7 +31,7 @@ from ovs_ebpf_tap.daemon.runtime import (
 )
 from ovs_ebpf_tap.decide.handover import forget_edits, next_edits
 from ovs_ebpf_tap.decide.totals import Totals
-from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.ebpf import pinning
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.desired import OFFLOADED
 from ovs_ebpf_tap.model.reasons.row_reasons import MODE_NATIVE
@@ -131,7 +131,7 @@ def _release_all(options: Options, ovsdb: Ovsdb) -> list[str]:
             _release_all_alone(options, ovsdb)
     finally:
         run_dir.release()
-    owner = programs.owner(options.pin_dir)
+    owner = pinning.owner(options.pin_dir)
     with contextlib.closing(TrafficControl.open(owner)) as traffic_control:
         return leftovers.others(options.pin_dir, traffic_control)
 
@@ -146,7 +146,7 @@ def _release_all_alone(options: Options, ovsdb: Ovsdb) -> None:
     if edits:
         transact(ovsdb, edits)
     try:
-        owner = programs.owner(options.pin_dir)
+        owner = pinning.owner(options.pin_dir)
         with contextlib.closing(TrafficControl.open(owner)) as traffic_control:
             leftovers.remove(options.pin_dir, traffic_control, hw_offload=db.hw_offload)
     except OSError as error:
@@ -221,7 +221,7 @@ def _release_some_alone(options: Options, ovsdb: Ovsdb, chosen: set[UUID]) -> No
     """We are the sidecar for a moment: the others stay offloaded. If none is, OVS is enough."""
     run_dir = control.RunDir.take(options.run_dir)
     try:
-        if not programs.builds(options.pin_dir):
+        if not pinning.builds(options.pin_dir):
             _give_back(options, ovsdb, chosen)
             return
         check_kernel(options)

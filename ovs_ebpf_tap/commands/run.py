@@ -25,7 +25,7 @@ from ovs_ebpf_tap.daemon.runtime import (
 )
 from ovs_ebpf_tap.daemon.sidecar import Sidecar
 from ovs_ebpf_tap.daemon.supervisor import Supervisor
-from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.ebpf import object_cache, pinning
 from ovs_ebpf_tap.model.desired import CLSACT, TCX
 from ovs_ebpf_tap.model.rows import mirror_devices
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb
@@ -72,8 +72,8 @@ def _serve(options: Options, signals: EndingSignals, supervisor: Supervisor) -> 
         opened = stack.enter_context(contextlib.closing(ovsdb))
         # Before there are pins, which would be left if it failed.
         server = stack.enter_context(contextlib.closing(control.Server.listen(options.run_dir)))
-        programs.ensure_bpffs(options.pin_dir)
-        supervisor.starting(_START + programs.COMPILE_TIMEOUT)
+        pinning.ensure_bpffs(options.pin_dir)
+        supervisor.starting(_START + object_cache.COMPILE_TIMEOUT)
         with open_runtime(options, opened) as runtime:
             return _serve_on(runtime, server, options, signals, supervisor)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.ebpf.build import build_id
 from ovs_ebpf_tap.observe import ethtool
 
 _MODEL = ("model name", "Model", "cpu model", "cpu")
@@ -19,7 +19,7 @@ def describe_host() -> tuple[tuple[str, str], ...]:
     return (
         ("Kernel", f"{platform.system()} {platform.release()}, {platform.machine()}"),
         ("CPU", f"{_cpu_model()}, {os.cpu_count()} logical"),
-        ("ovs-ebpf-tap", f"{metadata.version('ovs-ebpf-tap')}, programs {programs.build_id()}"),
+        ("ovs-ebpf-tap", f"{metadata.version('ovs-ebpf-tap')}, programs {build_id()}"),
     )
 
 

@@ -24,7 +24,7 @@ from ovs_ebpf_tap.daemon.sidecar import Sidecar
 from ovs_ebpf_tap.daemon.statistics_writer import StatisticsWriter
 from ovs_ebpf_tap.decide import policing
 from ovs_ebpf_tap.decide.handover import forget_edits
-from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.ebpf import pinning, programs
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.transaction import Transaction
@@ -35,7 +35,7 @@ from ovs_ebpf_tap.util import namespace, unexpected
 from ovs_ebpf_tap.util.probes import probe
 from ovs_ebpf_tap.util.reserve_fd import ReserveFd
 
-DEFAULT_PIN_DIR = programs.BPFFS / "ovs-ebpf-tap"
+DEFAULT_PIN_DIR = pinning.BPFFS / "ovs-ebpf-tap"
 
 ANSWER = 5.0
 """Seconds for the database's first answer."""
@@ -159,7 +159,7 @@ def open_runtime(options: Options, ovsdb: Ovsdb) -> Iterator[Runtime]:
     with contextlib.ExitStack() as stack:
         monitor = DeviceMonitor.open()
         stack.callback(monitor.close)
-        traffic_control = TrafficControl.open(programs.owner(options.pin_dir))
+        traffic_control = TrafficControl.open(pinning.owner(options.pin_dir))
         stack.callback(traffic_control.close)
         opened = programs.ensure_programs(options.pin_dir)
         stack.callback(opened.close)
@@ -206,7 +206,7 @@ def _adopt_older_builds(
         hooks = Datapath.open(pin_dir, monitor, traffic_control, older)
         adopt(datapath, hooks, attach, traffic_control)
         older.close()
-        programs.remove_build(pin_dir / older.build)
+        pinning.remove_build(pin_dir / older.build)
         probe("older build removed")
 
 
@@ -271,11 +271,11 @@ def wait_db(ovsdb: Ovsdb, deadline: float) -> None:
 def pinned_counters(options: Options) -> Mapping[UUID, Counters]:
     """What the maps that are pinned have counted; nothing where they can't be opened."""
     found: dict[UUID, Counters] = {}
-    for directory in programs.builds(options.pin_dir):
+    for directory in pinning.builds(options.pin_dir):
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             monitor = stack.enter_context(contextlib.closing(DeviceMonitor.open()))
             traffic_control = stack.enter_context(contextlib.closing(TrafficControl.open()))
-            opened = stack.enter_context(contextlib.closing(programs.Programs(directory)))
+            opened = stack.enter_context(contextlib.closing(programs.Programs.open(directory)))
             found |= Datapath.open(options.pin_dir, monitor, traffic_control, opened).counters()
     return found
 
@@ -285,7 +285,7 @@ def show_status(options: Options) -> list[status.MirrorStatus]:
     with contextlib.ExitStack() as stack:
         ovsdb = stack.enter_context(contextlib.closing(connect(options.ovsdb)))
         monitor = stack.enter_context(contextlib.closing(DeviceMonitor.open()))
-        traffic_control = TrafficControl.open(programs.owner(options.pin_dir))
+        traffic_control = TrafficControl.open(pinning.owner(options.pin_dir))
         stack.callback(traffic_control.close)
         is_root = os.geteuid() == 0
         opened = programs.open_programs(options.pin_dir) if is_root else None
@@ -297,7 +297,7 @@ def show_status(options: Options) -> list[status.MirrorStatus]:
             ovsdb.snapshot(),
             monitor.devices,
             datapath,
-            nothing_pinned=is_root and not programs.builds(options.pin_dir),
+            nothing_pinned=is_root and not pinning.builds(options.pin_dir),
             foreign=lambda names: leftovers.on_devices(options.pin_dir, traffic_control, names),
             elsewhere=namespace.elsewhere(options.pin_dir),
         )

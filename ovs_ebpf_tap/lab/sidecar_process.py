@@ -16,7 +16,7 @@ from typing import Any, Self
 from ovs_ebpf_tap.apply import rcu
 from ovs_ebpf_tap.apply.cutter import PREFIX
 from ovs_ebpf_tap.daemon import control
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, pinning
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.switch import Switch
@@ -50,7 +50,7 @@ def reap_pins() -> None:
 
 def _remove_pins(path: Path) -> None:
     """Removes what is pinned there; the process may have been killed in the midst."""
-    for directory in programs.builds(path):
+    for directory in pinning.builds(path):
         rcu.restore(directory)
     shutil.rmtree(path, ignore_errors=True)
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.ebpf import build
 from ovs_ebpf_tap.lab.names import is_leftover, unique_name
 from ovs_ebpf_tap.lab.resource import Resource
 from ovs_ebpf_tap.lab.switch import Switch
@@ -126,8 +126,8 @@ class Systemd(Resource):
         python = _SOURCE / Path(sys.executable).relative_to(_CHECKOUT)
         command.write_text(f'#!/bin/sh\nPYTHONPATH={_SOURCE} exec {python} -m ovs_ebpf_tap "$@"\n')
         command.chmod(0o755)
-        if self._compiled and programs.CACHE.is_dir():
-            shutil.copytree(programs.CACHE, self.directory / "cache" / PREFIX.name / "programs")
+        if self._compiled and build.CACHE.is_dir():
+            shutil.copytree(build.CACHE, self.directory / "cache" / PREFIX.name / "programs")
 
     def _answers(self) -> bool:
         assert self._process is not None

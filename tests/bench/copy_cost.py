@@ -29,7 +29,7 @@ from bench.clone_programs import BARE_PUSH, MARKED_PUSH, bare_clone, marked_clon
 from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.decide.mirror_filter import parse as parse_filter
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, pinning, programs
 from ovs_ebpf_tap.lab.frame_batch import FrameBatch
 from ovs_ebpf_tap.lab.frames import IP_UDP, ethernet, ipv4, udp
 from ovs_ebpf_tap.lab.kernel import has_tcx
@@ -208,14 +208,14 @@ class CopyBench:
             pair = self._pairs[f"{kind}{way}"]
             rules[pair.hook] = (replace(rule, output=pair.output, group=pair.output),)
         rules.update(self._others(others))
-        pins = programs.BPFFS / f"ovs-ebpf-tap-bench-{secrets.token_hex(4)}"
+        pins = pinning.BPFFS / f"ovs-ebpf-tap-bench-{secrets.token_hex(4)}"
         self._stack.callback(shutil.rmtree, pins, ignore_errors=True)
-        programs.ensure_bpffs(pins)
+        pinning.ensure_bpffs(pins)
         opened = programs.ensure_programs(pins)
         self._stack.callback(opened.close)
         monitor = self._switch.call(DeviceMonitor.open)
         self._stack.callback(monitor.close)
-        owner = programs.owner(pins)
+        owner = pinning.owner(pins)
         traffic_control = self._switch.call(lambda: TrafficControl.open(owner))
         self._stack.callback(traffic_control.close)
         datapath = self._switch.call(

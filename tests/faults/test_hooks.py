@@ -19,7 +19,7 @@ import ovs_ebpf_tap
 from faults.fault import RATE, During, Fault
 from faults.guests import index_of
 from faults.testbed import Testbed
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, pinning
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.names import unique_name
 from ovs_ebpf_tap.lab.sidecar_process import BPFFS
@@ -70,7 +70,7 @@ def link_ids(switch: Switch) -> set[int]:
 
 
 def links(ground: Testbed) -> list[Path]:
-    found = list((ground.tap.pin_dir / programs.LINKS).iterdir())
+    found = list((ground.tap.pin_dir / pinning.LINKS).iterdir())
     assert found
     return found
 
@@ -94,7 +94,7 @@ def test_links_are_detached(ground: Testbed, fault: Fault) -> None:
 @only_tcx
 def test_the_directory_of_links_is_removed(ground: Testbed, fault: Fault) -> None:
     with hooks_lost(ground, fault, "the links' directory is removed"):
-        shutil.rmtree(ground.tap.pin_dir / programs.LINKS)
+        shutil.rmtree(ground.tap.pin_dir / pinning.LINKS)
 
 
 @with_both

@@ -14,7 +14,8 @@ import ovs_ebpf_tap
 from faults.fault import During, Fault
 from faults.testbed import Testbed
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.ebpf import pinning
+from ovs_ebpf_tap.ebpf.build import build_id
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar_process import hook_count
 from ovs_ebpf_tap.model.desired import CLSACT, NATIVE, OFFLOADED, TCX
@@ -90,14 +91,14 @@ def assert_kept(ground: Testbed, hooks: int = _HOOKS) -> None:
     """There are as many hooks, all known, and nothing half done."""
     pins = ground.tap.pin_dir
     assert hook_count(ground.switch) == hooks
-    links = list((pins / programs.LINKS).iterdir()) if (pins / programs.LINKS).is_dir() else []
+    links = list((pins / pinning.LINKS).iterdir()) if (pins / pinning.LINKS).is_dir() else []
     assert len(links) == (hooks if ground.attach == TCX else 0)
     assert {path.name for path in pins.iterdir()} <= {
-        programs.build_id(),
-        programs.LINKS,
+        build_id(),
+        pinning.LINKS,
         namespace.NOTE,
     }
-    assert not (pins / programs.build_id() / "expedited").exists()
+    assert not (pins / build_id() / "expedited").exists()
 
 
 @at(

@@ -93,7 +93,7 @@ def loaded(made: Object, **times: int) -> Iterator[Hooks]:
             maps[name] = bpf.Map(bpf.create_map(layout, name))
             stack.callback(maps[name].close)
         constants = {
-            **programs._kernel_constants(),
+            **programs.kernel_constants(),
             "global.copy_tag": 1,
             **{f"global.{name}": ticks for name, ticks in times.items()},
         }

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from dedup_hooks import Hooks, loaded
 
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, object_cache
 from ovs_ebpf_tap.lab.frames import (
     ETH_IPV4,
     ETH_IPV6,
@@ -29,7 +29,7 @@ A6, B6 = bytes.fromhex("fe80") + bytes(13) + b"\2", bytes.fromhex("fe80") + byte
 
 @pytest.fixture(scope="module")
 def programs_of_hooks() -> Iterator[Hooks]:
-    made = programs._ensure_object()
+    made = object_cache.ensure_object()
     with loaded(made, forget_ticks=FORGOTTEN, race_ticks=FORGOTTEN) as hooks:
         yield hooks
 

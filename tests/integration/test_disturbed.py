@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, pinning
 from ovs_ebpf_tap.lab.kernel import has_tcx
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count
@@ -36,7 +36,7 @@ def unpin_links(tap: SidecarProcess) -> None:
 
 
 def unpin_maps(tap: SidecarProcess) -> None:
-    (build,) = programs.builds(tap.pin_dir)
+    (build,) = pinning.builds(tap.pin_dir)
     (build / "rules").unlink()
     (build / "counters").unlink()
 

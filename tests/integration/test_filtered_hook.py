@@ -24,7 +24,7 @@ from bench.copy_cost import TRUNK
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.apply.encoding import Encoding
 from ovs_ebpf_tap.decide.mirror_filter import parse
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, pinning, programs
 from ovs_ebpf_tap.lab.flowkey import key_of, selects
 from ovs_ebpf_tap.lab.frames import (
     ETH_8021AD,
@@ -73,8 +73,8 @@ class FilteredHook:
 
 @pytest.fixture(scope="module")
 def hook() -> Iterator[FilteredHook]:
-    pins = programs.BPFFS / f"ovs-ebpf-tap-test-{secrets.token_hex(4)}"
-    programs.ensure_bpffs(pins)
+    pins = pinning.BPFFS / f"ovs-ebpf-tap-test-{secrets.token_hex(4)}"
+    pinning.ensure_bpffs(pins)
     opened = programs.ensure_programs(pins)
     try:
         with Netns("filtered") as ns:

@@ -15,7 +15,8 @@ import pytest
 
 import ovs_ebpf_tap
 from ovs_ebpf_tap import abi
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, pinning
+from ovs_ebpf_tap.ebpf.build import build_id
 from ovs_ebpf_tap.ebpf.object import COPY_TAG, FORMER, LATER, MAPS, PROGRAMS
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.differences import stream_difference
@@ -62,7 +63,7 @@ def test_copies_go_on_without_the_process_and_are_taken_over(
 
 def test_a_restart_does_not_compile(switch: Switch, trio: Trio) -> None:
     with SidecarProcess(switch) as tap:
-        directory = tap.pin_dir / programs.build_id()
+        directory = tap.pin_dir / build_id()
         pins = [directory / name for name in (*PROGRAMS, *MAPS)]
         before = [path.stat().st_ino for path in pins]
         tap.restart()
@@ -281,13 +282,13 @@ def test_an_upgrade_takes_over_without_a_gap(
     with SidecarProcess(switch, "--attach", attach) as tap:
         tap.wait_state("m1", "offloaded")
         hooks = hook_count(switch)
-        tag = copy_tag_of(tap.pin_dir / programs.build_id())
+        tag = copy_tag_of(tap.pin_dir / build_id())
         with Capture.of(m) as copies:
             with Stream(a, b, rate=2000) as stream:
                 time.sleep(0.3)
                 tap.stop()
                 # As an earlier version has it.
-                pins = tap.pin_dir / programs.build_id()
+                pins = tap.pin_dir / build_id()
                 for name in LATER:
                     (pins / name).unlink()
                 for name, former in FORMER.items():
@@ -298,8 +299,8 @@ def test_an_upgrade_takes_over_without_a_gap(
             result = stream_difference(stream.sent, copies.sequences(stream.stream_id))
         assert not result, str(result)
         assert "replacing an older build" in tap.log()
-        (build,) = programs.builds(tap.pin_dir)
-        assert build.name != programs.build_id()
+        (build,) = pinning.builds(tap.pin_dir)
+        assert build.name != build_id()
         # Each build's hooks know the copies that the other's make meanwhile.
         assert copy_tag_of(build) == tag
         assert hook_count(switch) == hooks

@@ -14,7 +14,7 @@ import pytest
 
 import ovs_ebpf_tap
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, pinning
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, cutters, hook_count
@@ -39,7 +39,7 @@ def restore(ns: Netns, tap: SidecarProcess) -> Done:
 
 
 def remove_orphans(ns: Netns, tap: SidecarProcess) -> Done:
-    owner = f"{programs.owner(tap.pin_dir):x}"
+    owner = f"{pinning.owner(tap.pin_dir):x}"
     return ns.run(str(RESTORE), "--owner", owner, env=tap.switch.env, check=False)
 
 
@@ -62,7 +62,7 @@ def test_what_other_sidecars_have_stays(trio: Trio, killed: SidecarProcess, undo
     """One of another database and pin directory, in this namespace, is released; it has nothing."""
     a, b, m = trio
     ns = killed.switch.ns
-    owner = f"{programs.owner(killed.pin_dir):x}"
+    owner = f"{pinning.owner(killed.pin_dir):x}"
     with Switch("other") as other:
         other.add_bridge()
         idle = SidecarProcess(other)

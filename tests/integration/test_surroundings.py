@@ -18,7 +18,7 @@ import pytest
 import ovs_ebpf_tap
 from faults.guests import index_of, make_device, remove_device
 from ovs_ebpf_tap.daemon import control
-from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.ebpf.build import build_id
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import arp_request, sequenced
@@ -370,7 +370,7 @@ def test_what_was_compiled_is_kept_or_made_anew(
     switch: Switch, idle: SidecarProcess, tmp_path: Path, kept: str
 ) -> None:
     """A file that is damaged is of no consequence; with one that is whole, bcc is not needed."""
-    name = f"{programs.build_id()}.json"
+    name = f"{build_id()}.json"
     for place in (tmp_path / "cache" / "programs", tmp_path / "bcc"):
         place.mkdir(parents=True)
     (tmp_path / "cache" / "programs" / name).write_text(kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -298,7 +298,7 @@ class Pair(Resource):
         return {str(UUID(int=key["high"] << 64 | key["low"])) for key in keys}
 
     @contextlib.contextmanager
-    def maps(self) -> Iterator[dict[str, bpf.Map]]:
+    def maps(self) -> Iterator[Mapping[str, bpf.Map]]:
         """The sidecar's maps."""
         opened = programs.open_programs(self.sidecar.pin_dir)
         assert opened is not None, "the sidecar has no pins"

@@ -14,7 +14,8 @@ from statistics import median
 
 from ovs_ebpf_tap.apply import cutter
 from ovs_ebpf_tap.daemon import control
-from ovs_ebpf_tap.ebpf import bpf, programs
+from ovs_ebpf_tap.ebpf import bpf, pinning
+from ovs_ebpf_tap.ebpf.build import build_id
 from ovs_ebpf_tap.ebpf.object import COPY_TAG, MAPS, PROGRAMS
 from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, TCX
 from ovs_ebpf_tap.model.rows import COUNTED_KEY, OWN_KEYS, SELECT_VLAN_KEY, parse_vlans
@@ -99,8 +100,8 @@ def _problems(pair: Pair, hooks: set[Place]) -> Iterator[str]:
 
 
 def _pin_problems(pin_dir: Path, links: set[str]) -> Iterator[str]:
-    yield from _unlike("pins of links", links, _names(pin_dir / programs.LINKS))
-    build = pin_dir / programs.build_id()
+    yield from _unlike("pins of links", links, _names(pin_dir / pinning.LINKS))
+    build = pin_dir / build_id()
     wanted = {build.name, namespace.NOTE, *_links_directory(pin_dir)}
     yield from _unlike("pins", wanted, _names(pin_dir))
     yield from _unlike("pins of the build", {*PROGRAMS, *MAPS, COPY_TAG}, _names(build))
@@ -175,7 +176,7 @@ def _protected_problems(pair: Pair) -> Iterator[str]:
 
 def _links_directory(pin_dir: Path) -> set[str]:
     """It stays once it was needed."""
-    return {programs.LINKS} if (pin_dir / programs.LINKS).is_dir() else set()
+    return {pinning.LINKS} if (pin_dir / pinning.LINKS).is_dir() else set()
 
 
 def _names(directory: Path) -> set[str]:

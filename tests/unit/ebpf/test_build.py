@@ -8,26 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from ovs_ebpf_tap.ebpf import programs
+from ovs_ebpf_tap.ebpf import build
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of this package's modules, beside libraries of a compiler, and a cache."""
-    package = Path(programs.__file__).parent
+    package = Path(build.__file__).parent
     for path in package.glob("*.py"):
         shutil.copy(path, tmp_path)
     (tmp_path / "lib").mkdir()
     for name in ("libbcc.so.0", "libLLVM-14.so.1", "libclang-cpp.so.14", "libc.so.6"):
         (tmp_path / "lib" / name).write_text(name)
-    monkeypatch.setattr(programs, "__file__", str(tmp_path / "programs.py"))
-    monkeypatch.setattr(programs, "_LIBRARIES", [str(tmp_path / "lib"), "/nowhere"])
-    monkeypatch.setattr(programs, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(build, "__file__", str(tmp_path / "build.py"))
+    monkeypatch.setattr(build, "_LIBRARIES", [str(tmp_path / "lib"), "/nowhere"])
+    monkeypatch.setattr(build, "CACHE", tmp_path / "cache")
     return tmp_path
 
 
 def build_id() -> str:
-    return programs.build_id.__wrapped__()
+    return build.build_id.__wrapped__()
 
 
 @pytest.mark.parametrize("name", ["compile.py", "object.py", "template.py"])
@@ -66,4 +66,4 @@ def test_without_a_compiler_what_was_kept_will_do(home: Path) -> None:
 
 
 def test_a_directory_can_be_named_so() -> None:
-    assert "." not in programs.build_id()
+    assert "." not in build.build_id()
