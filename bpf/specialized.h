@@ -192,7 +192,7 @@ int tap_specialized(struct __sk_buff *skb)
 	return done;
 }
 
-static __always_inline void tap_bind_edit(struct tap_rewrite *rewrite)
+static __always_inline void tap_bind_rewrite(struct tap_rewrite *rewrite)
 {
 	rewrite->in_mode = TAP_OF_REWRITE(in_mode);
 	rewrite->in_tag = TAP_OF_REWRITE(in_tag);
@@ -228,7 +228,7 @@ int tap_output(struct __sk_buff *skb)
 	tap_untag_copy(skb);
 	if (TAP_OF_SHORTCUT(push_vid) && tap_is_untagged(skb))
 		return tap_push_vlan(skb);
-	tap_bind_edit(&rewrite);
+	tap_bind_rewrite(&rewrite);
 	tap_plan_change(skb, &rewrite, &plan);
 	return tap_change_tags(skb, &plan.change) ? tap_truncate(skb, &rewrite) : TAP_DROP;
 }
