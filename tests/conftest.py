@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from faults.table import print_table
+from faults.outcome_table import print_table
 from ovs_ebpf_tap.lab.netns import reap
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch

@@ -29,7 +29,7 @@ from ovs_ebpf_tap.lab.capture import Capture, CaptureLossError
 from ovs_ebpf_tap.lab.frames import parse_seq
 from ovs_ebpf_tap.lab.netns import CommandError, Netns, reap
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, reap_pins
-from ovs_ebpf_tap.lab.switch import Switch
+from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.traffic import Stream
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.model.rows import MODE_KEY
@@ -76,18 +76,21 @@ class Size:
 class ControlBench:
     """A switch where `a` sends to `b`, a mirror's output `monitor`, and the sidecar."""
 
-    def __init__(self, switch: Switch, tap: SidecarProcess, log: MirrorLog, far: Netns) -> None:
-        """`far` is where the other ends of further ports are."""
+    def __init__(
+        self,
+        switch: Switch,
+        tap: SidecarProcess,
+        log: MirrorLog,
+        far: Netns,
+        hosts: tuple[Host, Host, Host],
+    ) -> None:
+        """`far` is where the other ends of further ports are; `hosts` are a, b and monitor."""
         self._switch = switch
         self._far = far
         self._tap = tap
         self._log = log
         self._mirrors = 0
-        # They answer nothing, so that there is no traffic but ours.
-        self._a, self._b, self._monitor = (
-            switch.add_host(name, with_ip=False) for name in ("a", "b", "monitor")
-        )
-        switch.learn(self._a, self._b)
+        self._a, self._b, self._monitor = hosts
 
     def add_ports(self, count: int) -> None:
         """Adds as many ports, each with a silent machine's device at its other end."""
@@ -237,7 +240,10 @@ def _bench(options: tuple[str, ...]) -> Iterator[ControlBench]:
     with Switch("bench") as switch, Netns("far") as far:
         switch.add_bridge()
         with SidecarProcess(switch, *options) as tap, MirrorLog(switch.db) as log:
-            yield ControlBench(switch, tap, log, far)
+            # They answer nothing, so that there is no traffic but ours.
+            a, b, monitor = (switch.add_host(name, with_ip=False) for name in ("a", "b", "monitor"))
+            switch.learn(a, b)
+            yield ControlBench(switch, tap, log, far, (a, b, monitor))
 
 
 def measure(size: Size, say: Callable[[str], None]) -> list[Figure]:

@@ -20,17 +20,17 @@ import shutil
 import socket
 import statistics
 import sys
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 from uuid import UUID
 
+from bench.batch_sender import BATCH, BatchSender
 from bench.clone_programs import BARE_PUSH, MARKED_PUSH, bare_clone, marked_clone
 from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
 from ovs_ebpf_tap.decide.mirror_filter import parse as parse_filter
 from ovs_ebpf_tap.ebpf import bpf, pinning, programs
-from ovs_ebpf_tap.lab.frame_batch import FrameBatch
 from ovs_ebpf_tap.lab.frames import IP_UDP, ethernet, ipv4, udp
 from ovs_ebpf_tap.lab.kernel import has_tcx
 from ovs_ebpf_tap.lab.netns import Netns
@@ -48,7 +48,6 @@ _SETUPS = 16
 _ROUNDS = 12
 """Rounds a set-up."""
 _BATCHES = 10
-_BATCH = 256
 _WARM_UP = 2
 _OTHERS = 1000
 
@@ -61,29 +60,6 @@ _MIRRED = "u32 mirred"
 
 _PRIORITY = 1
 _MIRROR = UUID(int=1)
-
-
-class BatchSender:
-    """Sends the same frame again and again."""
-
-    def __init__(self, ns: Netns, device: str, frame: bytes) -> None:
-        self._socket = ns.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        self._socket.bind((device, 0))
-        self._frames = FrameBatch(frame, _BATCH)
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
-    def cost(self, batches: int) -> float:
-        """CPU time in ns a frame, median of batches. Raises OSError if frames are not taken."""
-        return statistics.median(self._batch() for _ in range(batches)) / _BATCH
-
-    def _batch(self) -> int:
-        began = time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID)
-        if self._frames.send(self._socket.fileno()) != _BATCH:
-            raise OSError(0, "not all frames were sent")
-        return time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID) - began
 
 
 TRUNK = FrameRewrite(
@@ -124,15 +100,30 @@ class DevicePair:
 class CopyBench:
     """Devices of a switch, between a machine and a monitor, and what can be done with them."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self._machine = stack.enter_context(Netns("bench-vm"))
-        self._switch = stack.enter_context(Netns("bench-switch"))
-        self._monitor = stack.enter_context(Netns("bench-monitor"))
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        machine: Netns,
+        switch: Netns,
+        monitor: Netns,
+        traffic_control: TrafficControl,
+    ) -> None:
+        """`stack` takes what has to be closed."""
         self._stack = stack
-        self._traffic_control = self._switch.call(TrafficControl.open)
-        stack.callback(self._traffic_control.close)
-        self._empty = self._load("empty", bpf.EMPTY)
+        self._machine = machine
+        self._switch = switch
+        self._monitor = monitor
+        self._traffic_control = traffic_control
         self._pairs: dict[str, DevicePair] = {}
+
+    @classmethod
+    def open(cls, stack: contextlib.ExitStack) -> Self:
+        """With namespaces of its own, and no devices yet."""
+        names = ("bench-vm", "bench-switch", "bench-monitor")
+        machine, switch, monitor = (stack.enter_context(Netns(name)) for name in names)
+        traffic_control = switch.call(TrafficControl.open)
+        stack.callback(traffic_control.close)
+        return cls(stack, machine, switch, monitor, traffic_control)
 
     def make_pairs(self, ways: Sequence[str]) -> None:
         """Makes the devices of each way to copy, one after the other."""
@@ -155,7 +146,9 @@ class CopyBench:
         """Of frames of `size` bytes that arrive on the way's port."""
         ips, macs = ("10.0.0.1", "10.0.0.2"), ("02:00:00:00:00:0b", "02:00:00:00:00:0a")
         packet = ipv4(*ips, IP_UDP, udp(*ips, 9, 9, bytes(size - 42)))
-        return BatchSender(self._machine, self._pairs[way].name, ethernet(*macs, 0x0800, packet))
+        return BatchSender.open(
+            self._machine, self._pairs[way].name, ethernet(*macs, 0x0800, packet)
+        )
 
     # The kernel's own ways.
 
@@ -166,7 +159,7 @@ class CopyBench:
 
     def bare(self, kind: str) -> None:
         """Programs on hooks of that kind, as short as they can be."""
-        self._attach(kind, self._pairs[kind + _EMPTY].port, INGRESS, self._empty)
+        self._attach(kind, self._pairs[kind + _EMPTY].port, INGRESS, self._load("empty", bpf.EMPTY))
         self._clone_and_push(kind, _CLONE, bare_clone, None)
         self._clone_and_push(kind, _PUSH, bare_clone, BARE_PUSH)
         self._clone_and_push(kind, _TOLD, marked_clone, MARKED_PUSH)
@@ -336,7 +329,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds per set-up")
     parser.add_argument(
-        "--batches", type=int, default=_BATCHES, help=f"batches of {_BATCH} frames per turn"
+        "--batches", type=int, default=_BATCHES, help=f"batches of {BATCH} frames per turn"
     )
     parser.add_argument(
         "--no-others", action="store_true", help=f"leave out the {_OTHERS} other mirrors"
@@ -349,7 +342,7 @@ def _measure_anew(options: argparse.Namespace) -> dict[int, dict[str, list[float
     """Sets everything up, and measures it; by size."""
     found = {}
     with contextlib.ExitStack() as stack:
-        bench = CopyBench(stack)
+        bench = CopyBench.open(stack)
         ways = set_up(bench, 0 if options.no_others else _OTHERS)
         for size in SIZES:
             with contextlib.ExitStack() as closing:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from faults.fault import Fault
-from faults.table import PROPERTY
+from faults.outcome_table import PROPERTY
 from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.kernel import attachments
 
