@@ -1,4 +1,4 @@
-"""Copies that are missing or extra, from counters that are read while packets flow."""
+"""Missing and extra copies, computed from counters that are read while packets flow."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ NONE = "none"
 NATIVE = "native"
 OFFLOADED = "offloaded"
 TC = "tc"
-"""No mirror, but a filter that copies as one would: what the kernel alone takes for that."""
+"""No mirror, but a tc filter that makes the same copies: what the kernel alone needs for them."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Result:
         return summarise(values) if values and len(values) == len(runs) else None
 
     def ratio(self, load: str, metric: str, variant: str, base: str) -> float | None:
-        """The variant's median in parts of the base's; None if not known, or the base's is 0."""
+        """The variant's median divided by the base's; None if unknown, or if the base's is 0."""
         over, under = (self.summary(load, metric, each) for each in (variant, base))
         if over is None or under is None or not under.median:
             return None
@@ -107,7 +107,7 @@ class Result:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """The variants that are set in proportion, the last one first."""
+        """The pairs (variant, base) whose ratios are shown, those of the last variant first."""
         last = len(self.variants) - 1
         return [
             (self.variants[i], self.variants[j]) for i in range(last, 0, -1) for j in range(i)[::-1]

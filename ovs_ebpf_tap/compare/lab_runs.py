@@ -1,7 +1,7 @@
-"""Compares no mirror, Open vSwitch's and ours in a lab: a switch, hosts and traffic of its own.
+"""Compares no mirror, Open vSwitch's and eBPF's on a switch, hosts and traffic of its own.
 
-A virtual machine, as it were, sends to another; a mirror of its port copies what it sends to a
-monitor. Counts are taken while all is at rest, before and after; rates and CPU in between.
+A host, in the role of a virtual machine, sends to another; a mirror copies what it sends to a
+monitor. Totals are read at rest, before and after a run; rates and CPU time during it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _WARM_UP = 0.2
 _REST = 0.15
 """Seconds without a packet after which all is at rest."""
 _DRAINED = 60.0
-"""Seconds in which it is: queues are deep here."""
+"""Seconds until the switch has drained its queues, which are deep here."""
 
 _LATENCY_RATE = 5_000
 _LATENCY_SIZE = 512
@@ -125,7 +125,7 @@ _LOADS = (
 
 
 def _loads_of(number: int) -> tuple[_Traffic, ...]:
-    """In another order each round: the first has what a change leaves behind."""
+    """The loads, rotated by one each round: the first one suffers from the change of mode."""
     shift = number % len(_LOADS)
     return (*_LOADS[shift:], *_LOADS[:shift])
 
@@ -223,7 +223,7 @@ class _Lab:
         return self._result(tuple(readings))
 
     def _change(self, variant: str) -> None:
-        """Has the switch be without a mirror, or with one that is copied in one way."""
+        """Removes what copies, and sets up the variant's mirror or filter."""
         self._end_copies()
         self._variant = variant
         if variant == TC:
@@ -246,7 +246,7 @@ class _Lab:
             wait_for(lambda: not hook_count(self._switch), what="an end of the hooks")
 
     def _filter(self, command: str) -> None:
-        """Has the kernel copy what the VM sends, or no more."""
+        """Adds or deletes (`del`) a tc filter that copies what the VM sends."""
         run, where = self._switch.ns.run, ("dev", self._vm.port)
         run("tc", "qdisc", command, *where, "clsact")
         if command == "add":
@@ -304,7 +304,7 @@ class _Lab:
         return self._inside.submit(read).result()
 
     def _at_rest(self) -> dict[str, Statistics]:
-        """What the devices have counted once no packet is under way any more."""
+        """The devices' counters, once they have stopped changing."""
         last, since = self._statistics(), time.monotonic()
 
         def rests() -> bool:

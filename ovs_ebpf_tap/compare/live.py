@@ -63,9 +63,10 @@ class LiveRuns:
 
 
 def compare(options: Options, runs: LiveRuns, tell: Callable[[str], None]) -> Result:
-    """Flips the mirror's mode round by round, and reads; at the end it is as it was.
+    """Switches the mirror's mode round by round, and reads counters in each mode.
 
-    `tell` is told of each run before it begins. Raises TapError.
+    The mode is as before when this returns. `tell` is called with a line before each run. Raises
+    TapError.
     """
     require_root()
     if not control.is_running(options.run_dir):
@@ -103,7 +104,7 @@ def _mode_given_back(
 
 
 def _restore(switcher: ModeSwitcher) -> str:
-    """Gives the mode back; says, at the end of a line, what came of it."""
+    """Restores the mode; returns the end of an error message: whether that succeeded."""
     try:
         switcher.restore()
     except TapError as error:
@@ -175,7 +176,7 @@ class _Comparison:
         }
 
     def _is_known(self, span: Span) -> bool:
-        """Whether it is known how many copies were due; where they agree, it is."""
+        """Whether it is known how many copies were due; it is if the copies are as many."""
         if self._counters.due is None:
             return False
         if span.account.exact:
@@ -225,7 +226,7 @@ class _Comparison:
 
 
 def _in_lines(*pairs: tuple[str, str]) -> tuple[tuple[str, str], ...]:
-    """Each on one line, whatever others have called their things."""
+    """The pairs with names that users chose made fit for one line."""
     return tuple((what, printable(how)) for what, how in pairs)
 
 

@@ -1,4 +1,4 @@
-"""Where a mirror's packets and copies are counted, and whether that tells how many are due."""
+"""Which counters count a mirror's packets and copies, and whether they tell how many are due."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Meter:
 class MirrorCounters:
     """The counters that tell of a mirror.
 
-    `due` together count the copies that there should be; None if no counters do, and `doubt` then
-    says why. Else `doubt` says why they may be off all the same: where they agree with the copies,
-    they are right.
+    The sum of `due` is the number of copies that there should be; None if no counters give it, and
+    `doubt` says why. Otherwise `doubt` says why the sum may be inexact: it is used only if it
+    equals the number of copies.
     """
 
     sources: tuple[Meter, ...]
@@ -107,7 +107,7 @@ def _meters(layout: BridgePorts, ports: Iterable[Port], *, arrival: bool) -> tup
 
 
 class _Finder:
-    """Looks at one mirror."""
+    """Finds the counters of one mirror."""
 
     def __init__(self, layout: BridgePorts, mirror: Mirror) -> None:
         self._layout = layout
@@ -124,7 +124,7 @@ class _Finder:
         return _meters(self._layout, ports, arrival=arrival)
 
     def due(self) -> tuple[tuple[Meter, ...], str | None]:
-        """The counters that add up to the copies due, and why they may not quite."""
+        """The counters whose sum is the number of copies due, and why it may be inexact."""
         mirror = self._mirror
         if mirror.desired_vlans:
             raise _NotKnownError("select_vlan: only some packets of its ports are selected")

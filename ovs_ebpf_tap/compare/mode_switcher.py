@@ -1,4 +1,4 @@
-"""Moves a mirror to and fro as a user does, and gives its row back as it was."""
+"""Switches a mirror's mode as a user does, and restores the mode that it had."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ovs_ebpf_tap.util.text import printable
 MODES = {OFFLOADED: "offload", NATIVE: "native"}
 
 _REASON = 3.0
-"""Seconds after which a reason for not being offloaded is taken to last."""
+"""Seconds after which a reason for not being offloaded counts as final."""
 
 _LOOK = 0.02  # seconds
 
@@ -54,7 +54,7 @@ def bridge_of(db: Database, mirror: Mirror) -> Bridge:
 
 
 class ModeSwitcher:
-    """Moves one mirror. Its mode was `before`; None if it had none of its own."""
+    """Switches one mirror. Its mode was `before`; None if its row had none."""
 
     def __init__(
         self, options: Options, ovsdb: Ovsdb, mirror: Mirror, signals: EndingSignals
@@ -94,7 +94,7 @@ class ModeSwitcher:
         return mirror
 
     def move(self, variant: str, hooked: Callable[[], bool]) -> None:
-        """Has the mirror be OFFLOADED or NATIVE, and waits until its flows are, too.
+        """Sets the mode for OFFLOADED or NATIVE, and waits until running flows follow it.
 
         The sidecar is settled once Open vSwitch has revalidated them.
 
@@ -113,7 +113,7 @@ class ModeSwitcher:
             self._signals.sleep(_LOOK)
 
     def check_still(self, variant: str) -> None:
-        """Raises TapError if the mirror is not so any more."""
+        """Raises TapError if the mirror is not in that state any more."""
         self._ovsdb.run()
         if not self._is(variant):
             raise TapError(f"mirror {self.name} did not stay {variant} while it was read")
@@ -144,7 +144,7 @@ class ModeSwitcher:
             )
 
     def restore(self) -> None:
-        """Gives the mirror the mode that it had; nothing happens if it was removed.
+        """Restores the mirror's mode; does nothing if the mirror was removed.
 
         Raises TapError, with the command that does it, if the database does not take it.
         """
@@ -161,7 +161,7 @@ class ModeSwitcher:
 
 
 def _write_mode(ovsdb: Ovsdb, uuid: UUID, mode: str | None) -> None:
-    """Sets the row's mode, or removes it, and sees to it that it is so. Raises TapError."""
+    """Sets the row's mode, or removes it, and waits until the row shows it. Raises TapError."""
     edit = (
         MirrorEdit(uuid, delete_ids=(MODE_KEY,))
         if mode is None

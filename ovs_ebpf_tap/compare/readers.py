@@ -24,7 +24,7 @@ from ovs_ebpf_tap.observe.devices import DeviceMonitor
 from ovs_ebpf_tap.observe.links import Statistics, read_statistics
 
 _UNDER_WAY = 0.05
-"""Seconds in which a packet that has arrived is copied, in either way."""
+"""Seconds within which an arrived packet is copied, by programs or by Open vSwitch."""
 
 _HEADERS = 22  # bytes: Ethernet's, and two VLAN tags' beside the MTU
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -101,7 +101,7 @@ class Span:
         return self._count(meters, "bytes")
 
     def _count(self, meters: Iterable[Meter], what: str) -> int:
-        """Devices of the switch that came or went meanwhile are passed over."""
+        """The sum over the meters; devices that came or went during the run are left out."""
         there = (m for m in meters if m.device in self.devices)
         return sum(getattr(self.devices[m.device], f"{m.side}_{what}") for m in there)
 
@@ -113,7 +113,7 @@ class Span:
         return self._count(meters, "dropped") + self.programs.drops
 
     def raw(self) -> dict[str, Any]:
-        """All of it, as JSON has it."""
+        """All members as plain data for JSON."""
         return {
             "devices": {name: asdict(each) for name, each in self.devices.items()},
             "programs": asdict(self.programs),
@@ -236,7 +236,7 @@ def between(counters: MirrorCounters, begin: Sample, end: Sample) -> Span:
 
 
 def may_count_otherwise(span: Span, devices: Mapping[str, Device]) -> bool:
-    """Whether packets due may be counted otherwise than copies: as super-packets.
+    """Whether packets due may be counted in other units than copies: as super-packets.
 
     What is one packet of up to 64 KB to a virtual device is many to a wire, and the kernel joins
     what came by a wire (GRO) after the device has counted it.

@@ -68,7 +68,7 @@ class Record:
 
 
 class CaptureLossError(AssertionError):
-    """The capture itself lost frames, so nothing can be said from what it has."""
+    """The capture itself lost frames, so that its records prove nothing."""
 
 
 class Capture:
@@ -135,7 +135,7 @@ class Capture:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take what has arrived by now and end. Raises CaptureLossError; again does nothing."""
+        """Take what has arrived by now and end; idempotent. Raises CaptureLossError."""
         if self._thread is None or self._socket is None:
             return
         os.eventfd_write(self._wake, 1)

@@ -1,4 +1,4 @@
-"""What was seen against what was expected: plain data, and reports to be read by people."""
+"""Differences between what was seen and what was expected, as data and in words."""
 
 from __future__ import annotations
 

@@ -20,5 +20,5 @@ def has_tcx() -> bool:
 
 
 def attachments() -> tuple[str, ...]:
-    """The kinds of hooks that the kernel has: every test of hooks is for all of them."""
+    """The kinds of hooks that the kernel has; tests of hooks run with each of them."""
     return (TCX, CLSACT) if has_tcx() else (CLSACT,)

@@ -1,4 +1,4 @@
-"""Names that say which process made a thing, so that left-overs can be told from what is in use."""
+"""Names that hold the process that made a thing, to tell left-overs from what is in use."""
 
 from __future__ import annotations
 

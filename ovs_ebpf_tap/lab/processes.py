@@ -1,4 +1,4 @@
-"""Ending processes that need not be our children, and waiting for their end."""
+"""Ending processes, children or not, and waiting for their end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deeper socket queues for another process: a switch that is busy for a moment shall not drop."""
+"""Deeper socket queues for another process, so that a busy switch drops no frame."""
 
 from __future__ import annotations
 

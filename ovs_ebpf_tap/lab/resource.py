@@ -22,4 +22,4 @@ class Resource(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Remove it; again does nothing."""
+        """Remove it; idempotent."""

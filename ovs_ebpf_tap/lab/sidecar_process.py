@@ -49,7 +49,7 @@ def reap_pins() -> None:
 
 
 def _remove_pins(path: Path) -> None:
-    """Removes what is pinned there; the process may have been killed in the midst."""
+    """Removes what is pinned there, also after a process that was killed midway."""
     for directory in pinning.builds(path):
         rcu.restore(directory)
     shutil.rmtree(path, ignore_errors=True)
@@ -93,7 +93,10 @@ class SidecarProcess:
         )
 
     def command(self, name: str, *arguments: str) -> list[str]:
-        """A command line of ours; nobody here polices a device that is new, unless it is said."""
+        """A command line of ovs-ebpf-tap.
+
+        `run` does not wait for others to police new devices, unless `arguments` say so.
+        """
         sooner = ("--clsact-delay", "0") if name == "run" else ()
         return [sys.executable, "-m", "ovs_ebpf_tap", name, *self.places, *sooner, *arguments]
 
@@ -185,7 +188,7 @@ class SidecarProcess:
         return self.external_ids(mirror).get(REASON_KEY)
 
     def wait_settled(self, mirror: str, state: str, seconds: float = 10.0) -> None:
-        """As `wait_state`, and waits until the hooks of a mirror that is given back are gone."""
+        """As `wait_state`; for a mirror that is given back, until its hooks are gone, too."""
         self.wait_state(mirror, state, seconds)
         if state != "offloaded":
             wait_for(lambda: not self._hooks(mirror), seconds, f"no hooks of {mirror}")
@@ -194,7 +197,7 @@ class SidecarProcess:
         return [hook for row in self.status() if row["name"] == mirror for hook in row["hooks"]]
 
     def wait_state(self, mirror: str, state: str, seconds: float = 10.0) -> None:
-        """Waits until the row says so; hooks of a mirror given back may stay for a moment."""
+        """Waits until the row has that state; hooks of a mirror given back may still be there."""
         try:
             wait_for(lambda: self._is(mirror, state), seconds, f"mirror {mirror} {state}")
         except TimeoutError as error:
@@ -207,14 +210,14 @@ class SidecarProcess:
         return state != OFFLOADED or not self.is_moving()
 
     def is_moving(self) -> bool:
-        """Whether the running sidecar is not at rest: flows may not know of a move yet."""
+        """Whether the sidecar has work left: running flows may not follow a move yet."""
         try:
             return not control.is_settled(self.run_dir)
         except TapError:  # It does not answer.
             return True
 
     def set_mode(self, mirror: str, mode: str) -> None:
-        """Flips the A/B switch as a user does."""
+        """Sets the mirror's mode as a user does."""
         self.switch.vsctl("set", "Mirror", mirror, f"external_ids:ebpf-tap-mode={mode}")
 
     def offload(self, *mirrors: str) -> None:

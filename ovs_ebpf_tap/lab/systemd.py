@@ -1,4 +1,4 @@
-"""A systemd beside a lab's switch, which takes the switch's network for its host's."""
+"""A systemd beside a lab's switch, in the switch's network namespace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for the world to catch up, with more patience on slow machines."""
+"""Waiting for conditions, with longer limits on emulated machines."""
 
 from __future__ import annotations
 
