@@ -66,11 +66,12 @@ class Rtnetlink:
         self._socket.close()
 
     def request(self, message: Any) -> list[Any]:
-        """Sends a message; returns the answers before the kernel's last word.
+        """Sends a message; returns the answers before the kernel's acknowledgement.
 
-        pyroute2's own `nlm_request` takes ten times as long and has no timeout. Raises OSError as
-        the kernel says it, and TimeoutError if it says nothing.
+        Raises OSError as the kernel says it, and TimeoutError if it says nothing.
         """
+        # IPRoute.nlm_request of pyroute2 0.9.7 raises KeyError ('nlm_generator') for any message;
+        # that of earlier versions takes ten times as long, and has no timeout.
         self._sequence = self._sequence % _MAX_SEQUENCE + 1
         message["header"]["sequence_number"] = self._sequence
         message.encode()
