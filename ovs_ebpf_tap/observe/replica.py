@@ -20,9 +20,9 @@ from ovs_ebpf_tap.observe import rpc
 NO_ANSWER = "it does not answer, or not to what it was asked"
 
 _ANSWER = 10.0
+"""Seconds of silence after which the answer to a request, for rows or a transaction, is overdue."""
 _LONGEST_ANSWER = 60.0
-"""Seconds without a word in which a database has to send its rows, and to answer to a transaction,
-and in which it has to, whatever else it sends."""
+"""Seconds after which it is overdue whatever else arrives."""
 
 _CLOSED = {
     ovs.util.EOF: "it has closed the connection",
@@ -30,10 +30,10 @@ _CLOSED = {
 }
 
 _RECONNECT = 200, 200
+"""Least and most milliseconds between two tries to reach a database that went away."""
 _BACK_OFF = 1000, 8000
-"""Least and most milliseconds between two tries to reach a database that went away, or one that
-does not do what a database does. The latter are python-ovs's own, for the sake of hosts that are
-far; each try costs the database a dump of all rows."""
+"""The same for one that does not answer as a database does; each try costs it a dump of all rows.
+These are python-ovs's defaults."""
 
 
 class Replica(ovs.db.idl.Idl):  # type: ignore[misc]
@@ -103,14 +103,14 @@ class Replica(ovs.db.idl.Idl):  # type: ignore[misc]
         return changed
 
     def is_silent(self, since: float) -> bool:
-        """Whether no answer is to be waited for any more that was asked for then."""
+        """Whether the answer to a request that was sent then is overdue."""
         now = time.monotonic()
         stream = self._session.rpc.stream if self._session.rpc is not None else None
         heard = max(since, getattr(stream, "heard", 0.0))
         return now >= heard + _ANSWER or now >= since + _LONGEST_ANSWER
 
     def _wrap(self, connection: Any) -> None:
-        """Has the connection read any text, and not for as long as something arrives."""
+        """Has the connection read through an `AsciiStream`."""
         if not isinstance(connection.stream, rpc.AsciiStream):
             connection.stream = rpc.AsciiStream(connection.stream)
             self._asked = time.monotonic()

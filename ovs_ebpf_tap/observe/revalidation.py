@@ -6,6 +6,7 @@ Its revalidator threads go over all flows in rounds; a change that concerns flow
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -29,35 +30,35 @@ _SHOW = "upcall/show"
 _PURGE = "revalidator/purge"
 
 _MAD = (EPROTO, EMSGSIZE)
-"""Errors of connections to what is no ovs-vswitchd."""
+"""Errors of connections to something other than ovs-vswitchd."""
 _WORKING = 0.005
-"""Seconds until it is looked again whether revalidators work: as long as between two rounds."""
+"""Seconds between two looks at whether revalidators work: as long as between two rounds."""
 _UNKNOWN = 0.3
-"""Seconds that are waited where ovs-vswitchd is not to be found, or has several datapaths."""
+"""Seconds to wait where ovs-vswitchd cannot be asked."""
 _LIMIT = 5.0
-"""Seconds after which no more is waited for rounds that do not end."""
+"""Seconds to wait for rounds that do not end."""
 
 _LEAST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5
-"""Seconds until it is looked again for the next ovs-vswitchd."""
+"""Seconds between two tries to reach the next ovs-vswitchd."""
 _PAUSE = 0.1
-"""The same as a share of the time for which there has been none."""
+"""The same, as a fraction of the time for which there has been none."""
 
 
 class Revalidation:
-    """Has all flows revalidated, and waits until a round over them has ended that began after that.
+    """Requests a revalidation of all flows, and waits for the end of a round that began after it.
 
-    A change of a mirror alone does not concern flows that are running (`mirror_set` in
-    `ofproto/ofproto-dpif-mirror.c`). They are revalidated as for a change of a bridge's flow
-    tables; where that bridge's OpenFlow will not do, they are purged, at the price of an upcall for
-    each.
+    Changing a mirror alone does not revalidate running flows (`mirror_set` in
+    `ofproto/ofproto-dpif-mirror.c`). So a `RevalidationRequest` is sent to a bridge of each
+    datapath. Where a bridge's OpenFlow does not allow that, all flows are purged, which costs an
+    upcall for each.
 
-    `revalidator/wait` returns when a round ends, which may have begun before the request: the one
-    behind it has not, so two are waited for. A round may also be over before it is waited for, and
-    the next one half a second away: as long as no revalidator works, another one is requested.
-    `revalidator/purge` returns when all flows are gone.
+    `revalidator/wait` returns when a round ends, which may have begun before the request. The next
+    round began after it, so two are waited for. A round may also end before the wait begins, and
+    the next one may start half a second later: while no revalidator works, revalidation is
+    requested again. `revalidator/purge` returns when all flows are gone.
 
-    What an ovs-vswitchd that has ended meanwhile had said counts no more: the next one is waited
-    for, however long that takes, and for rounds of its own.
+    If ovs-vswitchd ends meanwhile, its answers count no more. The next one is waited for, however
+    long that takes, and then its rounds.
     """
 
     def __init__(
@@ -71,7 +72,13 @@ class Revalidation:
         self._bridges = [name for name in bridges if may_serve(name)]
         self._purge = len(self._bridges) < len(bridges)
         self._client: rpc.Client | None = None
+        self._pid: int | None = None
+        self._unanswered = 0
+        """Commands that are yet to be answered."""
         self._until = time.monotonic()
+        """When it is looked again whether there is something to do."""
+        self._limit = math.inf
+        """When no more is waited for rounds, or for the next ovs-vswitchd."""
         self._spare = spare
         self.done = not bridges
         self._ended: float | None = None
@@ -106,24 +113,22 @@ class Revalidation:
 
     def _start(self) -> None:
         self._started = True
-        error = self._connect()
-        if error == 0 and not self._purge:
-            self._await_rounds()
-        elif error == 0:  # It may have no bridge yet.
-            self._lose()
-        else:  # It is refused by the socket of one that has just ended.
-            self._lose(math.inf if error == ECONNREFUSED else _UNKNOWN)
+        try:
+            self._connect()
+        except OSError as error:
+            # The socket of one that has just ended refuses connections.
+            self._lose(math.inf if error.errno == ECONNREFUSED else _UNKNOWN)
+        else:
+            if self._purge:
+                self._lose()  # It may have no bridge yet.
+            else:
+                self._await_rounds()
         probe("waiting for revalidators")
 
-    def _connect(self) -> int:
-        """Returns the error, 0 for none."""
-        self._asked: deque[str] = deque()
+    def _connect(self) -> None:
+        self._unanswered = 0
         self._pid = read_pid(self._run_dir)
-        try:
-            self._client = connect(self._run_dir, self._pid)
-        except OSError as error:
-            return error.errno or EPROTO
-        return 0
+        self._client = connect(self._run_dir, self._pid)
 
     def _await_rounds(self) -> None:
         self._until = time.monotonic()
@@ -133,9 +138,9 @@ class Revalidation:
 
     def _ask(self, *commands: str) -> None:
         assert self._client is not None, "not connected"
-        self._asked += commands
-        for command in commands:  # What fails, `receive` tells.
+        for command in commands:  # If that fails, `receive` raises.
             self._client.send(command)
+        self._unanswered += len(commands)
 
     def _give_up(self) -> None:
         self._disconnect()
@@ -150,8 +155,10 @@ class Revalidation:
     def _seek(self, now: float, ended: float) -> None:
         """Tries to reach the next ovs-vswitchd."""
         self._until = now + min(max(_LEAST_PAUSE, (now - ended) * _PAUSE), _LONGEST_PAUSE)
-        if self._client is None and self._connect() == 0:
-            self._ask(_SHOW)
+        if self._client is None:
+            with contextlib.suppress(OSError):
+                self._connect()
+                self._ask(_SHOW)
 
     def _disconnect(self) -> None:
         if self._client is not None:
@@ -211,15 +218,16 @@ class Revalidation:
                 return
             if reply.error is not None and self._ended is not None:
                 self._lose()
-            elif reply.error is not None or not self._asked:
+            elif reply.error is not None or not self._unanswered:
                 self._give_up()
             else:
-                self._take(self._asked.popleft(), str(reply.result))
+                self._unanswered -= 1
+                self._take(str(reply.result))
 
-    def _take(self, command: str, said: str) -> None:
+    def _take(self, answer: str) -> None:
         if self._ended is not None:
-            self._greet(has_datapaths=bool(said.strip()))
-        elif not self._asked:
+            self._greet(has_datapaths=bool(answer.strip()))
+        elif not self._unanswered:
             self._finish()
 
     def _finish(self) -> None:

@@ -1,8 +1,8 @@
-"""JSON-RPC with peers that may send anything: bounds that python-ovs lacks.
+"""JSON-RPC, with bounds that python-ovs lacks.
 
-Its `Connection` reads on for as long as something arrives and no message is complete, and keeps all
-of it. A chunk that ends within a character it takes for an error, or for the end of the connection,
-and an error beside a character that is not ASCII raises UnicodeDecodeError.
+`ovs.jsonrpc.Connection` reads for as long as data arrives and no message is complete, and keeps all
+of it. If a chunk ends within a character, it reports an error or the end of the connection; a parse
+error next to a character that is not ASCII raises UnicodeDecodeError.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import ovs.util
 from ovs_ebpf_tap.util.timers import wake_at
 
 _CHUNKS = 64
-"""Reads, of 4 KiB each, after which somebody else's turn has come."""
+"""Reads, of 4 KiB each, after which the caller gets a turn."""
 
 _OTHERS = re.compile(r"[^\x00-\x7f]+")
 
@@ -37,10 +37,10 @@ def _spell(found: re.Match[str]) -> str:
 
 
 class AsciiStream:
-    """A stream for a `Connection` to read: in ASCII, and for a while at a time.
+    """A stream that gives a `Connection` ASCII, and `_CHUNKS` reads at a time.
 
-    Other characters are spelled as JSON does, within whose texts alone they have a meaning; what is
-    no UTF-8 becomes U+FFFD.
+    Other characters, which JSON allows only in strings, become JSON's escapes. What is not UTF-8
+    becomes U+FFFD.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -72,7 +72,7 @@ class AsciiStream:
 
 
 class BoundedStream(AsciiStream):
-    """The same, but of more bytes than `limit`, which are EMSGSIZE."""
+    """An `AsciiStream` that gives EMSGSIZE once more than `limit` bytes have arrived."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         super().__init__(stream)

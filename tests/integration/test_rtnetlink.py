@@ -1,4 +1,4 @@
-"""Requests to the kernel by netlink, and answers that are not to be mistaken."""
+"""Requests by rtnetlink: answers that come late, or not at all."""
 
 from __future__ import annotations
 
