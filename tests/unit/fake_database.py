@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -119,7 +120,8 @@ class FakeDatabase(Resource):
             client.settimeout(5)
             self.connections += 1
             self._clients[client] = ""
-            client.sendall(self.greeting)
+            with contextlib.suppress(OSError):  # It has ended already.
+                client.sendall(self.greeting)
             return
         data = each.recv(1 << 16)
         if not data:
