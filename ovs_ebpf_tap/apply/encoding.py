@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
 from ovs_ebpf_tap import abi
@@ -12,18 +13,6 @@ from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.model.desired import Hook, Rule, VlanIngressPolicy
 from ovs_ebpf_tap.model.frame_rewrite import ALL, KEEP, FrameRewrite
 from ovs_ebpf_tap.model.match import ANY, Match
-
-_TO_INGRESS = abi.constant("RULE_TO_INGRESS")
-_DEDUP = abi.constant("RULE_DEDUP")
-_ARRIVAL = abi.constant("RULE_ARRIVAL")
-_TO_HOOK = abi.constant("RULE_TO_HOOK")
-_REWRITE_HERE = abi.constant("RULE_REWRITE_HERE")
-_REWRITE_TAGGED = abi.constant("RULE_REWRITE_TAGGED")
-_REWRITE_BARE = abi.constant("RULE_REWRITE_BARE")
-_NO_RESERVED = abi.constant("RULE_NO_RESERVED")
-_NETDEV = abi.constant("RULE_NETDEV")
-_NO_DEI = abi.constant("RULE_NO_DEI")
-_UNCOUNTED = abi.constant("RULE_UNCOUNTED")
 
 _HOOK_RULES = abi.constant("HOOK_RULES")
 _HOOK_ARRIVAL = abi.constant("HOOK_ARRIVAL")
@@ -43,6 +32,46 @@ _UNTAGGED_REWRITE = abi.constant("UNTAGGED_REWRITE")
 _RULE = abi.layout("rule")
 _PORT = abi.layout("port")
 _REWRITE = abi.layout("rewrite")
+
+
+class _Flags:
+    """Flags of a rule, `TAP_RULE_*`, by the attribute that each tells of."""
+
+    def __init__(self, **names: str) -> None:
+        self._flags = {each: abi.constant(f"RULE_{name}") for each, name in names.items()}
+
+    def pack(self, described: object) -> int:
+        """The flags of what has these attributes."""
+        return sum(flag for name, flag in self._flags.items() if getattr(described, name))
+
+    def unpack(self, flags: int) -> dict[str, bool]:
+        """The attributes' values."""
+        return {name: bool(flags & flag) for name, flag in self._flags.items()}
+
+
+_UNCOUNTED = abi.constant("RULE_UNCOUNTED")
+_RULE_FLAGS = _Flags(
+    arrival="ARRIVAL",
+    to_ingress="TO_INGRESS",
+    dedup="DEDUP",
+    to_hook="TO_HOOK",
+    unreserved="NO_RESERVED",
+)
+_REWRITE_FLAGS = _Flags(netdev="NETDEV", no_dei="NO_DEI")
+# What programs need not find out from the rest; nobody unpacks these.
+_DERIVED_RULE_FLAGS = _Flags(edit_here="REWRITE_HERE")
+_DERIVED_REWRITE_FLAGS = _Flags(only_tagged="REWRITE_TAGGED", only_bare="REWRITE_BARE")
+
+# Members that hold an attribute's number as it is.
+_RULE_NUMBERS = ("output", "group", "selection")
+_PORT_NUMBERS = ("mode", "tag", "max_len")
+_REWRITE_NUMBERS = tuple(
+    name for name in _REWRITE.members if name not in ("set_vid", "flags", "pad")
+)
+
+
+def _numbers(described: object, names: Iterable[str]) -> dict[str, int]:
+    return {name: getattr(described, name) for name in names}
 
 
 class Encoding:
@@ -97,24 +126,14 @@ class Encoding:
         """The rule of a mirror with that slot. Raises OSError if there is no room left."""
         edit = rule.edit
         flags = (
-            _TO_INGRESS * rule.to_ingress
-            | _DEDUP * rule.dedup
-            | _ARRIVAL * rule.arrival
-            | _TO_HOOK * rule.to_hook
-            | _REWRITE_HERE * rule.edit_here
-            | _REWRITE_TAGGED * edit.only_tagged
-            | _REWRITE_BARE * edit.only_bare
-            | _NO_RESERVED * rule.unreserved
-            | _NETDEV * edit.netdev
-            | _NO_DEI * edit.no_dei
+            _RULE_FLAGS.pack(rule)
+            | _DERIVED_RULE_FLAGS.pack(rule)
             | _UNCOUNTED * (not rule.counted)
         )
         return _RULE.pack(
+            **_numbers(rule, _RULE_NUMBERS),
             hook=hook.ifindex,
-            output=rule.output,
-            group=rule.group,
-            selection=rule.selection,
-            flags=flags,
+            flags=flags | _REWRITE_FLAGS.pack(edit) | _DERIVED_REWRITE_FLAGS.pack(edit),
             max_len=edit.max_len,
             slot=slot,
             vlans=0 if rule.vlans is None else self._vlans.place(_pack_vlans(rule.vlans)),
@@ -125,20 +144,14 @@ class Encoding:
     def _rule(
         self, fields: Mapping[str, int], mirror: UUID, ingress_policy: VlanIngressPolicy | None
     ) -> Rule:
-        flags = fields["flags"]
         vlans, match = fields["vlans"], fields["match"]
+        values: dict[str, Any] = {name: fields[name] for name in _RULE_NUMBERS}
         return Rule(
+            **values,
+            **_RULE_FLAGS.unpack(fields["flags"]),
             mirror=mirror,
-            output=fields["output"],
-            group=fields["group"],
-            selection=fields["selection"],
-            arrival=bool(flags & _ARRIVAL),
+            counted=not fields["flags"] & _UNCOUNTED,
             edit=self.rewrite_at(fields["rewrite"]),
-            to_ingress=bool(flags & _TO_INGRESS),
-            dedup=bool(flags & _DEDUP),
-            to_hook=bool(flags & _TO_HOOK),
-            counted=not flags & _UNCOUNTED,
-            unreserved=bool(flags & _NO_RESERVED),
             vlans=_unpack_vlans(self._vlans.read(vlans)) if vlans else None,
             match=Match.unpack(self._matches.read(match)) if match else None,
             ingress_policy=ingress_policy,
@@ -201,9 +214,7 @@ class Encoding:
     def _pack_ingress_policy(self, policy: VlanIngressPolicy) -> bytes:
         all_admitted = policy.admitted == ALL
         admitted = 0 if all_admitted else self._vlans.place(_pack_vlans(policy.admitted))
-        return _PORT.pack(
-            mode=policy.mode, tag=policy.tag, admitted=admitted, max_len=policy.max_len
-        )
+        return _PORT.pack(**_numbers(policy, _PORT_NUMBERS), admitted=admitted)
 
     def _ingress_policy(self, index: int) -> VlanIngressPolicy | None:
         if not index:
@@ -211,7 +222,7 @@ class Encoding:
         fields = _PORT.unpack(self._ports.read(index))
         admitted = fields["admitted"]
         vlans = _unpack_vlans(self._vlans.read(admitted)) if admitted else ALL
-        return VlanIngressPolicy(fields["mode"], fields["tag"], vlans, fields["max_len"])
+        return VlanIngressPolicy(**{name: fields[name] for name in _PORT_NUMBERS}, admitted=vlans)
 
 
 def _untagged(rule: Rule) -> int:
@@ -238,33 +249,17 @@ def _unpack_vlans(data: bytes) -> int:
 @lru_cache
 def _pack_rewrite(edit: FrameRewrite) -> bytes:
     return _REWRITE.pack(
-        in_mode=edit.in_mode,
-        in_tag=edit.in_tag,
-        in_tpid=edit.in_tpid,
+        **_numbers(edit, _REWRITE_NUMBERS),
         set_vid=_KEEP_VID if edit.set_vid is None else edit.set_vid,
-        out_mode=edit.out_mode,
-        out_tag=edit.out_tag,
-        priority=edit.priority,
-        limit=edit.limit,
-        snaplen=edit.snaplen,
-        max_len=edit.max_len,
-        flags=_NETDEV * edit.netdev | _NO_DEI * edit.no_dei,
+        flags=_REWRITE_FLAGS.pack(edit),
     )
 
 
 def _unpack_rewrite(data: bytes) -> FrameRewrite:
     fields = _REWRITE.unpack(data)
+    values: dict[str, Any] = {name: fields[name] for name in _REWRITE_NUMBERS}
     return FrameRewrite(
-        in_mode=fields["in_mode"],
-        in_tag=fields["in_tag"],
-        in_tpid=fields["in_tpid"],
+        **values,
+        **_REWRITE_FLAGS.unpack(fields["flags"]),
         set_vid=None if fields["set_vid"] == _KEEP_VID else fields["set_vid"],
-        out_mode=fields["out_mode"],
-        out_tag=fields["out_tag"],
-        priority=fields["priority"],
-        limit=fields["limit"],
-        snaplen=fields["snaplen"],
-        max_len=fields["max_len"],
-        netdev=bool(fields["flags"] & _NETDEV),
-        no_dei=bool(fields["flags"] & _NO_DEI),
     )
