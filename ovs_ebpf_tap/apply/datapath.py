@@ -1,9 +1,9 @@
-"""Makes the kernel's hooks, rules and counters those that a plan wants.
+"""Makes the kernel's hooks, rules and counters those of a plan.
 
 What is there is read from the kernel, never remembered over a restart: pinned TCX links,
-filters by their name, and the maps. Order keeps copies whole at every step: a hook's rules
-are written before it is attached, rules that are there are adapted before others are added,
-and hooks go before their rules do.
+filters by their name, and the maps. The order of changes loses no copy at any step: a hook's
+rules are written before it is attached, present rules are adapted before others are added,
+and hooks are removed before their rules.
 """
 
 from __future__ import annotations

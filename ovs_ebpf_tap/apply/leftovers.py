@@ -25,7 +25,7 @@ def remove(pin_dir: Path, traffic_control: TrafficControl, *, hw_offload: bool) 
     """Removes links, filters and pins of all builds, and the qdiscs that were made for them.
 
     With `hw_offload`, Open vSwitch wants the ingress of devices that lose their qdiscs.
-    Raises OSError if the kernel lets it not.
+    Raises OSError if the kernel refuses.
     """
     probe("leftovers about to be removed")
     with contextlib.ExitStack() as stack:
