@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ovs_ebpf_tap.commands import release, run
-from ovs_ebpf_tap.daemon import control, runtime, status
+from ovs_ebpf_tap.commands.status import show_status
+from ovs_ebpf_tap.daemon import control, mirror_status, runtime
 from ovs_ebpf_tap.decide import policing
 from ovs_ebpf_tap.errors import TapError
 from ovs_ebpf_tap.observe.ovsdb import default_remote
@@ -204,8 +205,8 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.command == "run":
         run.run(options)
     elif arguments.command == "status":
-        mirrors = runtime.show_status(options)
-        print(status.as_json(mirrors) if arguments.json else status.as_table(mirrors))
+        mirrors = show_status(options)
+        print(mirror_status.as_json(mirrors) if arguments.json else mirror_status.as_table(mirrors))
     elif arguments.command == "release":
         for line in release.release(options, tuple(arguments.mirrors)):
             print(printable(line))

@@ -1,1 +1,1 @@
-"""The commands that are not `status` and `compare`."""
+"""One module a command; `compare` has a package of its own."""

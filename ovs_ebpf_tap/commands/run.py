@@ -13,7 +13,7 @@ import structlog
 import tenacity
 
 from ovs_ebpf_tap.apply import foreign, rcu
-from ovs_ebpf_tap.daemon import control, status
+from ovs_ebpf_tap.daemon import control, mirror_status
 from ovs_ebpf_tap.daemon.runtime import (
     ANSWER,
     Options,
@@ -94,7 +94,7 @@ def _serve_on(
             remedy="ebpf-tap-mode=native for that time, or TCX (Linux 6.6 or later)",
         )
     requests = _Requests()
-    server.register("status", lambda: status.as_table(runtime.status()))
+    server.register("status", lambda: mirror_status.as_table(runtime.status()))
     server.register("settled", lambda: "yes" if runtime.sidecar.idle else "no")
     server.register("exit", requests.ask_stop)
     server.register("release", requests.ask_release)

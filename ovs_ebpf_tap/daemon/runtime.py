@@ -14,12 +14,12 @@ from uuid import UUID
 import ovs.poller
 import structlog
 
-from ovs_ebpf_tap.apply import leftovers, rcu
+from ovs_ebpf_tap.apply import rcu
 from ovs_ebpf_tap.apply.adoption import adopt, older_builds
 from ovs_ebpf_tap.apply.attachment import choose_attach
 from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.apply.traffic_control import TrafficControl
-from ovs_ebpf_tap.daemon import control, status
+from ovs_ebpf_tap.daemon import control, mirror_status
 from ovs_ebpf_tap.daemon.sidecar import Sidecar
 from ovs_ebpf_tap.daemon.statistics_writer import StatisticsWriter
 from ovs_ebpf_tap.decide import policing
@@ -93,9 +93,9 @@ class Runtime:
     datapath: Datapath
     sidecar: Sidecar
 
-    def status(self) -> list[status.MirrorStatus]:
+    def status(self) -> list[mirror_status.MirrorStatus]:
         """The status of all mirrors."""
-        return status.collect(self.ovsdb.snapshot(), self.monitor.devices, self.datapath)
+        return mirror_status.collect(self.ovsdb.snapshot(), self.monitor.devices, self.datapath)
 
     def remove_all(self) -> None:
         """Leaves nothing of ours in the kernel."""
@@ -278,26 +278,3 @@ def pinned_counters(options: Options) -> Mapping[UUID, Counters]:
             opened = stack.enter_context(contextlib.closing(programs.Programs.open(directory)))
             found |= Datapath.open(options.pin_dir, monitor, traffic_control, opened).counters()
     return found
-
-
-def show_status(options: Options) -> list[status.MirrorStatus]:
-    """The status of all mirrors, read from the database and the kernel. Raises TapError."""
-    with contextlib.ExitStack() as stack:
-        ovsdb = stack.enter_context(contextlib.closing(connect(options.ovsdb)))
-        monitor = stack.enter_context(contextlib.closing(DeviceMonitor.open()))
-        traffic_control = TrafficControl.open(pinning.owner(options.pin_dir))
-        stack.callback(traffic_control.close)
-        is_root = os.geteuid() == 0
-        opened = programs.open_programs(options.pin_dir) if is_root else None
-        datapath = None
-        if opened is not None:
-            stack.callback(opened.close)
-            datapath = Datapath.open(options.pin_dir, monitor, traffic_control, opened)
-        return status.collect(
-            ovsdb.snapshot(),
-            monitor.devices,
-            datapath,
-            nothing_pinned=is_root and not pinning.builds(options.pin_dir),
-            foreign=lambda names: leftovers.on_devices(options.pin_dir, traffic_control, names),
-            elsewhere=namespace.elsewhere(options.pin_dir),
-        )

@@ -23,8 +23,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ovs_ebpf_tap.daemon import control
+from ovs_ebpf_tap.daemon.mirror_status import MirrorStatus
 from ovs_ebpf_tap.daemon.runtime import Options, pinned_counters
-from ovs_ebpf_tap.daemon.status import MirrorStatus
 from ovs_ebpf_tap.lab.capture import CaptureLossError
 from ovs_ebpf_tap.lab.demo_output import heading, say, say_command
 from ovs_ebpf_tap.lab.demo_traffic import DemoError, DemoMachines, TrafficRound

@@ -13,7 +13,7 @@ from builders import World, switch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovs_ebpf_tap.daemon.status import MirrorStatus, as_json, as_table, collect
+from ovs_ebpf_tap.daemon.mirror_status import MirrorStatus, as_json, as_table, collect
 from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.desired import EGRESS, INVALID, NATIVE, OFFLOADED, Hook
 from ovs_ebpf_tap.model.rows import COUNTED_KEY, REASON_KEY, STATE_KEY, Database
