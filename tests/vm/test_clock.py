@@ -1,6 +1,6 @@
 """The time of day is set while mirrors copy and move: nothing that is decided goes by it.
 
-It is the whole machine's, so only an emulated one's is set.
+It is the whole machine's: only an emulated one's is set, and no other test runs meanwhile.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ovs_ebpf_tap.lab.waiting import EMULATED
 
 pytestmark = [
     pytest.mark.vm,
+    pytest.mark.alone,
     pytest.mark.skipif(not EMULATED, reason="it would set this machine's clock"),
 ]
 
