@@ -16,8 +16,8 @@ from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.systemd import reap_cgroups
 from ovs_ebpf_tap.model.desired import TCX
+from reported import reported
 from talking import Trio, add_trio
-from told import told
 
 _FIGURE = "figure"
 
@@ -101,7 +101,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     Here, as workers alone read the conftest of a directory that was not named.
     """
     print_table(terminalreporter)
-    lines = dict.fromkeys(told(terminalreporter, _FIGURE))
+    lines = dict.fromkeys(reported(terminalreporter, _FIGURE))
     if lines:
         terminalreporter.section("measured")
         for line in lines:

@@ -194,7 +194,7 @@ class Fault:
         assert not problems, (
             f"{name}: {', '.join(problems)}\n{outcome}\n"
             f"seconds after the fault's end: right at {right - during._ended:.3f}, "
-            f"missing {_told(seen.missing(), during)}, doubled {_told(seen.doubled(), during)}\n"
+            f"missing {_spans(seen.missing(), during)}, doubled {_spans(seen.doubled(), during)}\n"
             f"{ground.tap.log()}"
         )
 
@@ -216,7 +216,7 @@ def _await_right(ground: Testbed) -> float:
 def _await_last(copies: Capture, stream: Stream) -> None:
     """Ends the stream; a switch that is busy may come to its last frame late."""
     last = stream.stop() - 1
-    with contextlib.suppress(TimeoutError):  # It is missing, as will be told.
+    with contextlib.suppress(TimeoutError):  # It is missing, as will be reported.
         wait_for(lambda: last in copies.sequences(stream.stream_id), _LATE, every=0.1)
     copies.wait_quiet(0.1)
 
@@ -257,7 +257,7 @@ def _outcome(
     )
 
 
-def _told(times: list[float], during: During) -> str:
+def _spans(times: list[float], during: During) -> str:
     spans = [f"{run[0] - during._ended:.3f}..{run[-1] - during._ended:.3f}" for run in _runs(times)]
     return ", ".join(spans) or "none"
 

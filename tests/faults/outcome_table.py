@@ -6,7 +6,7 @@ from typing import Any
 
 from faults.fault import DOUBLED, QUIET, RECOVERY, Outcome
 from ovs_ebpf_tap.util.text import align
-from told import told
+from reported import reported
 
 PROPERTY = "fault"
 """Of a test's report: what its fault came to."""
@@ -26,7 +26,7 @@ _COLUMNS = (
 
 def print_table(terminalreporter: Any) -> None:
     """Prints the outcomes that the reports of a run hold, if any do."""
-    outcomes = dict.fromkeys(Outcome(**value) for value in told(terminalreporter, PROPERTY))
+    outcomes = dict.fromkeys(Outcome(**value) for value in reported(terminalreporter, PROPERTY))
     if not outcomes:
         return
     terminalreporter.section("faults")
