@@ -45,10 +45,10 @@ def reap_pins() -> None:
     """Removes the pins of sidecars whose tests were killed."""
     for path in BPFFS.iterdir():
         if is_leftover(path.name):
-            _remove_pins(path)
+            remove_pins(path)
 
 
-def _remove_pins(path: Path) -> None:
+def remove_pins(path: Path) -> None:
     """Removes what is pinned there, also after a process that was killed midway."""
     for directory in pinning.builds(path):
         rcu.restore(directory)
@@ -145,7 +145,7 @@ class SidecarProcess:
             self.process.kill()
             self.process.wait()
         if not self._keep_pins:
-            _remove_pins(self.pin_dir)
+            remove_pins(self.pin_dir)
         shutil.rmtree(self.run_dir, ignore_errors=True)
         self.log_file.unlink(missing_ok=True)
 

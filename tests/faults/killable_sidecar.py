@@ -23,8 +23,8 @@ class KillableSidecar(SidecarProcess):
     Of its commands, only those that are started do.
     """
 
-    def __init__(self, switch: Switch, *options: str) -> None:
-        super().__init__(switch, *options)
+    def __init__(self, switch: Switch, *options: str, pin_dir: Path | None = None) -> None:
+        super().__init__(switch, *options, pin_dir=pin_dir)
         self.point: str | None = None
         self.signal = signal.SIGKILL
         self._armed = self.run_dir.with_suffix(".armed")

@@ -236,6 +236,7 @@ def test_the_first_start(bare_ground: Testbed, fault: Fault, point: str) -> None
     ground.switch.mirror("m", src=[ground.a], dst=[ground.b], output=ground.monitor)
     ground.switch.appctl("revalidator/purge")
     ground.wanted["m"] = OFFLOADED
+    ground.forget_programs()
     tap.point = point
     with fault(
         f"killed at the first start, {ground.attach}: {point}", preparation=_COMPILING

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from faults.killable_sidecar import KillableSidecar
 from faults.mirror_rows import Rows, read_rows
+from ovs_ebpf_tap.ebpf.pinning import LINKS
+from ovs_ebpf_tap.lab.names import unique_name
 from ovs_ebpf_tap.lab.resource import Resource
-from ovs_ebpf_tap.lab.sidecar_process import hook_count
+from ovs_ebpf_tap.lab.sidecar_process import BPFFS, hook_count, remove_pins
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.desired import OFFLOADED
@@ -30,11 +33,13 @@ class Testbed(Resource):
         self.attach = attach
         self.switch = Switch("faults")
         self.wanted: dict[str, str | None] = {}
+        self._pin_dir = BPFFS / unique_name("faults")
         self._resources = contextlib.ExitStack()
 
     def open(self) -> None:
         """Makes switch and hosts; neither a mirror nor a sidecar."""
         try:
+            self._resources.callback(self.forget_programs)
             self._resources.enter_context(self.switch)
             self.switch.add_bridge()
             self.hosts = [self.switch.add_host(name, with_ip=False) for name in "abcmn"]
@@ -50,9 +55,15 @@ class Testbed(Resource):
         self._resources.close()
 
     def _make_tap(self) -> KillableSidecar:
-        tap = KillableSidecar(self.switch, "--attach", self.attach, "--fast-attach")
+        tap = KillableSidecar(
+            self.switch, "--attach", self.attach, "--fast-attach", pin_dir=self._pin_dir
+        )
         self._resources.callback(tap.close)
         return tap
+
+    def forget_programs(self) -> None:
+        """Has the next sidecar load them; the kernel takes 1.7 s of CPU time to verify them."""
+        remove_pins(self._pin_dir)
 
     def mirror(self, name: str = "m", state: str = OFFLOADED, dst: Iterable[Host] = ()) -> None:
         """Adds a mirror of what `a` sends, and waits until it is `state`."""
@@ -107,8 +118,9 @@ class Testbed(Resource):
             raise AssertionError(f"{error}: {self.rows()}\n{self.tap.log()}") from None
 
     def reset(self) -> None:
-        """Ends the sidecar, and removes mirrors and all that is in the kernel."""
+        """Ends the sidecar, and removes mirrors and hooks. Programs stay, for the next test."""
         self.tap.close()
+        shutil.rmtree(self._pin_dir / LINKS, ignore_errors=True)
         self.wanted = {}
         ports = [host.port for host in self.hosts]
         words = ["clear", "Bridge", "br0", "mirrors"]
