@@ -38,7 +38,7 @@ _ANCILLARY_SPACE = socket.CMSG_SPACE(_AUXDATA.size) + socket.CMSG_SPACE(_TIMESPE
 _CAPTURE_BUFFER = 256 << 20
 
 
-class Attachment(Protocol):
+class CapturePoint(Protocol):
     """A device in a namespace: a lab Host, for one."""
 
     @property
@@ -100,7 +100,7 @@ class Capture:
     @classmethod
     def of(
         cls,
-        where: Attachment,
+        where: CapturePoint,
         direction: Direction = Direction.IN,
         only: Callable[[bytes], bool] | None = None,
     ) -> Capture:

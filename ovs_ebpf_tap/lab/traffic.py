@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 import ovs_ebpf_tap
-from ovs_ebpf_tap.lab.capture import Attachment, Capture, Direction
+from ovs_ebpf_tap.lab.capture import Capture, CapturePoint, Direction
 from ovs_ebpf_tap.lab.frames import Station
 from ovs_ebpf_tap.lab.netns import CommandError, Netns
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
@@ -41,11 +41,11 @@ _TCP_LISTEN = "0A"
 _TOOK = re.compile(r" time=([0-9.]+) ms")
 
 
-class AddressedAttachment(Attachment, Station, Protocol):
+class AddressedAttachment(CapturePoint, Station, Protocol):
     """A device that has addresses too."""
 
 
-def send(where: Attachment, frames: Iterable[bytes]) -> int:
+def send(where: CapturePoint, frames: Iterable[bytes]) -> int:
     """Send each frame through a device once, in order, as a program on that host would.
 
     Returns how many. OSError if the device refuses one, e.g. as longer than its MTU.
@@ -253,7 +253,7 @@ def _iperf_server(server: AddressedAttachment) -> Iterator[None]:
         listening.wait()
 
 
-def ping(source: Attachment, destination: Station, count: int = 3, wait: float = 1.0) -> int:
+def ping(source: CapturePoint, destination: Station, count: int = 3, wait: float = 1.0) -> int:
     """Ping, at 20 a second, and return the number of replies; `wait` is in seconds, for the last.
 
     No reply is no error.
@@ -267,7 +267,7 @@ def ping(source: Attachment, destination: Station, count: int = 3, wait: float =
 
 
 def round_trips(
-    source: Attachment, destination: Station, count: int, interval: float
+    source: CapturePoint, destination: Station, count: int, interval: float
 ) -> list[float]:
     """Ping every so many seconds; returns how long each reply took, in seconds."""
     options = ("-c", str(count), "-i", f"{interval:g}", "-W", f"{patience(1):g}")

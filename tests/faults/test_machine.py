@@ -18,7 +18,7 @@ import pytest
 import ovs_ebpf_tap
 from faults.fault import Fault
 from faults.guests import LATE, await_copies, guest, make_device, remove_device, reopen
-from faults.test_devices import EVENTS, make_events
+from faults.test_device_faults import EVENTS, make_events
 from faults.testbed import Testbed
 from ovs_ebpf_tap.lab.kernel import attachments
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, hook_count

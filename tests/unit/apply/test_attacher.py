@@ -25,7 +25,7 @@ SHARED, OWN = Attachment(TCX), Attachment(TCX, True)
 A, B, C, D = HOOKS = [Hook(n, INGRESS) for n in (1, 2, 3, 4)]
 
 
-class FakeWriter:
+class FakeHookWriter:
     """Notes what was attached where; programs take time to load, and some are refused."""
 
     def __init__(self, table: HookTable) -> None:
@@ -49,7 +49,7 @@ class AttacherBench:
 
     def __init__(self, kind: str = TCX) -> None:
         table = HookTable()
-        self.writer = FakeWriter(table)
+        self.writer = FakeHookWriter(table)
         monitor = SimpleNamespace(is_up=lambda _ifindex: True)
         self.attacher = HookAttacher(
             kind, cast(HookWriter, self.writer), table, cast(DeviceMonitor, monitor)

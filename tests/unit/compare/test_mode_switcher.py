@@ -15,7 +15,7 @@ from ovs_ebpf_tap.util.signals import EndingSignals
 RUNS = live.LiveRuns("m", 1, 1)
 
 
-class FakeOvsdb:
+class FakeModes:
     """A database that takes edits of a mirror's external_ids at once, while it answers."""
 
     busy = False
@@ -41,22 +41,22 @@ class FakeOvsdb:
 
 
 @pytest.fixture
-def ovsdb(monkeypatch: pytest.MonkeyPatch) -> FakeOvsdb:
-    fake = FakeOvsdb(switch().add_mirror(src="a", out="out", external_ids={"other": "1"}))
+def ovsdb(monkeypatch: pytest.MonkeyPatch) -> FakeModes:
+    fake = FakeModes(switch().add_mirror(src="a", out="out", external_ids={"other": "1"}))
     monkeypatch.setattr(mode_switcher, "connect", lambda _: fake)
     monkeypatch.setattr(mode_switcher, "transact", fake.transact)
     monkeypatch.setattr(mode_switcher, "wait_db", lambda *_: None)
     return fake
 
 
-def ids(ovsdb: FakeOvsdb) -> dict[str, str]:
+def ids(ovsdb: FakeModes) -> dict[str, str]:
     return dict(ovsdb.world.mirrors["m"].external_ids)
 
 
 @pytest.mark.parametrize("mode", [None, "native", "offload", "", "neither"])
 @pytest.mark.parametrize("failure", [None, TapError("in vain"), KeyError(), KeyboardInterrupt()])
 def test_the_mode_is_as_it_was(
-    ovsdb: FakeOvsdb, mode: str | None, failure: BaseException | None
+    ovsdb: FakeModes, mode: str | None, failure: BaseException | None
 ) -> None:
     before = {"other": "1"} if mode is None else {"other": "1", MODE_KEY: mode}
     ovsdb.world.set_mirror("m", external_ids=before)
@@ -85,7 +85,7 @@ def test_the_mode_is_as_it_was(
         ("native", "ovs-vsctl set Mirror {} external_ids:ebpf-tap-mode=native"),
     ],
 )
-def test_what_to_do_by_hand(ovsdb: FakeOvsdb, mode: str | None, by_hand: str) -> None:
+def test_what_to_do_by_hand(ovsdb: FakeModes, mode: str | None, by_hand: str) -> None:
     ovsdb.world.set_mirror("m", external_ids={} if mode is None else {MODE_KEY: mode})
     uuid = ovsdb.world.mirrors["m"].uuid
 
@@ -102,7 +102,7 @@ def test_what_to_do_by_hand(ovsdb: FakeOvsdb, mode: str | None, by_hand: str) ->
     assert text.endswith(by_hand.format(uuid))
 
 
-def test_a_mirror_that_is_gone_needs_no_mode(ovsdb: FakeOvsdb) -> None:
+def test_a_mirror_that_is_gone_needs_no_mode(ovsdb: FakeModes) -> None:
     with live._mode_given_back(Options("unix:x"), RUNS, EndingSignals()) as switcher:
         del ovsdb.world.mirrors["m"]
         with pytest.raises(TapError, match="mirror m was removed"):

@@ -31,7 +31,7 @@ from ovs_ebpf_tap.observe.ovsdb import Ovsdb
 NOW = 1000.0
 
 
-class Bench:
+class ReconcilerBench:
     """A bridge with a mirror, and a reconciler beside it; drains are over at once."""
 
     def __init__(self) -> None:
@@ -91,11 +91,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def bench() -> ReconcilerBench:
+    return ReconcilerBench()
 
 
-def test_a_mirror_is_offloaded(bench: Bench) -> None:
+def test_a_mirror_is_offloaded(bench: ReconcilerBench) -> None:
     bench.run_to_rest()
     assert bench.datapath.mirrors == {bench.mirror}
     assert bench.row.parked
@@ -104,7 +104,7 @@ def test_a_mirror_is_offloaded(bench: Bench) -> None:
     assert bench.observer.watched == ["br0"]
 
 
-def test_hooks_come_before_the_row_is_parked(bench: Bench) -> None:
+def test_hooks_come_before_the_row_is_parked(bench: ReconcilerBench) -> None:
     bench.drain.done = False
     bench.run()
     assert bench.datapath.mirrors == {bench.mirror}
@@ -114,7 +114,7 @@ def test_hooks_come_before_the_row_is_parked(bench: Bench) -> None:
     assert bench.row.parked
 
 
-def test_a_pass_that_sees_nothing_new_plans_nothing(bench: Bench) -> None:
+def test_a_pass_that_sees_nothing_new_plans_nothing(bench: ReconcilerBench) -> None:
     """Though what it sees comes as other objects."""
     bench.run_to_rest()
     syncs = bench.datapath.syncs
@@ -125,7 +125,7 @@ def test_a_pass_that_sees_nothing_new_plans_nothing(bench: Bench) -> None:
     assert bench.datapath.syncs > syncs
 
 
-def test_it_can_be_told_to_look_again(bench: Bench) -> None:
+def test_it_can_be_told_to_look_again(bench: ReconcilerBench) -> None:
     bench.run_to_rest()
     syncs = bench.datapath.syncs
     bench.reconciler.forget()
@@ -136,7 +136,7 @@ def test_it_can_be_told_to_look_again(bench: Bench) -> None:
     assert (bench.datapath.syncs, bench.datapath.reads) == (syncs + 2, 1)
 
 
-def test_a_refused_hook_leaves_its_mirror_to_ovs(bench: Bench) -> None:
+def test_a_refused_hook_leaves_its_mirror_to_ovs(bench: ReconcilerBench) -> None:
     bench.datapath.refuses = {bench.world.devices["a"].ifindex: OSError(EBUSY, "busy")}
     bench.run()
     assert bench.row.external_ids[STATE_KEY] == "native"
@@ -149,7 +149,7 @@ def test_a_refused_hook_leaves_its_mirror_to_ovs(bench: Bench) -> None:
     assert bench.row.parked
 
 
-def test_a_mirror_without_a_slot_is_left_to_ovs(bench: Bench) -> None:
+def test_a_mirror_without_a_slot_is_left_to_ovs(bench: ReconcilerBench) -> None:
     bench.datapath.no_slots = frozenset({bench.mirror})
     bench.run()
     assert not bench.row.parked
@@ -159,7 +159,7 @@ def test_a_mirror_without_a_slot_is_left_to_ovs(bench: Bench) -> None:
     assert bench.row.parked
 
 
-def test_restoring_gives_back_and_keeps_hooks_until_flows_know(bench: Bench) -> None:
+def test_restoring_gives_back_and_keeps_hooks_until_flows_know(bench: ReconcilerBench) -> None:
     bench.run_to_rest()
     bench.reconciler.restoring = True
     bench.reconciler.forget()
@@ -170,7 +170,7 @@ def test_restoring_gives_back_and_keeps_hooks_until_flows_know(bench: Bench) -> 
     assert bench.datapath.mirrors == set()
 
 
-def test_hooks_follow_devices_while_the_database_is_away(bench: Bench) -> None:
+def test_hooks_follow_devices_while_the_database_is_away(bench: ReconcilerBench) -> None:
     bench.run_to_rest()
     before = set(bench.datapath.rules)
     bench.world.add_device("a")
@@ -182,7 +182,7 @@ def test_hooks_follow_devices_while_the_database_is_away(bench: Bench) -> None:
     assert not bench.ovsdb.committed
 
 
-def test_it_wakes_up_for_drains_and_faster_programs(bench: Bench) -> None:
+def test_it_wakes_up_for_drains_and_faster_programs(bench: ReconcilerBench) -> None:
     bench.run_to_rest()
     assert bench.run() == float("inf")
     bench.datapath.unfinished = True

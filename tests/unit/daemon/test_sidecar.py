@@ -55,7 +55,7 @@ class FakeReconciler:
         pass
 
 
-class Bench:
+class SidecarBench:
     """A sidecar without anything around it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,18 +92,18 @@ class Bench:
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return Bench(monkeypatch)
+def bench(monkeypatch: pytest.MonkeyPatch) -> SidecarBench:
+    return SidecarBench(monkeypatch)
 
 
-def test_the_first_pass_is_told_of_once(bench: Bench) -> None:
+def test_the_first_pass_is_told_of_once(bench: SidecarBench) -> None:
     assert (bench.reconciler.runs, bench.firsts) == (1, 1)
     assert bench.sidecar.idle
     bench.runs(1)
     assert (bench.reconciler.runs, bench.firsts) == (2, 1)
 
 
-def test_without_events_there_is_a_pass_a_second(bench: Bench) -> None:
+def test_without_events_there_is_a_pass_a_second(bench: SidecarBench) -> None:
     assert [bench.runs(0.25) for _ in range(9)] == [0, 0, 0, 1, 0, 0, 0, 1, 0]
 
 
@@ -116,20 +116,20 @@ def test_without_events_there_is_a_pass_a_second(bench: Bench) -> None:
         Events(False, False, False, frozenset({7})),
     ],
 )
-def test_each_event_makes_a_pass(bench: Bench, events: Events) -> None:
+def test_each_event_makes_a_pass(bench: SidecarBench, events: Events) -> None:
     assert bench.runs(0.1) == 0
     assert bench.runs(0.1, events) == 1
     assert bench.reconciler.forgotten == [True] * events.hooks
 
 
-def test_what_somebody_removed_is_found(bench: Bench) -> None:
+def test_what_somebody_removed_is_found(bench: SidecarBench) -> None:
     bench.datapath.disturbed = True
     assert bench.runs(0.1) == 0
     assert bench.runs(0.4) == 1
     assert bench.reconciler.forgotten == [True]
 
 
-def test_everything_is_read_anew_every_minute(bench: Bench) -> None:
+def test_everything_is_read_anew_every_minute(bench: SidecarBench) -> None:
     bench.runs(59)
     assert bench.observer.refreshed == 0
     bench.runs(1)
@@ -137,7 +137,7 @@ def test_everything_is_read_anew_every_minute(bench: Bench) -> None:
     assert bench.reconciler.forgotten == [True]
 
 
-def test_a_pass_waits_for_the_transaction(bench: Bench) -> None:
+def test_a_pass_waits_for_the_transaction(bench: SidecarBench) -> None:
     bench.ovsdb.busy = True
     assert bench.runs(2) == 0
     assert bench.sidecar.moving
@@ -145,7 +145,7 @@ def test_a_pass_waits_for_the_transaction(bench: Bench) -> None:
     assert bench.runs() == 1
 
 
-def test_devices_are_followed_while_the_database_is_away(bench: Bench) -> None:
+def test_devices_are_followed_while_the_database_is_away(bench: SidecarBench) -> None:
     bench.ovsdb.connected, bench.ovsdb.away = False, True
     assert bench.runs(0.1, Events(False, True, False, frozenset())) == 0
     assert bench.reconciler.followed == 1
@@ -154,7 +154,7 @@ def test_devices_are_followed_while_the_database_is_away(bench: Bench) -> None:
     assert "lock" in bench.sidecar.summary
 
 
-def test_a_failed_pass_is_made_again(bench: Bench) -> None:
+def test_a_failed_pass_is_made_again(bench: SidecarBench) -> None:
     bench.reconciler.error = OSError("no room")
     with pytest.raises(OSError, match="no room"):
         bench.runs(1)
@@ -168,7 +168,7 @@ def test_a_failed_pass_is_made_again(bench: Bench) -> None:
     assert bench.sidecar.summary == "0 of 0 mirrors offloaded"
 
 
-def test_after_a_fault_of_ours_events_wait_too(bench: Bench) -> None:
+def test_after_a_fault_of_ours_events_wait_too(bench: SidecarBench) -> None:
     fault = KeyError("ours")
     bench.sidecar.pause(fault)
     bench.sidecar.pause(fault)
@@ -178,7 +178,7 @@ def test_after_a_fault_of_ours_events_wait_too(bench: Bench) -> None:
     assert bench.runs(0.1) == 1
 
 
-def test_what_it_is_asked_for_makes_a_pass(bench: Bench) -> None:
+def test_what_it_is_asked_for_makes_a_pass(bench: SidecarBench) -> None:
     bench.sidecar.give_back_all()
     assert bench.reconciler.restoring
     assert not bench.sidecar.idle
@@ -188,7 +188,7 @@ def test_what_it_is_asked_for_makes_a_pass(bench: Bench) -> None:
     assert bench.runs(0.1) == 1
 
 
-def test_a_pass_can_ask_for_the_next(bench: Bench) -> None:
+def test_a_pass_can_ask_for_the_next(bench: SidecarBench) -> None:
     bench.reconciler.wake = bench.clock.now + 1.3
     assert bench.runs(1) == 1
     bench.reconciler.wake = float("inf")

@@ -19,7 +19,7 @@ from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
 GIVEN_BACK = OffloadDecision(NATIVE, "ebpf-tap-mode is native")
 
 
-class Bench:
+class TransitionsBench:
     """A bridge with a mirror, and the transitions of a sidecar beside it."""
 
     def __init__(self) -> None:
@@ -59,11 +59,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def bench() -> TransitionsBench:
+    return TransitionsBench()
 
 
-def test_parking_waits_for_the_devices_where_packets_arrive(bench: Bench) -> None:
+def test_parking_waits_for_the_devices_where_packets_arrive(bench: TransitionsBench) -> None:
     assert bench.early() == {bench.mirror}
     (drain,) = bench.drains
     assert drain.ifindexes == {bench.world.devices["a"].ifindex}
@@ -76,14 +76,14 @@ def test_parking_waits_for_the_devices_where_packets_arrive(bench: Bench) -> Non
     assert bench.transitions.wake == math.inf
 
 
-def test_a_mirror_that_is_parked_drains_no_more(bench: Bench) -> None:
+def test_a_mirror_that_is_parked_drains_no_more(bench: TransitionsBench) -> None:
     bench.early()
     bench.park()
     assert bench.early() == set()
     assert not bench.transitions.under_way
 
 
-def test_hooks_stay_until_ovs_knows_and_flows_do(bench: Bench) -> None:
+def test_hooks_stay_until_ovs_knows_and_flows_do(bench: TransitionsBench) -> None:
     bench.park()
     assert bench.held(GIVEN_BACK) == {bench.mirror}  # OVS does not copy for it yet.
     bench.give_back()
@@ -100,12 +100,12 @@ def test_hooks_stay_until_ovs_knows_and_flows_do(bench: Bench) -> None:
     assert not bench.transitions.under_way
 
 
-def test_an_offloaded_mirror_is_not_held(bench: Bench) -> None:
+def test_an_offloaded_mirror_is_not_held(bench: TransitionsBench) -> None:
     bench.park()
     assert bench.held(OFFLOAD) == set()
 
 
-def test_another_output_port_asks_for_a_revalidation(bench: Bench) -> None:
+def test_another_output_port_asks_for_a_revalidation(bench: TransitionsBench) -> None:
     bench.park()
     bench.transitions.look_for_outputs(bench.world.db)
     assert not bench.transitions.with_request(Transaction())
@@ -114,7 +114,7 @@ def test_another_output_port_asks_for_a_revalidation(bench: Bench) -> None:
     assert bench.transitions.with_request(Transaction()) == replace(Transaction(), reconfigure=True)
 
 
-def test_closing_ends_revalidations(bench: Bench) -> None:
+def test_closing_ends_revalidations(bench: TransitionsBench) -> None:
     bench.held(GIVEN_BACK)
     bench.transitions.close()
     assert all(each.closed for each in bench.rounds)
