@@ -249,7 +249,7 @@ static __always_inline void tap_apply(struct __sk_buff *skb, const struct tap_ru
 		tap_copy(skb, rule, rule->rewrite);
 }
 
-/* Reads what the rules are held against; returns whether they are at all. */
+/* Reads of the packet what rules need; returns whether they are to be applied. */
 static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 hook_flags,
 					struct tap_packet *packet, union tap_flow *flow)
 {
@@ -276,7 +276,7 @@ static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 hook_flags,
 	return true;
 }
 
-/* Has the hook's rules gone through. */
+/* Applies rules from index @first on; does not return if that succeeds. */
 static __always_inline void tap_call_rules(struct __sk_buff *skb, u32 first, u32 hook_flags)
 {
 	skb->cb[TAP_CB_FIRST] = first;
@@ -293,7 +293,7 @@ static __always_inline int tap_no_copy(u32 hook_flags)
 	return hook_flags & TAP_HOOK_ACTION ? TAP_NO_MATCH : TAP_NEXT;
 }
 
-/* Has the hook's rules gone through, from the first one on. */
+/* Applies the hook's rules; does not return if that succeeds. */
 static __always_inline void tap_start_rules(struct __sk_buff *skb, u32 first, u32 hook_flags)
 {
 	skb->cb[TAP_CB_GROUP] = 0;

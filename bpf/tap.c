@@ -3,11 +3,10 @@
  * Copies the packets of mirrored ports to their mirrors' output devices.
  *
  * tap_ingress and tap_egress are attached to the hooks of a device, the same
- * for TCX and for clsact's direct action. They look what there is to do, and
- * leave it to tap_rules, with tap_extract_key for filters, or to tap_finish where a copy
- * has come to its output device. Hooks with one thing to do have tap_specialized or
- * tap_output instead (specialized.h). None changes the packet or its fate: whatever the
- * copies do, the next program goes on as if these were not there.
+ * for TCX and for clsact's direct action. They look up the hook, and call tap_rules, with
+ * tap_extract_key for filters, or tap_finish where a copy has come to its output device.
+ * Hooks with one rule have tap_specialized or tap_output instead (specialized.h). None
+ * changes the packet or its fate: the next program goes on as if these were not there.
  */
 #include "copy_tag.h"
 #include "cut.h"
@@ -18,10 +17,10 @@
 #include "tap.h"
 #include "verdict.h"
 
-/* What one program does of a hook's rules; the verifier's time grows with it. */
+/* Rules that one run of tap_rules applies; the verifier's time grows with it. */
 #define TAP_RULES_PER_PROGRAM 16
 
-/* Changes what is to be changed of a copy, which has come to its output device. */
+/* Rewrites a copy that has come to its output device. */
 int tap_finish(struct __sk_buff *skb)
 {
 	u32 index = skb->cb[TAP_CB_REWRITE];
@@ -33,7 +32,7 @@ int tap_finish(struct __sk_buff *skb)
 	return tap_truncate(skb, rewrite);
 }
 
-/* Reads what filters are held against. */
+/* Extracts the flow key that filters match. */
 int tap_extract_key(struct __sk_buff *skb)
 {
 	u32 zero = 0, limit = skb->cb[TAP_CB_FLAGS] >> TAP_HOOK_LIMIT_SHIFT & 3;
@@ -46,7 +45,7 @@ int tap_extract_key(struct __sk_buff *skb)
 	return tap_no_copy(skb->cb[TAP_CB_FLAGS]);
 }
 
-/* Goes through some rules of a hook; the next program goes on with the others. */
+/* Applies TAP_RULES_PER_PROGRAM rules of a hook, and calls itself for the others. */
 int tap_rules(struct __sk_buff *skb)
 {
 	u32 first = skb->cb[TAP_CB_FIRST], hook_flags = skb->cb[TAP_CB_FLAGS];

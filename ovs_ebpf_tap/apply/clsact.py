@@ -68,8 +68,8 @@ class ClsactFilters:
         self._traffic_control.ensure_clsact(hook.ifindex)
         probe("qdisc made")
         if attachment.tags:
-            self._traffic_control.ensure_unmark(hook.ifindex, hook.direction, self._programs.unmark)
-            probe("program that unmarks attached")
+            self._traffic_control.ensure_untag(hook.ifindex, hook.direction, self._programs.untag)
+            probe("program that untags attached")
         self._traffic_control.replace_filter(
             hook.ifindex,
             hook.direction,
@@ -80,7 +80,7 @@ class ClsactFilters:
             made=self._qdiscs[hook.ifindex],
         )
         if not attachment.tags:
-            self._traffic_control.remove_unmark(hook.ifindex, hook.direction)
+            self._traffic_control.remove_untag(hook.ifindex, hook.direction)
 
     def _makes_qdisc(self, ifindex: int) -> bool:
         """Whether the clsact qdisc is to be made by us, or was: filters tell if pins were lost."""

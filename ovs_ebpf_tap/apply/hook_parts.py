@@ -59,7 +59,7 @@ class HookParts:
             program = each.program if each.build == self.programs.build else None
             found[hook] = ActualHook(
                 entry.rules,
-                Attachment(CLSACT, bool(entry.program), entry.rewrite, each.action, each.unmarked),
+                Attachment(CLSACT, bool(entry.program), entry.rewrite, each.action, each.untagged),
                 outdated=hook not in entries or program != entry.program,
             )
         for hook, program in self.links.read().items():

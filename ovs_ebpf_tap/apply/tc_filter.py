@@ -41,8 +41,8 @@ class Filter:
     """Id of the hook's own program; 0 if it has none."""
     action: int
     """Ifindex of the device that its action copies to; 0 if it has none."""
-    unmarked: bool = False
-    """Whether the program is behind it that takes marks off."""
+    untagged: bool = False
+    """Whether the program is behind it that takes copy tags off."""
 
 
 def parse(ifindex: int, direction: str, message: Any) -> Filter | None:

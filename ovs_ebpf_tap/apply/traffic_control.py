@@ -13,7 +13,7 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg
 from ovs_ebpf_tap.apply import tc_filter
 from ovs_ebpf_tap.apply.rtnetlink import GONE, Rtnetlink, kernel_errors, retry_dump
 from ovs_ebpf_tap.apply.tc_filter import Filter
-from ovs_ebpf_tap.model.desired import PRIORITIES, PRIORITY, UNMARK_PRIORITY
+from ovs_ebpf_tap.model.desired import PRIORITIES, PRIORITY, UNTAG_PRIORITY
 from ovs_ebpf_tap.observe import tc
 
 _FORMER_OWNER = 1
@@ -138,13 +138,13 @@ class TrafficControl:
         for direction in tc.FILTER_PARENT:
             with kernel_errors(ignored=GONE):
                 messages = self._list(ifindex, direction)
-                unmarked = {
+                untagged = {
                     each["handle"]
                     for each in messages
-                    if tc_filter.priority(each) == UNMARK_PRIORITY
+                    if tc_filter.priority(each) == UNTAG_PRIORITY
                 }
                 parsed = (tc_filter.parse(ifindex, direction, each) for each in messages)
-                found += (replace(f, unmarked=f.owner in unmarked) for f in parsed if f is not None)
+                found += (replace(f, untagged=f.owner in untagged) for f in parsed if f is not None)
         return found
 
     @retry_dump
@@ -174,20 +174,20 @@ class TrafficControl:
             tc_filter.new(ifindex, direction, PRIORITY, self.owner, name, program_fd, action)
         )
 
-    def ensure_unmark(self, ifindex: int, direction: str, program_fd: int) -> None:
+    def ensure_untag(self, ifindex: int, direction: str, program_fd: int) -> None:
         """Puts the program behind the hook's filter. Raises OSError as the kernel says it."""
         self.rtnetlink.request(
-            tc_filter.new(ifindex, direction, UNMARK_PRIORITY, self.owner, "tap_untag", program_fd)
+            tc_filter.new(ifindex, direction, UNTAG_PRIORITY, self.owner, "tap_untag", program_fd)
         )
 
     def remove_filter(self, ifindex: int, direction: str) -> None:
         """Removes our filters from the hook; they may be gone already."""
         self._remove(ifindex, direction, PRIORITY, self.owner)
-        self.remove_unmark(ifindex, direction)
+        self.remove_untag(ifindex, direction)
 
-    def remove_unmark(self, ifindex: int, direction: str) -> None:
+    def remove_untag(self, ifindex: int, direction: str) -> None:
         """Removes the program behind the hook's filter; it may be gone already."""
-        self._remove(ifindex, direction, UNMARK_PRIORITY, self.owner)
+        self._remove(ifindex, direction, UNTAG_PRIORITY, self.owner)
 
     def remove_former(self, ifindex: int) -> None:
         """Removes from a device what versions that did not tell owners apart had for us there."""

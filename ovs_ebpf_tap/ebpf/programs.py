@@ -104,7 +104,7 @@ class Programs:
         return self._fds[f"tap_{direction}"]
 
     @property
-    def unmark(self) -> int:
+    def untag(self) -> int:
         """The descriptor of the program that runs behind an action."""
         return self._fds["tap_untag"]
 

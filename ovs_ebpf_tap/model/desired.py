@@ -18,9 +18,9 @@ EGRESS = "egress"
 
 PRIORITY = 0xA7A0
 """The preference of the sidecar's filters."""
-UNMARK_PRIORITY = PRIORITY + 1
-"""The preference of filters that take marks off, behind those."""
-PRIORITIES = (PRIORITY, UNMARK_PRIORITY)
+UNTAG_PRIORITY = PRIORITY + 1
+"""The preference of filters that take copy tags off, behind those."""
+PRIORITIES = (PRIORITY, UNTAG_PRIORITY)
 
 OFFLOADED = "offloaded"
 NATIVE = "native"

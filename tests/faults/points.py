@@ -131,7 +131,7 @@ POINTS: dict[str, Probe | Unlink] = {
     "link's program replaced": Probe(),
     "qdisc noted": Probe(),
     "qdisc made": Probe(),
-    "program that unmarks attached": Probe(),
+    "program that untags attached": Probe(),
     "program attached": Probe(),
     "entry written": Probe(),
     "second program attached": Probe("program attached", nth=2),

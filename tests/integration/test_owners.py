@@ -119,9 +119,9 @@ def test_filters_of_two_owners_on_a_device() -> None:
                 for each in (first, second, first):
                     for direction in (INGRESS, EGRESS):
                         each.replace_filter(ifindex, direction, program, "build", 7, made=True)
-                first.ensure_unmark(ifindex, EGRESS, program)
-                assert [f.unmarked for f in first.filters(ifindex)] == [False, True]
-                assert [f.unmarked for f in second.filters(ifindex)] == [False, False]
+                first.ensure_untag(ifindex, EGRESS, program)
+                assert [f.untagged for f in first.filters(ifindex)] == [False, True]
+                assert [f.untagged for f in second.filters(ifindex)] == [False, False]
                 for direction in (INGRESS, EGRESS):
                     second.remove_filter(ifindex, direction)
                 assert second.filters(ifindex) == []
@@ -129,7 +129,7 @@ def test_filters_of_two_owners_on_a_device() -> None:
                 (left,) = first.filters(ifindex)
                 assert (left.direction, left.build, left.program) == (EGRESS, "build", 7)
                 assert left.made
-                assert left.unmarked
+                assert left.untagged
                 first.remove_clsact(ifindex, hw_offload=False)
                 assert len(first.filters(ifindex)) == 1
             finally:

@@ -56,7 +56,7 @@ class FakeQdiscs:
     def remove_filter(self, ifindex: int, direction: str) -> None:
         self.there.pop(Hook(ifindex, direction), None)
 
-    def remove_unmark(self, _ifindex: int, _direction: str) -> None:
+    def remove_untag(self, _ifindex: int, _direction: str) -> None:
         pass
 
     def remove_clsact(self, ifindex: int, *, hw_offload: bool) -> None:

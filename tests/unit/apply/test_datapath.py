@@ -75,7 +75,7 @@ class FakeTrafficControl:
     def ensure_clsact(self, _ifindex: int) -> bool:
         return True
 
-    def remove_unmark(self, _ifindex: int, _direction: str) -> None:
+    def remove_untag(self, _ifindex: int, _direction: str) -> None:
         pass
 
     def remove_clsact(self, _ifindex: int, *, hw_offload: bool) -> None:

@@ -9,7 +9,7 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from ovs_ebpf_tap.apply import tc_filter
 from ovs_ebpf_tap.apply.tc_filter import Filter
-from ovs_ebpf_tap.model.desired import EGRESS, INGRESS, PRIORITY, UNMARK_PRIORITY
+from ovs_ebpf_tap.model.desired import EGRESS, INGRESS, PRIORITY, UNTAG_PRIORITY
 
 OWNER = 1 << 31 | 7
 
@@ -36,8 +36,8 @@ def test_what_is_asked_for_is_read_back(
 
 
 def test_the_program_behind_a_filter_is_none_of_these() -> None:
-    message = told(tc_filter.new(3, EGRESS, UNMARK_PRIORITY, OWNER, "tap_unmark", 9))
-    assert tc_filter.priority(message) == UNMARK_PRIORITY
+    message = told(tc_filter.new(3, EGRESS, UNTAG_PRIORITY, OWNER, "tap_untag", 9))
+    assert tc_filter.priority(message) == UNTAG_PRIORITY
     assert tc_filter.parse(3, EGRESS, message) is None
 
 
