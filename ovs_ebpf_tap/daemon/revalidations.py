@@ -82,9 +82,7 @@ class Revalidations:
             self._covered.clear()
             self.asked, self._due = True, False
         new = returning - self._returning.keys() - self._waiting - self._covered
-        if self._first:
-            self._covered |= new
-        elif new:
+        if new:
             self._waiting |= new
             self.asked = True
         self._waiting &= returning

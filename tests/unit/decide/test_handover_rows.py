@@ -161,14 +161,17 @@ class Simulation:
         self.writers = Writers()
         self.revalidations = Revalidations()
 
-    def settle(self, *, crashing: bool = False) -> list[Transaction]:
-        """Steps, with ovs-vswitchd behind, until there is nothing left to do."""
+    def settle(self, *, crashes: int = 0) -> list[Transaction]:
+        """Steps, with ovs-vswitchd behind, until there is nothing left to do.
+
+        After each of the first `crashes` steps, the sidecar crashes.
+        """
         done: list[Transaction] = []
-        for _ in range(20):
+        for number in range(20):
             edits = self.step()
-            if crashing:
+            if number < crashes:
                 self.crash()
-            if not edits and self.cur_cfg == self.next_cfg and (crashing or self.at_rest):
+            elif not edits and self.cur_cfg == self.next_cfg and self.at_rest:
                 return done
             if edits:
                 done.append(edits)
@@ -272,6 +275,22 @@ def test_the_users_vlans_come_back(vlans: tuple[int, ...]) -> None:
     assert SELECT_VLAN_KEY not in sim.mirror().external_ids
 
 
+def test_what_others_give_back_before_a_start_may_not_be_taken_in_by_it() -> None:
+    """They need not ask for a word of ovs-vswitchd: `cur_cfg` does not tell whether it has."""
+    sim = simulation()
+    sim.want(OFFLOAD)
+    sim.settle()
+    sim.want(BACK)
+    sim.world.set_mirror("m", select_vlan=(), external_ids={})
+    sim.crash()
+    sim.step()
+    sim.step()
+    assert sim.hooked == {"m"}
+    sim.settle()
+    assert sim.copying == {"m"}
+    assert sim.hooked == set()
+
+
 @pytest.mark.parametrize("decision", [OFFLOAD, BACK])
 @pytest.mark.parametrize("crash_after", range(5))
 def test_a_crash_at_any_step_changes_nothing(decision: OffloadDecision, crash_after: int) -> None:
@@ -285,7 +304,7 @@ def test_a_crash_at_any_step_changes_nothing(decision: OffloadDecision, crash_af
             sim.take_in() if number % 2 else sim.step()
         if crash:
             sim.crash()
-        sim.settle(crashing=crash)
+        sim.settle(crashes=5 if crash else 0)
         return sim
 
     crashed, calm = run(crash=True), run(crash=False)
