@@ -25,7 +25,10 @@ _FIGURE = "figure"
 _PURE = ("unit", "lab")
 """Directories whose tests need no switch, if they do not say so; all others' do."""
 
-settings.register_profile("quick", max_examples=10)
+# How long an example takes depends on what else the machine does.
+settings.register_profile("whole", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=10)
+settings.load_profile("whole")
 
 
 @pytest.hookimpl(tryfirst=True)

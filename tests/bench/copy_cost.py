@@ -37,6 +37,7 @@ from ovs_ebpf_tap.lab.netns import Netns
 from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, TCX, Hook, Rule, VlanIngressPolicy
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, KEEP, FrameRewrite, vlan_set
 from ovs_ebpf_tap.observe.devices import DeviceMonitor
+from ovs_ebpf_tap.util.quantiles import quantiles
 
 SIZES = (64, 1400)
 """Bytes a frame."""
@@ -314,7 +315,7 @@ def report(size: int, found: Mapping[str, Sequence[float]]) -> Iterator[str]:
     """The costs and what they come to beside the limits, in lines for people."""
     yield f"{size} bytes a frame: ns a frame over no hook, {len(found[_NONE])} rounds"
     for name, costs in itertools.islice(found.items(), 1, None):
-        low, middle, high = statistics.quantiles(costs, n=4)
+        low, middle, high = quantiles(costs, 4)
         yield f"    {name:<40}{middle:>7.0f}    quartiles {low:.0f} to {high:.0f}"
     for limit in limits(found):
         value, sign = limit.found(found), "/" if limit.ratio else "-"

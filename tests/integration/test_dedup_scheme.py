@@ -119,7 +119,7 @@ LATER = st.integers(0, FORGET - 2 * LAG)
 MUCH_LATER = st.integers(FORGET + 2 * LAG, 3 * FORGET)
 
 
-@settings(max_examples=examples(500), deadline=None)
+@settings(max_examples=examples(500))
 @given(traffic(gaps=SOON | LATER | MUCH_LATER))
 def test_as_many_copies_as_packets(
     counting_hooks: CountingHooks, case: tuple[list[HookPass], Counter[str]]

@@ -119,7 +119,7 @@ def members(key: bytes) -> dict[str, str]:
     return {member: key[place].hex() for member, place in KEY.places.items()}
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(frame=frames(), vlan_limit=st.sampled_from([1, 2]), offload=st.booleans(), data=st.data())
 def test_the_key_and_the_match_are_the_models(
     probe: FilterProbe, frame: bytes, vlan_limit: int, offload: bool, data: st.DataObject

@@ -92,7 +92,7 @@ def in_parked_vlan(frame: bytes) -> bool:
     return tagged and int.from_bytes(frame[14:16], "big") & 0xFFF == PARKED_VLAN
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(frame=frames(), vlan_limit=st.sampled_from([1, 2]), data=st.data())
 def test_it_selects_what_the_model_does(
     hook: FilteredHook, frame: bytes, vlan_limit: int, data: st.DataObject

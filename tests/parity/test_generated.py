@@ -46,7 +46,6 @@ def test_offloaded_is_as_native(world: CaseBridge, figure: Callable[[str], None]
         # Shrinking a failure takes long: that is for those who look into it.
         phases=list(Phase) if wanted else [Phase.generate],
         database=None,
-        deadline=None,
         print_blob=True,
         suppress_health_check=list(HealthCheck),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 
 _USUAL = 100
-"""What Hypothesis's default profile has for all properties."""
+"""What the whole profile has for all properties, as Hypothesis itself."""
 
 
 def examples(count: int) -> int:

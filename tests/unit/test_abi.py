@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap import abi
@@ -155,7 +155,6 @@ def test_numbers_are_packed_where_c_puts_them(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@settings(deadline=None)
 @given(data=st.data())
 def test_what_is_packed_is_unpacked(name: str, data: st.DataObject) -> None:
     wide = {ctypes.c_uint32: U32, ctypes.c_uint64: U64}

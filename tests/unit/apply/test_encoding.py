@@ -119,7 +119,7 @@ def unpack(encoding: Encoding, kernel: tuple[int, list[bytes]]) -> tuple[Rule, .
     return tuple(encoding.unpack(flags, packed, MIRRORS))
 
 
-@settings(deadline=None, max_examples=examples(300))
+@settings(max_examples=examples(300))
 @given(hooks())
 def test_what_is_packed_is_read_after_a_restart(hook: tuple[Rule, ...]) -> None:
     maps = fake_maps()
@@ -127,7 +127,6 @@ def test_what_is_packed_is_read_after_a_restart(hook: tuple[Rule, ...]) -> None:
     assert unpack(Encoding(maps), kernel) == hook
 
 
-@settings(deadline=None)
 @given(st.lists(hooks(), min_size=1, max_size=4), st.data())
 def test_what_is_used_is_kept(all_hooks: list[tuple[Rule, ...]], data: st.DataObject) -> None:
     maps = fake_maps()
@@ -143,7 +142,6 @@ def test_what_is_used_is_kept(all_hooks: list[tuple[Rule, ...]], data: st.DataOb
     assert unpack(restarted, kernel_later) == later
 
 
-@settings(deadline=None)
 @given(hooks())
 def test_what_is_kept_is_kept_after_a_restart(hook: tuple[Rule, ...]) -> None:
     """The sidecar reads what is there, and gives back what it has not read of its hooks."""

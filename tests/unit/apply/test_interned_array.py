@@ -7,7 +7,6 @@ from unittest.mock import patch
 
 import pytest
 from builders import Clock, FakeMap
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -189,4 +188,3 @@ class Places(RuleBasedStateMachine):
 
 
 TestPlaces = Places.TestCase
-TestPlaces.settings = settings(deadline=None)

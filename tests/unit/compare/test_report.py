@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap.compare import command
@@ -174,7 +174,6 @@ def test_a_page_without_any_figure() -> None:
     assert Page(as_page(empty)).open == []
 
 
-@settings(deadline=None)  # The first page has its template compiled.
 @given(st.text(max_size=20))
 def test_names_are_text(name: str) -> None:
     empty = replace(made(name=name), readings=())

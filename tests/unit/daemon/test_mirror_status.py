@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from builders import World, switch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap.daemon.mirror_status import MirrorStatus, as_json, as_table, collect
@@ -79,7 +79,6 @@ def test_names_cannot_move_the_cursor(name: str, shown: str) -> None:
         assert shown in as_table([row(**{column: name})])
 
 
-@settings(deadline=None)
 @given(st.text(), st.text(), st.text())
 def test_a_row_is_one_line_for_any_names(bridge: str, name: str, output: str) -> None:
     table = as_table([row(bridge=bridge, name=name, output=output), row()])
@@ -87,7 +86,6 @@ def test_a_row_is_one_line_for_any_names(bridge: str, name: str, output: str) ->
     assert all(line.isprintable() for line in table.splitlines())
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_json_holds_any_name(name: str) -> None:
     (read,) = json.loads(as_json([row(name=name)]))

@@ -262,7 +262,7 @@ def test_a_mirror_that_becomes_native_before_it_is_parked() -> None:
 
 
 @given(VLANS)
-@settings(max_examples=examples(50), deadline=None)
+@settings(max_examples=examples(50))
 def test_the_users_vlans_come_back(vlans: tuple[int, ...]) -> None:
     sim = simulation(select_vlan=vlans)
     sim.want(OFFLOAD)
@@ -557,7 +557,7 @@ class AnyOrderOfHandover(RuleBasedStateMachine):
 
 
 TestAnyOrderOfHandover = AnyOrderOfHandover.TestCase
-TestAnyOrderOfHandover.settings = settings(stateful_step_count=30, deadline=None)
+TestAnyOrderOfHandover.settings = settings(stateful_step_count=30)
 
 
 def test_our_keys_are_all_named() -> None:

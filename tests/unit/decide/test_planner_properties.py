@@ -44,7 +44,7 @@ from ovs_ebpf_tap.util.text import LONGEST
 T = TypeVar("T")
 
 
-@settings(max_examples=examples(400), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(400), suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_any_plan(case: PlanInput) -> None:
     plan = case.plan()
@@ -58,7 +58,7 @@ def test_any_plan(case: PlanInput) -> None:
     check_ties(case, plan)
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(cases(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(case: PlanInput, rng: random.Random) -> None:
     """That of references in a row does not vary: OVSDB's sets are sorted."""
@@ -83,7 +83,7 @@ def test_the_order_of_rows_does_not_matter(case: PlanInput, rng: random.Random) 
     assert other.plan() == case.plan()
 
 
-@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), suppress_health_check=list(HealthCheck))
 @given(st.lists(cases(), min_size=1, max_size=2), st.randoms(use_true_random=False))
 def test_a_plan_does_not_depend_on_earlier_ones(some: list[PlanInput], rng: random.Random) -> None:
     case = some[0]

@@ -243,6 +243,4 @@ class AnyOrderOfCounts(RuleBasedStateMachine):
 
 
 TestAnyOrderOfCounts = AnyOrderOfCounts.TestCase
-TestAnyOrderOfCounts.settings = settings(
-    max_examples=examples(200), stateful_step_count=30, deadline=None
-)
+TestAnyOrderOfCounts.settings = settings(max_examples=examples(200), stateful_step_count=30)

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ovs_vlans import Bundle, Packet, Vlan, enter, includes, leave
 
@@ -92,7 +92,6 @@ def test_settings(columns: dict[str, Any], vlans: PortVlans) -> None:
     assert PortVlans.of(row(**columns)) == vlans
 
 
-@settings(deadline=None)
 @given(ports())
 def test_what_a_port_admits_and_carries(port: Port) -> None:
     vlans, bundle = PortVlans.of(port), Bundle.of(port)
@@ -106,7 +105,6 @@ def test_what_a_port_admits_and_carries(port: Port) -> None:
     assert {vid for vid in everything if vlans.carries(vid)} == carried
 
 
-@settings(deadline=None)
 @given(ports(), VLANS)
 def test_what_has_left_a_port_is_in_the_vlan_it_was_in(port: Port, vid: int) -> None:
     """So a hook there lets all of it pass."""
@@ -222,7 +220,6 @@ def test_which_frames_need_an_edit(
     assert (found.only_bare, found.only_tagged) == (bare, tagged)
 
 
-@settings(deadline=None)
 @given(ports(), ports(), st.none() | VLANS)
 def test_the_tag_that_frames_without_one_get(source: Port, output: Port, into: int | None) -> None:
     path = Path.of(PortVlans.of(source))

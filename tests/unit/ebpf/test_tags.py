@@ -328,7 +328,6 @@ def copy_of(
 MANY = settings(
     max_examples=300,
     derandomize=True,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap.model.rows import (
@@ -26,13 +26,11 @@ def mirror(**columns: object) -> Mirror:
     return Mirror(UUID(int=1), "m", **columns)  # type: ignore[arg-type]
 
 
-@settings(deadline=None)
 @given(VLANS)
 def test_vlans_survive_being_kept_as_text(vlans: tuple[int, ...]) -> None:
     assert parse_vlans(format_vlans(vlans)) == vlans
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_read_as_sorted_vlans(text: str) -> None:
     vlans = parse_vlans(text)

@@ -352,7 +352,7 @@ def test_a_peer_that_asks_without_reading_is_left() -> None:
         assert peer.closed(connection)
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 @given(st.lists(st.binary(max_size=300), max_size=4), st.booleans(), st.booleans())
 def test_any_bytes(chunks: list[bytes], greet: bool, close: bool) -> None:
     with watched() as (tables, peer):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap.observe import rpc
@@ -52,7 +52,6 @@ def received(chunks: list[bytes], limit: int = LIMIT) -> tuple[list[Any], int]:
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.integers(1, 9))
-@settings(deadline=None)
 def test_characters_may_be_cut_anywhere(texts: list[str], size: int) -> None:
     messages = [{"id": n, "result": text, "error": None} for n, text in enumerate(texts)]
     data = b"".join(json.dumps(each, ensure_ascii=False).encode() for each in messages)
