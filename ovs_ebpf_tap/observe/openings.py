@@ -66,7 +66,8 @@ class Openings:
 
     def look(self, db: Database, devices: Mapping[str, Device]) -> Database:
         """The rows, with `bound` where it is not the device of their name that is open."""
-        asked = (db.bridges, db.ports, db.interfaces, devices)
+        # `cur_cfg` alone may tell that others were opened, as for another `ofport_request`.
+        asked = (db, devices)
         if asked != self._asked or self._clock() >= self.wake:
             self._asked = asked
             self._find(db, devices)

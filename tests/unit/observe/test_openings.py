@@ -86,6 +86,13 @@ def test_the_kernel_is_asked_when_rows_or_devices_change(case: SeenSockets) -> N
     assert case.looked == 3
 
 
+def test_the_kernel_is_asked_when_ovs_vswitchd_has_applied_something(case: SeenSockets) -> None:
+    """It may have opened other sockets, of rows that are as they were."""
+    case.openings.look(case.world.db, dict(case.world.devices))
+    case.openings.look(replace(case.world.db, cur_cfg=1), dict(case.world.devices))
+    assert case.looked == 2
+
+
 def test_the_version_grows_with_what_is_found(case: SeenSockets) -> None:
     case.bound()
     assert case.openings.version == 0
