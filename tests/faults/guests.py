@@ -13,6 +13,7 @@ from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.frames import sequenced
 from ovs_ebpf_tap.lab.switch import Host, Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
+from ovs_ebpf_tap.observe.packet_sockets import open_sockets
 
 KERNELS = os.environ.get("OVS_EBPF_TAP_DATAPATH") == "system"
 
@@ -57,11 +58,23 @@ def reopen(switch: Switch, host: Host) -> None:
     """Has Open vSwitch open a device that was made anew.
 
     A port that is to have another number is made anew (`bridge_delete_or_reconfigure_ports` in
-    `vswitchd/bridge.c`). The kernel's datapath has let go of the device, and opens the new one.
+    `vswitchd/bridge.c`). On a busy machine it then may keep its socket on the device that is gone,
+    and forwards nothing: it is asked again. The kernel's datapath has let go of the device, and
+    opens the new one.
     """
-    if not KERNELS:
-        number = 1000 + index_of(switch, host.port)
-        switch.vsctl("set", "Interface", host.port, f"ofport_request={number}")
+    if KERNELS:
+        return
+    index = index_of(switch, host.port)
+
+    def is_open() -> bool:
+        return index in (switch.ns.call(open_sockets) or {}).values()
+
+    for number in (1000, 2000, 3000):
+        switch.vsctl("set", "Interface", host.port, f"ofport_request={number + index}")
+        with contextlib.suppress(TimeoutError):
+            wait_for(is_open, 2.0)
+            return
+    raise AssertionError(f"Open vSwitch does not open {host.port}")
 
 
 def await_copies(ground: Testbed, sender: Host, output: Host, seconds: float = 2 * LATE) -> float:

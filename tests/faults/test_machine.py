@@ -80,6 +80,7 @@ def test_no_room_in_the_run_directory(bare_ground: Testbed, fault: Fault) -> Non
 def test_no_names_left_in_the_run_directory(bare_ground: Testbed) -> None:
     """Then it can't start: it says so in a line, and leaves nothing."""
     tap = bare_ground.tap
+    bare_ground.forget_programs()
     names = f"mkdir -p {tap.run_dir}; mount -t tmpfs -o nr_inodes=2 none {tap.run_dir}"
     start_with_mounts(tap, names, ready=False)
     assert tap.process is not None
