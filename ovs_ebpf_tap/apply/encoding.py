@@ -59,7 +59,7 @@ _RULE_FLAGS = _Flags(
 )
 _REWRITE_FLAGS = _Flags(netdev="NETDEV", no_dei="NO_DEI")
 # What programs need not find out from the rest; nobody unpacks these.
-_DERIVED_RULE_FLAGS = _Flags(edit_here="REWRITE_HERE")
+_DERIVED_RULE_FLAGS = _Flags(rewrite_here="REWRITE_HERE")
 _DERIVED_REWRITE_FLAGS = _Flags(only_tagged="REWRITE_TAGGED", only_bare="REWRITE_BARE")
 
 # Members that hold an attribute's number as it is.
@@ -79,7 +79,7 @@ class Encoding:
 
     def __init__(self, maps: Mapping[str, bpf.Map]) -> None:
         self._vlans = InternedArray(maps["vlans"], "sets of VLANs")
-        self._rewrites = InternedArray(maps["rewrites"], "kinds of edits")
+        self._rewrites = InternedArray(maps["rewrites"], "kinds of rewrites")
         self._matches = InternedArray(maps["matches"], "filters")
         self._ports = InternedArray(maps["ports"], "kinds of ports")
 
@@ -105,7 +105,7 @@ class Encoding:
             | _HOOK_ACTION * by_action
             | _HOOK_DEDUP * dedup
             | _HOOK_MATCH * match
-            | rules[0].edit.limit << _HOOK_LIMIT_SHIFT
+            | rules[0].rewrite.limit << _HOOK_LIMIT_SHIFT
             | self._ingress_policy_index(rules[0].ingress_policy) << _HOOK_PORT_SHIFT
         )
 
@@ -124,7 +124,7 @@ class Encoding:
 
     def pack(self, hook: Hook, rule: Rule, slot: int) -> bytes:
         """The rule of a mirror with that slot. Raises OSError if there is no room left."""
-        edit = rule.edit
+        rewrite = rule.rewrite
         flags = (
             _RULE_FLAGS.pack(rule)
             | _DERIVED_RULE_FLAGS.pack(rule)
@@ -133,12 +133,12 @@ class Encoding:
         return _RULE.pack(
             **_numbers(rule, _RULE_NUMBERS),
             hook=hook.ifindex,
-            flags=flags | _REWRITE_FLAGS.pack(edit) | _DERIVED_REWRITE_FLAGS.pack(edit),
-            max_len=edit.max_len,
+            flags=flags | _REWRITE_FLAGS.pack(rewrite) | _DERIVED_REWRITE_FLAGS.pack(rewrite),
+            max_len=rewrite.max_len,
             slot=slot,
-            vlans=0 if rule.vlans is None else self._vlans.place(_pack_vlans(rule.vlans)),
-            rewrite=self.rewrite_index(edit),
-            match=0 if rule.match is None else self._matches.place(rule.match.pack()),
+            vlans=0 if rule.vlans is None else self._vlans.index(_pack_vlans(rule.vlans)),
+            rewrite=self.rewrite_index(rewrite),
+            match=0 if rule.match is None else self._matches.index(rule.match.pack()),
         )
 
     def _rule(
@@ -151,7 +151,7 @@ class Encoding:
             **_RULE_FLAGS.unpack(fields["flags"]),
             mirror=mirror,
             counted=not fields["flags"] & _UNCOUNTED,
-            edit=self.rewrite_at(fields["rewrite"]),
+            rewrite=self.rewrite_at(fields["rewrite"]),
             vlans=_unpack_vlans(self._vlans.read(vlans)) if vlans else None,
             match=Match.unpack(self._matches.read(match)) if match else None,
             ingress_policy=ingress_policy,
@@ -162,15 +162,15 @@ class Encoding:
         vlans, rewrites, matches, ports = set(), set(), set(), set()
         for rules in hooks:
             for rule in rules:
-                rewrites.add(self.rewrite_index(rule.edit))
+                rewrites.add(self.rewrite_index(rule.rewrite))
                 if rule.vlans is not None:
-                    vlans.add(self._vlans.place(_pack_vlans(rule.vlans)))
+                    vlans.add(self._vlans.index(_pack_vlans(rule.vlans)))
                 if rule.match is not None:
-                    matches.add(self._matches.place(rule.match.pack()))
+                    matches.add(self._matches.index(rule.match.pack()))
             if rules and rules[0].ingress_policy is not None:
                 ports.add(self._ingress_policy_index(rules[0].ingress_policy))
                 if rules[0].ingress_policy.admitted != ALL:
-                    vlans.add(self._vlans.place(_pack_vlans(rules[0].ingress_policy.admitted)))
+                    vlans.add(self._vlans.index(_pack_vlans(rules[0].ingress_policy.admitted)))
         self._vlans.keep(vlans)
         self._rewrites.keep(rewrites)
         self._matches.keep(matches)
@@ -190,17 +190,17 @@ class Encoding:
             **_named("prefilter", (rule.match or ANY).prefilter()),
         }
 
-    def rewrite_constants(self, edit: FrameRewrite) -> dict[str, int]:
+    def rewrite_constants(self, rewrite: FrameRewrite) -> dict[str, int]:
         """Those of `tap_output`, for a hook where copies arrive that need this rewrite."""
         return {
-            "hook.first": self.rewrite_index(edit),
-            "shortcut.push_vid": edit.pushed,
-            **_named("rewrite", _REWRITE.unpack(_pack_rewrite(edit))),
+            "hook.first": self.rewrite_index(rewrite),
+            "shortcut.push_vid": rewrite.pushed,
+            **_named("rewrite", _REWRITE.unpack(_pack_rewrite(rewrite))),
         }
 
-    def rewrite_index(self, edit: FrameRewrite) -> int:
+    def rewrite_index(self, rewrite: FrameRewrite) -> int:
         """The index of a rewrite. Raises OSError if there is no room left."""
-        return self._rewrites.place(_pack_rewrite(edit))
+        return self._rewrites.index(_pack_rewrite(rewrite))
 
     def rewrite_at(self, index: int) -> FrameRewrite:
         """The rewrite at an index that an entry in the kernel refers to."""
@@ -209,11 +209,11 @@ class Encoding:
     # Ingress policies.
 
     def _ingress_policy_index(self, policy: VlanIngressPolicy | None) -> int:
-        return 0 if policy is None else self._ports.place(self._pack_ingress_policy(policy))
+        return 0 if policy is None else self._ports.index(self._pack_ingress_policy(policy))
 
     def _pack_ingress_policy(self, policy: VlanIngressPolicy) -> bytes:
         all_admitted = policy.admitted == ALL
-        admitted = 0 if all_admitted else self._vlans.place(_pack_vlans(policy.admitted))
+        admitted = 0 if all_admitted else self._vlans.index(_pack_vlans(policy.admitted))
         return _PORT.pack(**_numbers(policy, _PORT_NUMBERS), admitted=admitted)
 
     def _ingress_policy(self, index: int) -> VlanIngressPolicy | None:
@@ -230,7 +230,7 @@ def _untagged(rule: Rule) -> int:
         return _UNTAGGED_DEPENDS
     if not rule.copies_untagged:
         return _UNTAGGED_NONE
-    return _UNTAGGED_AS_IS if rule.edit.only_tagged else _UNTAGGED_REWRITE
+    return _UNTAGGED_AS_IS if rule.rewrite.only_tagged else _UNTAGGED_REWRITE
 
 
 def _named(struct: str, members: Mapping[str, int]) -> dict[str, int]:
@@ -247,11 +247,11 @@ def _unpack_vlans(data: bytes) -> int:
 
 
 @lru_cache
-def _pack_rewrite(edit: FrameRewrite) -> bytes:
+def _pack_rewrite(rewrite: FrameRewrite) -> bytes:
     return _REWRITE.pack(
-        **_numbers(edit, _REWRITE_NUMBERS),
-        set_vid=_KEEP_VID if edit.set_vid is None else edit.set_vid,
-        flags=_REWRITE_FLAGS.pack(edit),
+        **_numbers(rewrite, _REWRITE_NUMBERS),
+        set_vid=_KEEP_VID if rewrite.set_vid is None else rewrite.set_vid,
+        flags=_REWRITE_FLAGS.pack(rewrite),
     )
 
 

@@ -25,7 +25,7 @@ def receiving_hooks(rules: Rules) -> dict[Hook, set[FrameRewrite]]:
         if hook is not None:
             rewrites = found.setdefault(hook, set())
             if rule.finishing_hook is not None:
-                rewrites.add(rule.edit)
+                rewrites.add(rule.rewrite)
     return found
 
 
@@ -36,7 +36,7 @@ def finishing_hooks(rules: Rules) -> set[Hook]:
 
 def need_cutter(rules: Rules) -> bool:
     """Whether copies are to be cut."""
-    return any(rule.edit.snaplen for rule in _all(rules))
+    return any(rule.rewrite.snaplen for rule in _all(rules))
 
 
 def _all(rules: Rules) -> Iterable[Rule]:

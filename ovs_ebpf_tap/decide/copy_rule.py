@@ -49,7 +49,7 @@ def make_rule(
         group=group,
         selection=selection,
         arrival=direction.arrival,
-        edit=path.edit(
+        rewrite=path.rewrite(
             topology.vlans(output),
             limit=topology.context.db.vlan_limit,
             snaplen=mirror.cut,

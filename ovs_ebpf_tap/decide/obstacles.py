@@ -22,7 +22,11 @@ def find_obstacles(topology: Topology, rules: Rules) -> Iterator[tuple[UUID, str
         for rule in each[MAX_RULES_PER_HOOK:]:
             yield rule.mirror, row_reasons.RULES_PER_HOOK.told(limit=MAX_RULES_PER_HOOK)
         for rule in each:
-            if rule.to_vlan and rule.edit.second_tag and rule.edit.out_mode in (ACCESS, TUNNEL):
+            if (
+                rule.to_vlan
+                and rule.rewrite.second_tag
+                and rule.rewrite.out_mode in (ACCESS, TUNNEL)
+            ):
                 yield rule.mirror, packet_reasons.SECOND_TAG.told()
     yield from _unfinished(topology, rules)
     yield from _undecided_snaplens(rules)
@@ -53,7 +57,7 @@ def _undecided_snaplens(rules: Rules) -> Iterator[tuple[UUID, str]]:
     for each in rules.values():
         at_hook: dict[int, int] = {}
         for rule in each:
-            snaplen = rule.edit.snaplen
+            snaplen = rule.rewrite.snaplen
             here[rule.group].add(snaplen)
             mirrors[rule.group].add(rule.mirror)
             if at_hook.setdefault(rule.group, snaplen) != snaplen or rule.dedup:

@@ -174,7 +174,7 @@ class Path:
             return self.select(output.trunks)
         return None
 
-    def edit(
+    def rewrite(
         self,
         output: PortVlans,
         *,

@@ -73,7 +73,7 @@ class Rule:
     selection: int
     """A number that the rules of a group share which copy the same packets to several outputs."""
     arrival: bool
-    edit: FrameRewrite
+    rewrite: FrameRewrite
     to_ingress: bool = False
     dedup: bool = False
     """Whether another hook may see the same packet, and it is copied to the group only once."""
@@ -105,20 +105,20 @@ class Rule:
         selected = ALL if self.vlans is None else self.vlans
         if not ingress_policy.admitted & 1 or not selected >> vlan & 1 or vlan in PARKED_VLANS:
             return False
-        changed = self.edit_here and not self.edit.only_tagged
+        changed = self.rewrite_here and not self.rewrite.only_tagged
         if changed or self.match is not None or self.dedup or self.unreserved:
             return None
         return True
 
     @property
-    def edit_here(self) -> bool:
-        """Whether the edit is made before the copy is: its output's hook can't."""
-        return self.to_ingress or self.edit.plain
+    def rewrite_here(self) -> bool:
+        """Whether the rewrite is made before the copy is: its output's hook can't."""
+        return self.to_ingress or self.rewrite.plain
 
     @cached_property
     def finishing_hook(self) -> Hook | None:
-        """The hook of the output device that makes the edit."""
-        return None if self.edit_here else Hook(self.output, EGRESS)
+        """The hook of the output device that makes the rewrite."""
+        return None if self.rewrite_here else Hook(self.output, EGRESS)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ TRUNK = FrameRewrite(
 """From a trunk port to a trunk port."""
 
 
-_RULE = Rule(_MIRROR, output=0, group=0, selection=1, arrival=True, edit=TRUNK)
+_RULE = Rule(_MIRROR, output=0, group=0, selection=1, arrival=True, rewrite=TRUNK)
 """Copies what arrives on a port."""
 
 
@@ -238,9 +238,9 @@ _RULES = {
     "": _RULE,
     ", once: arriving": replace(_RULE, dedup=True),
     ", once: leaving": replace(_RULE, dedup=True, arrival=False),
-    ", VLAN": replace(_RULE, edit=_ACCESS, ingress_policy=VlanIngressPolicy(ACCESS, 10, 1)),
-    ", cut in place": replace(_RULE, edit=replace(TRUNK, snaplen=_SNAPLEN)),
-    ", cut on the cutter": replace(_RULE, edit=replace(TRUNK, snaplen=_SHORT_SNAPLEN)),
+    ", VLAN": replace(_RULE, rewrite=_ACCESS, ingress_policy=VlanIngressPolicy(ACCESS, 10, 1)),
+    ", cut in place": replace(_RULE, rewrite=replace(TRUNK, snaplen=_SNAPLEN)),
+    ", cut on the cutter": replace(_RULE, rewrite=replace(TRUNK, snaplen=_SHORT_SNAPLEN)),
     ", other VLAN": replace(_RULE, vlans=vlan_set([7])),
     ", filtered out": replace(_RULE, match=parse_filter("tcp,tp_dst=80")),
 }

@@ -56,8 +56,10 @@ class FilteredHook:
         """Whether the hook would copy the frame."""
         maps = self.opened.maps
         encoding = Encoding(maps)
-        edit = replace(TRUNK, limit=vlan_limit)
-        rule = Rule(UUID(int=1), self.output, self.output, 1, arrival=True, edit=edit, match=match)
+        rewrite = replace(TRUNK, limit=vlan_limit)
+        rule = Rule(
+            UUID(int=1), self.output, self.output, 1, arrival=True, rewrite=rewrite, match=match
+        )
         packed = encoding.pack(Hook(1, INGRESS), rule, SLOT)
         maps["rules"].set(bpf.u32(0), packed)
         maps["counters"].clear(bpf.u32(SLOT))

@@ -12,8 +12,8 @@ from ovs_ebpf_tap.decide.mirror_filter import parse
 from ovs_ebpf_tap.model.desired import CLSACT, INGRESS, TCX, Hook, Rule
 
 (RULE,) = switch("a out").add_mirror(src="a", out="out").plan().hooks[Hook(100, INGRESS)]
-REWRITE = replace(RULE.edit, set_vid=10)
-OTHER = replace(RULE.edit, set_vid=11)
+REWRITE = replace(RULE.rewrite, set_vid=10)
+OTHER = replace(RULE.rewrite, set_vid=11)
 
 
 def test_one_rule_has_a_program_of_its_own() -> None:

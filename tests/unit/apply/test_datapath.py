@@ -306,10 +306,10 @@ def test_every_rule_that_changes_frames_has_an_edit(
     """Also after hooks were read that finish copies by the shared program, and refer to none."""
     monkeypatch.setattr(interned_array, "time", clock)
     for vlan in range(10, 20, 2):
-        edits = (replace(_RULE.edit, set_vid=vid) for vid in (vlan, vlan + 1))
-        changing = (replace(_RULE, output=7, group=7, edit=edit) for edit in edits)
+        rewrites = (replace(_RULE.rewrite, set_vid=vid) for vid in (vlan, vlan + 1))
+        changing = (replace(_RULE, output=7, group=7, rewrite=rewrite) for rewrite in rewrites)
         wanted = {A: (*changing,)}
         assert not bench.sync(wanted)
         bench.datapath.read()
-        assert all(bench.datapath.parts.encoding.rewrite_index(rule.edit) for rule in wanted[A])
+        assert all(bench.datapath.parts.encoding.rewrite_index(rule.rewrite) for rule in wanted[A])
         clock.now += 2 * QUARANTINE

@@ -47,7 +47,7 @@ TAGS = st.integers(0, 4095)
 VLANS = st.sampled_from([1, 1 << 5, 1 << 4094, ALL & ~1]) | st.lists(TAGS, min_size=1).map(vlan_set)
 
 
-def edits(limit: int) -> st.SearchStrategy[FrameRewrite]:
+def rewrites(limit: int) -> st.SearchStrategy[FrameRewrite]:
     return st.builds(
         FrameRewrite,
         in_mode=MODES,
@@ -73,7 +73,7 @@ def rules(ingress_policy: VlanIngressPolicy | None, limit: int) -> st.SearchStra
         group=U32,
         selection=U32,
         arrival=st.booleans(),
-        edit=edits(limit),
+        rewrite=rewrites(limit),
         to_ingress=st.booleans(),
         dedup=st.booleans(),
         to_hook=st.booleans(),
@@ -159,7 +159,7 @@ PLAIN = Rule(
     group=9,
     selection=1,
     arrival=True,
-    edit=FrameRewrite(KEEP, 0, 0x8100, None, KEEP, 0, PRIORITY_NEVER, 1, 0, 1514, False),
+    rewrite=FrameRewrite(KEEP, 0, 0x8100, None, KEEP, 0, PRIORITY_NEVER, 1, 0, 1514, False),
 )
 
 
@@ -171,8 +171,8 @@ PLAIN = Rule(
         ({"dedup": True}, abi.constant("RULE_DEDUP")),
         ({"to_hook": True}, abi.constant("RULE_TO_HOOK")),
         ({"unreserved": True}, abi.constant("RULE_NO_RESERVED")),
-        ({"edit": replace(PLAIN.edit, netdev=True)}, abi.constant("RULE_NETDEV")),
-        ({"edit": replace(PLAIN.edit, no_dei=True)}, abi.constant("RULE_NO_DEI")),
+        ({"rewrite": replace(PLAIN.rewrite, netdev=True)}, abi.constant("RULE_NETDEV")),
+        ({"rewrite": replace(PLAIN.rewrite, no_dei=True)}, abi.constant("RULE_NO_DEI")),
     ],
 )
 def test_flags(special: dict[str, object], flag: int) -> None:
@@ -188,13 +188,13 @@ def test_flags(special: dict[str, object], flag: int) -> None:
 
 
 def test_edits_that_outputs_make() -> None:
-    access = replace(PLAIN, edit=replace(PLAIN.edit, out_mode=1))
+    access = replace(PLAIN, rewrite=replace(PLAIN.rewrite, out_mode=1))
     flags = RULE.unpack(Encoding(fake_maps()).pack(HOOK, access, 1))["flags"]
     assert flags == abi.constant("RULE_ARRIVAL") | abi.constant("RULE_REWRITE_TAGGED")
 
 
 def test_a_second_tag_may_say_nothing_too() -> None:
-    plain = replace(PLAIN, edit=replace(PLAIN.edit, limit=2))
+    plain = replace(PLAIN, rewrite=replace(PLAIN.rewrite, limit=2))
     flags = RULE.unpack(Encoding(fake_maps()).pack(HOOK, plain, 1))["flags"]
     assert flags == (
         abi.constant("RULE_ARRIVAL")
@@ -213,7 +213,7 @@ def test_a_plain_hook_needs_no_places() -> None:
 DEPENDS, NONE, AS_IS, REWRITTEN = (
     abi.constant(f"UNTAGGED_{what}") for what in ("DEPENDS", "NONE", "AS_IS", "REWRITE")
 )
-TRUNK_FROM_ACCESS = replace(PLAIN.edit, in_mode=ACCESS, in_tag=5)
+TRUNK_FROM_ACCESS = replace(PLAIN.rewrite, in_mode=ACCESS, in_tag=5)
 
 
 @pytest.mark.parametrize(
@@ -222,10 +222,13 @@ TRUNK_FROM_ACCESS = replace(PLAIN.edit, in_mode=ACCESS, in_tag=5)
         ({}, AS_IS),
         ({"to_hook": True}, AS_IS),
         ({"to_ingress": True}, AS_IS),
-        ({"edit": replace(PLAIN.edit, out_mode=ACCESS)}, AS_IS),
+        ({"rewrite": replace(PLAIN.rewrite, out_mode=ACCESS)}, AS_IS),
         ({"ingress_policy": VlanIngressPolicy(ACCESS, 5, 1), "vlans": 1 << 5}, AS_IS),
-        ({"ingress_policy": VlanIngressPolicy(ACCESS, 5, 1), "edit": TRUNK_FROM_ACCESS}, REWRITTEN),
-        ({"edit": replace(PLAIN.edit, snaplen=200)}, REWRITTEN),
+        (
+            {"ingress_policy": VlanIngressPolicy(ACCESS, 5, 1), "rewrite": TRUNK_FROM_ACCESS},
+            REWRITTEN,
+        ),
+        ({"rewrite": replace(PLAIN.rewrite, snaplen=200)}, REWRITTEN),
         ({"vlans": 1 << 5}, NONE),
         ({"vlans": 1 << 5, "match": parse("tcp")}, NONE),
         ({"ingress_policy": VlanIngressPolicy(ACCESS, 5, 1), "vlans": 1}, NONE),
@@ -235,7 +238,7 @@ TRUNK_FROM_ACCESS = replace(PLAIN.edit, in_mode=ACCESS, in_tag=5)
         ({"match": parse("tcp")}, DEPENDS),
         ({"dedup": True}, DEPENDS),
         ({"unreserved": True}, DEPENDS),
-        ({"to_ingress": True, "edit": TRUNK_FROM_ACCESS}, DEPENDS),
+        ({"to_ingress": True, "rewrite": TRUNK_FROM_ACCESS}, DEPENDS),
     ],
 )
 def test_what_becomes_of_frames_without_a_tag(special: dict[str, object], constant: int) -> None:
@@ -293,10 +296,14 @@ def test_what_is_not_used_is_given_back(name: str, clock: Clock) -> None:
 
     def kind(number: int) -> tuple[Rule, ...]:
         vlans = 1 << number if name == "vlans" else None
-        edit = replace(PLAIN.edit, in_tag=number if name == "rewrites" else 0)
+        rewrite = replace(PLAIN.rewrite, in_tag=number if name == "rewrites" else 0)
         match = parse(f"dl_vlan={number}") if name == "matches" else None
         ingress_policy = VlanIngressPolicy(1, number) if name == "ports" else None
-        return (replace(PLAIN, vlans=vlans, edit=edit, match=match, ingress_policy=ingress_policy),)
+        return (
+            replace(
+                PLAIN, vlans=vlans, rewrite=rewrite, match=match, ingress_policy=ingress_policy
+            ),
+        )
 
     pack(encoding, kind(1))
     with pytest.raises(OSError, match="more than 1 "):

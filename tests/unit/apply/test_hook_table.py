@@ -19,8 +19,8 @@ A, B, C = (Hook(n, INGRESS) for n in (1, 2, 3))
 
 
 def rule(output: int = 9, mirror: int = 1, vlan: int | None = None) -> Rule:
-    edit = replace(RULE.edit, set_vid=vlan)
-    return replace(RULE, mirror=UUID(int=mirror), output=output, group=output, edit=edit)
+    rewrite = replace(RULE.rewrite, set_vid=vlan)
+    return replace(RULE, mirror=UUID(int=mirror), output=output, group=output, rewrite=rewrite)
 
 
 def table(**hooks: ActualHook) -> HookTable:
@@ -42,7 +42,7 @@ def test_a_hook_that_does_what_is_desired(there: Attachment) -> None:
         ActualHook((rule(),), OWN, outdated=True),
         ActualHook((rule(),), None),
         ActualHook((rule(),), Attachment(CLSACT)),
-        ActualHook((rule(),), Attachment(TCX, True, rule().edit)),
+        ActualHook((rule(),), Attachment(TCX, True, rule().rewrite)),
     ],
 )
 def test_a_hook_that_does_not(there: ActualHook) -> None:

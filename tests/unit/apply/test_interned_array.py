@@ -25,129 +25,129 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def key(place: int) -> bytes:
-    return place.to_bytes(4, "little")
+def key(index: int) -> bytes:
+    return index.to_bytes(4, "little")
 
 
 def value(number: int) -> bytes:
     return number.to_bytes(4, "little")
 
 
-def make(places: int = 4) -> tuple[FakeMap, InternedArray]:
-    fake = FakeMap(value_size=4, max_entries=places)
+def make(indexes: int = 4) -> tuple[FakeMap, InternedArray]:
+    fake = FakeMap(value_size=4, max_entries=indexes)
     return fake, InternedArray(cast(bpf.Map, fake), "kinds of things")
 
 
 def test_a_value_has_one_place() -> None:
-    fake, places = make()
-    one, two = places.place(value(7)), places.place(value(8))
+    fake, indexes = make()
+    one, two = indexes.index(value(7)), indexes.index(value(8))
     assert one != two
-    assert places.place(value(7)) == one
+    assert indexes.index(value(7)) == one
     assert fake.get(key(one)) == value(7)
     assert fake.get(key(two)) == value(8)
 
 
 def test_place_0_is_none() -> None:
-    fake, places = make()
-    assert {places.place(value(number)) for number in range(3)} == {1, 2, 3}
+    fake, indexes = make()
+    assert {indexes.index(value(number)) for number in range(3)} == {1, 2, 3}
     assert fake.get(key(0)) == bytes(4)
 
 
 def test_nothing_is_read_at_place_0(clock: Clock) -> None:
     """Else it would be given back as unused, and used."""
-    fake, places = make()
-    with pytest.raises(ValueError, match="place 0"):
-        places.read(0)
-    places.keep(())
+    fake, indexes = make()
+    with pytest.raises(ValueError, match="index 0"):
+        indexes.read(0)
+    indexes.keep(())
     clock.now += QUARANTINE + 1
-    assert places.place(value(1)) != 0
+    assert indexes.index(value(1)) != 0
     assert fake.get(key(0)) == bytes(4)
 
 
 def test_what_is_read_again_is_not_free(clock: Clock) -> None:
-    _, places = make()
-    place = places.place(value(1))
-    places.keep(())
-    assert places.read(place) == value(1)
+    _, indexes = make()
+    index = indexes.index(value(1))
+    indexes.keep(())
+    assert indexes.read(index) == value(1)
     clock.now += QUARANTINE + 1
-    assert places.place(value(2)) != place
+    assert indexes.index(value(2)) != index
 
 
 def test_all_places_are_taken() -> None:
-    _, places = make()
+    _, indexes = make()
     for number in range(3):
-        places.place(value(number))
+        indexes.index(value(number))
     with pytest.raises(OSError, match="more than 3 kinds of things"):
-        places.place(value(3))
-    assert places.place(value(0)) == 1
+        indexes.index(value(3))
+    assert indexes.index(value(0)) == 1
 
 
 def test_a_place_rests_before_it_is_used_again(clock: Clock) -> None:
-    fake, places = make()
-    first, *_ = [places.place(value(number)) for number in range(3)]
-    places.keep({2, 3})
+    fake, indexes = make()
+    first, *_ = [indexes.index(value(number)) for number in range(3)]
+    indexes.keep({2, 3})
     clock.now += QUARANTINE - 0.01
     with pytest.raises(OSError, match="more than"):
-        places.place(value(9))
+        indexes.index(value(9))
     assert fake.get(key(first)) == value(0)
     clock.now += 0.01
-    assert places.place(value(9)) == first
+    assert indexes.index(value(9)) == first
     assert fake.get(key(first)) == value(9)
 
 
 def test_what_is_kept_stays(clock: Clock) -> None:
-    _, places = make()
-    one, two = places.place(value(1)), places.place(value(2))
-    places.keep({one})
+    _, indexes = make()
+    one, two = indexes.index(value(1)), indexes.index(value(2))
+    indexes.keep({one})
     clock.now += 2 * QUARANTINE
-    assert places.place(value(1)) == one
-    assert places.place(value(3)) == two
-    assert places.read(one) == value(1)
+    assert indexes.index(value(1)) == one
+    assert indexes.index(value(3)) == two
+    assert indexes.read(one) == value(1)
 
 
 def test_what_was_given_back_has_another_place_at_once(clock: Clock) -> None:
     """The old one is for programs to finish with."""
-    fake, places = make()
-    one = places.place(value(1))
-    places.keep(())
-    again = places.place(value(1))
+    fake, indexes = make()
+    one = indexes.index(value(1))
+    indexes.keep(())
+    again = indexes.index(value(1))
     assert again != one
     assert fake.get(key(one)) == fake.get(key(again)) == value(1)
 
 
 def test_a_restart_finds_what_rules_refer_to() -> None:
-    fake, places = make(8)
+    fake, indexes = make(8)
     for number in range(4):
-        places.place(value(number))
+        indexes.index(value(number))
     restarted = InternedArray(cast(bpf.Map, fake), "kinds of things")
-    assert [restarted.read(place) for place in (2, 4)] == [value(1), value(3)]
-    assert restarted.place(value(3)) == 4
+    assert [restarted.read(index) for index in (2, 4)] == [value(1), value(3)]
+    assert restarted.index(value(3)) == 4
     # What nothing refers to may be written over, what was read may not.
-    assert restarted.place(value(9)) == 5
+    assert restarted.index(value(9)) == 5
     assert restarted.read(2) == value(1)
 
 
 def test_a_value_may_be_at_two_places_after_a_restart(clock: Clock) -> None:
-    fake, places = make(8)
-    old = places.place(value(1))
-    places.keep(())
-    new = places.place(value(1))
+    fake, indexes = make(8)
+    old = indexes.index(value(1))
+    indexes.keep(())
+    new = indexes.index(value(1))
     restarted = InternedArray(cast(bpf.Map, fake), "kinds of things")
     assert restarted.read(old) == restarted.read(new) == value(1)
-    kept = restarted.place(value(1))
+    kept = restarted.index(value(1))
     restarted.keep({kept})
-    assert restarted.place(value(1)) == kept
+    assert restarted.index(value(1)) == kept
 
 
 class Places(RuleBasedStateMachine):
-    """No place that is in use, or rests, is ever written."""
+    """No index that is in use, or rests, is ever written."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
         self._patch = patch.object(interned_array, "time", self.clock)
         self._patch.start()
-        self.fake, self.places = make(6)
+        self.fake, self.indexes = make(6)
         self.used: dict[int, bytes] = {}
         self.resting: dict[int, tuple[float, bytes]] = {}
 
@@ -159,20 +159,20 @@ class Places(RuleBasedStateMachine):
         now = self.clock.now
         self.resting = {p: each for p, each in self.resting.items() if each[0] > now}
         try:
-            place = self.places.place(value(number))
+            index = self.indexes.index(value(number))
         except OSError:
             assert len(self.used) + len(self.resting) == 5
             return
-        assert 0 < place < 6
-        assert place not in self.resting
-        assert self.used.setdefault(place, value(number)) == value(number)
+        assert 0 < index < 6
+        assert index not in self.resting
+        assert self.used.setdefault(index, value(number)) == value(number)
 
     @rule(keep=st.sets(st.integers(1, 5)))
     def keep(self, keep: set[int]) -> None:
-        gone = {place: self.used.pop(place) for place in self.used.keys() - keep}
-        self.places.keep(keep & self.used.keys())
+        gone = {index: self.used.pop(index) for index in self.used.keys() - keep}
+        self.indexes.keep(keep & self.used.keys())
         until = self.clock.now + QUARANTINE
-        self.resting |= {place: (until, was) for place, was in gone.items()}
+        self.resting |= {index: (until, was) for index, was in gone.items()}
 
     @rule(seconds=st.sampled_from([0.1, QUARANTINE]))
     def wait(self, seconds: float) -> None:
@@ -181,9 +181,9 @@ class Places(RuleBasedStateMachine):
     @invariant()
     def values_stay(self) -> None:
         now = self.clock.now
-        resting = {place: was for place, (until, was) in self.resting.items() if until > now}
-        for place, was in {**self.used, **resting}.items():
-            assert self.fake.get(key(place)) == was
+        resting = {index: was for index, (until, was) in self.resting.items() if until > now}
+        for index, was in {**self.used, **resting}.items():
+            assert self.fake.get(key(index)) == was
         assert len(set(self.used.values())) == len(self.used)
 
 

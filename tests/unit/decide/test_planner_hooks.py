@@ -120,7 +120,7 @@ def test_how_copies_are_delivered(
     world.add_port("out", type=type, device={"mtu": mtu})
     rule = world.add_mirror(src="a", out="out").rules()["a:ingress"]["out"]
     assert rule.to_ingress is to_ingress
-    assert rule.edit.max_len == max_len
+    assert rule.rewrite.max_len == max_len
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def check_hook(case: PlanInput, hook: Hook, rules: tuple[Rule, ...]) -> None:
     assert len(set(groups)) == len(groups)
     assert len({rule.arrival for rule in rules}) == 1
     assert len({rule.ingress_policy for rule in rules}) == 1
-    assert len({rule.edit.limit for rule in rules}) == 1
+    assert len({rule.rewrite.limit for rule in rules}) == 1
     inward = interface.type in ("internal", "tap")
     assert (hook.direction == INGRESS) == (inward != rules[0].arrival)
     check_ingress_policy(case, port, rules[0])
@@ -292,10 +292,10 @@ def check_rule(case: PlanInput, plan: Plan, rule: Rule) -> None:
         assert device.up
     if mirror.filter:
         assert rule.match is not None
-    assert rule.edit.snaplen == mirror.cut
-    assert rule.edit.netdev is (home_of(case, mirror).datapath_type == "netdev")
+    assert rule.rewrite.snaplen == mirror.cut
+    assert rule.rewrite.netdev is (home_of(case, mirror).datapath_type == "netdev")
     if rule.to_ingress:
-        assert not rule.edit.snaplen
+        assert not rule.rewrite.snaplen
     if rule.finishing_hook is not None:
         assert device.ifindex not in case.refused
         assert not (case.attach == CLSACT and interface.policed)
@@ -362,7 +362,7 @@ def check_flags(plan: Plan) -> None:
             assert rule.dedup is (len(arrivals) > 1 and not all(arrivals))
             assert rule.to_hook is (rule.output in departing)
             if rule.dedup:
-                snaplens[rule.group].add(rule.edit.snaplen)
+                snaplens[rule.group].add(rule.rewrite.snaplen)
     assert all(len(each) == 1 for each in snaplens.values())
 
 

@@ -124,9 +124,9 @@ def test_what_has_left_a_port_is_in_the_vlan_it_was_in(port: Port, vid: int) -> 
 # Paths.
 
 
-def edit(path: Path, output: PortVlans, **special: Any) -> FrameRewrite:
+def rewrite(path: Path, output: PortVlans, **special: Any) -> FrameRewrite:
     how = {"limit": 1, "snaplen": 0, "max_len": 1514, "netdev": False, **special}
-    return path.edit(output, **how)
+    return path.rewrite(output, **how)
 
 
 def test_the_parked_vlan_is_left_to_ovs() -> None:
@@ -149,7 +149,7 @@ def test_copies_into_a_vlan_are_of_the_others() -> None:
     path = Path.of(PortVlans()).into(5)
     assert path.selected == ALL & ~PARKED & ~(1 << 5)
     assert path.unreserved
-    assert edit(path, PortVlans()).set_vid == 5
+    assert rewrite(path, PortVlans()).set_vid == 5
 
 
 def test_copies_in_a_vlan_are_selected_by_it() -> None:
@@ -163,18 +163,18 @@ def test_copies_in_a_vlan_are_selected_by_it() -> None:
 def test_copies_behind_an_access_port_are_in_its_vlan() -> None:
     path = Path.of(PortVlans()).through(PortVlans(ACCESS, 5))
     assert path is not None
-    found = edit(path, PortVlans())
+    found = rewrite(path, PortVlans())
     assert (found.in_mode, found.in_tag, found.set_vid) == (FORCED, 5, None)
     assert not path.select(1 << 7).selected
     into = path.into(7)
-    assert (edit(into, PortVlans()).in_tag, edit(into, PortVlans()).set_vid) == (7, None)
+    assert (rewrite(into, PortVlans()).in_tag, rewrite(into, PortVlans()).set_vid) == (7, None)
 
 
 def test_copies_behind_a_trunk_are_what_it_carries() -> None:
     path = Path.of(PortVlans()).through(PortVlans(trunks=1 << 5))
     assert path is not None
     assert bits(path.selected) == {5}
-    assert edit(path, PortVlans()).in_mode == KEEP
+    assert rewrite(path, PortVlans()).in_mode == KEEP
 
 
 @pytest.mark.parametrize(
@@ -216,14 +216,14 @@ def test_filters_add_up() -> None:
 def test_which_frames_need_an_edit(
     source: PortVlans, output: PortVlans, special: dict[str, Any], bare: bool, tagged: bool
 ) -> None:
-    found = edit(Path.of(source), output, **special)
+    found = rewrite(Path.of(source), output, **special)
     assert (found.only_bare, found.only_tagged) == (bare, tagged)
 
 
 @given(ports(), ports(), st.none() | VLANS)
 def test_the_tag_that_frames_without_one_get(source: Port, output: Port, into: int | None) -> None:
     path = Path.of(PortVlans.of(source))
-    pushed = edit(path if into is None else path.into(into), PortVlans.of(output)).pushed
+    pushed = rewrite(path if into is None else path.into(into), PortVlans.of(output)).pushed
     packet = Packet.received([], 1)
     vlans = enter(packet, Bundle.of(source))
     if not pushed or vlans is None:
@@ -235,13 +235,13 @@ def test_the_tag_that_frames_without_one_get(source: Port, output: Port, into: i
 
 def test_the_usual_tag_is_known_beforehand() -> None:
     access, trunk = PortVlans(ACCESS, 5), PortVlans()
-    assert edit(Path.of(access), trunk).pushed == 5
-    assert edit(Path.of(trunk).into(7), trunk).pushed == 7
-    assert not edit(Path.of(access), trunk, snaplen=200).pushed
-    assert not edit(Path.of(access), PortVlans(NATIVE, 5)).pushed
+    assert rewrite(Path.of(access), trunk).pushed == 5
+    assert rewrite(Path.of(trunk).into(7), trunk).pushed == 7
+    assert not rewrite(Path.of(access), trunk, snaplen=200).pushed
+    assert not rewrite(Path.of(access), PortVlans(NATIVE, 5)).pushed
 
 
 def test_payload_of_an_access_port_is_not_looked_at() -> None:
     left = PortVlans(ACCESS, 5).leaving
-    assert edit(Path.of(left), PortVlans(), limit=2).limit == 0
-    assert edit(Path.of(PortVlans(ACCESS, 5)), PortVlans(), limit=2).limit == 2
+    assert rewrite(Path.of(left), PortVlans(), limit=2).limit == 0
+    assert rewrite(Path.of(PortVlans(ACCESS, 5)), PortVlans(), limit=2).limit == 2
