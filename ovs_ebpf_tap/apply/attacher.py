@@ -121,4 +121,5 @@ class HookAttacher:
         else:
             self._refused[hook] = final
             if error.errno != ENODEV:
-                log.warning("slower hook", ifindex=hook.ifindex, error=error.strerror)
+                device = self._monitor.name_of(hook.ifindex)
+                log.warning("slower hook", device=device, error=error.strerror)

@@ -231,7 +231,8 @@ class Datapath:
                     why = str(error)
                     if not isinstance(error, OSError):
                         why = unexpected.reason(f"removal of {hook}", error)
-                    log.error("hook not removed", ifindex=hook.ifindex, error=why)
+                    device = self._monitor.name_of(hook.ifindex)
+                    log.error("hook not removed", device=device, hook=hook.direction, error=why)
         self.stuck = frozenset(stuck)
 
     def _remove_qdiscs(self, *, hw_offload: bool) -> None:

@@ -9,7 +9,7 @@ import structlog
 
 from ovs_ebpf_tap.model.desired import OFFLOAD, OFFLOADED, OffloadDecision
 from ovs_ebpf_tap.model.reasons.packet_reasons import FLOWS_UNKNOWN
-from ovs_ebpf_tap.model.rows import Mirror
+from ovs_ebpf_tap.model.rows import Database
 
 _FLOW_TABLES = 1.0
 """Seconds before it is said that a bridge's flow tables are not known."""
@@ -31,9 +31,7 @@ class DecisionLog:
         """The number of mirrors whose state was said."""
         return len(self._said)
 
-    def report(
-        self, mirrors: Mapping[UUID, Mirror], decisions: Mapping[UUID, OffloadDecision], now: float
-    ) -> bool:
+    def report(self, db: Database, decisions: Mapping[UUID, OffloadDecision], now: float) -> bool:
         """Logs what changed; returns whether all is said."""
         reason = FLOWS_UNKNOWN.told()
         unknown = {uuid for uuid, each in decisions.items() if each.reason == reason}
@@ -44,14 +42,14 @@ class DecisionLog:
                 continue  # Hardly seen, and mostly no news in a moment.
             said[uuid] = decision
             if self._said.get(uuid) != decision:
-                _say(mirrors[uuid].name, decision)
+                _say(db.mirrors[uuid].name, db.bridge_names.get(uuid), decision)
         self._said = said
         self.offloaded = sum(decision.state == OFFLOADED for decision in said.values())
         return len(said) == len(decisions)
 
 
-def _say(mirror: str, decision: OffloadDecision) -> None:
-    bound = log.bind(mirror=mirror)
+def _say(mirror: str, bridge: str | None, decision: OffloadDecision) -> None:
+    bound = log.bind(mirror=mirror, bridge=bridge)
     if decision == OFFLOAD:
         bound.info("mirror offloaded")
     elif decision.state == OFFLOADED:

@@ -90,7 +90,7 @@ class Reconciler:
         plan = self._apply(replace(seen, db=db), self._held, now)
         self._observer.watch(bridges_with_work(db))
         self._statistics.count(seen.db.mirrors, now)
-        said = self.decisions.report(db.mirrors, plan.decisions, now)
+        said = self.decisions.report(db, plan.decisions, now)
         early = self._transitions.early(db, plan) | self._writers.resting(now)
         edits = self._next_edits(db, {u: d for u, d in plan.decisions.items() if u not in early})
         if edits:

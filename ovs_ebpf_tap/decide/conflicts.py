@@ -64,6 +64,16 @@ class _Row:
     pause: float = _PAUSE
     left_until: float = 0.0
     write_from: float = 0.0
+    bridge: str | None = None
+    """The name of the mirror's bridge."""
+
+    @property
+    def log(self) -> structlog.typing.FilteringBoundLogger:
+        """The log, with the names of the row."""
+        bound: structlog.typing.FilteringBoundLogger = log.bind(
+            mirror=self.mirror.name, bridge=self.bridge
+        )
+        return bound
 
 
 @dataclass
@@ -78,6 +88,7 @@ class Writers:
         amended = {}
         for uuid, mirror in db.mirrors.items():
             row = known.get(uuid) or _Row(mirror, _Own.of(mirror), refilled=now)
+            row.bridge = db.bridge_names.get(uuid)
             self._rows[uuid] = row
             if row.mirror != mirror or row.expected is not None:
                 self._compare(row, mirror, now)
@@ -101,10 +112,7 @@ class Writers:
             row.vlans = kept
         elif row.vlans is None:
             row.vlans = ""
-            log.warning(
-                "select_vlan of a parked mirror is lost: it is taken to be empty",
-                mirror=row.mirror.name,
-            )
+            row.log.warning("select_vlan of a parked mirror is lost: it is taken to be empty")
 
     def _take_token(self, row: _Row, now: float) -> None:
         """Takes a token for what another writer has undone; leaves the mirror alone without one."""
@@ -117,9 +125,8 @@ class Writers:
         row.tokens -= 1
         if row.tokens < 1:
             if row.pause == _PAUSE:
-                log.warning(
+                row.log.warning(
                     "another writer undoes what is written on a mirror's row: it is left alone",
-                    mirror=row.mirror.name,
                     again_in_seconds=row.pause,
                 )
             row.left_until = now + row.pause

@@ -173,6 +173,13 @@ class Database:
     ovs_version: str | None = None
 
     @cached_property
+    def bridge_names(self) -> Mapping[UUID, str]:
+        """By mirror: the name of its bridge. Names of mirrors are unique on a bridge only."""
+        return {
+            mirror: bridge.name for bridge in self.bridges.values() for mirror in bridge.mirrors
+        }
+
+    @cached_property
     def revalidation_toggles(self) -> tuple[RevalidationToggle, ...]:
         """The ports whose `protected` is still to be put back, each once."""
         found = (parse_revalidation_toggle(mirror) for mirror in self.mirrors.values())

@@ -94,6 +94,11 @@ class DeviceMonitor:
         """Grows when `others` changes."""
         return self._foreign.version
 
+    def name_of(self, ifindex: int) -> str | None:
+        """The name of a device; None if there is none."""
+        device = self._names.by_index.get(ifindex)
+        return None if device is None else device.name
+
     def is_up(self, ifindex: int) -> bool:
         """Whether there is such a device, and it is up."""
         device = self._names.by_index.get(ifindex)

@@ -50,7 +50,7 @@ class AttacherBench:
     def __init__(self, kind: str = TCX) -> None:
         table = HookTable()
         self.writer = FakeHookWriter(table)
-        monitor = SimpleNamespace(is_up=lambda _ifindex: True)
+        monitor = SimpleNamespace(is_up=lambda _ifindex: True, name_of=lambda _ifindex: "a0")
         self.attacher = HookAttacher(
             kind, cast(HookWriter, self.writer), table, cast(DeviceMonitor, monitor)
         )

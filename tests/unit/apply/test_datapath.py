@@ -117,7 +117,12 @@ class DatapathBench:
             fd=lambda _direction: 3,
             load_own=load_own,
         )
-        monitor = SimpleNamespace(devices={}, devices_version=0, is_up=lambda _ifindex: False)
+        monitor = SimpleNamespace(
+            devices={},
+            devices_version=0,
+            is_up=lambda _ifindex: False,
+            name_of=lambda _ifindex: "a0",
+        )
         return Datapath.open(
             self.pins,
             cast(DeviceMonitor, monitor),
