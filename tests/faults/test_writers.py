@@ -54,7 +54,7 @@ class WritersBench:
             return self.vlans() == {4095} and ids.get("ebpf-tap-select-vlan") == kept
 
         wait_for(parked, 5, f"a parked row that keeps {kept!r}")
-        self.tap.wait_state("m1", "offloaded")
+        self.tap.wait_settled("m1", "offloaded")
 
     def copies(self, tags: tuple[int, ...] = ()) -> int:
         """How often a frame of a running flow is copied to m."""
