@@ -1,4 +1,4 @@
-"""Attaches hooks, with specialized programs: at once while there is time, else later."""
+"""Attaches hooks, with the shared programs first, and with specialized ones when there is time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,11 @@ from ovs_ebpf_tap.observe.devices import DeviceMonitor
 from ovs_ebpf_tap.util import unexpected
 from ovs_ebpf_tap.util.probes import probe
 
-AT_ONCE = 0.003
-"""Seconds of one `sync` for loading the final programs of hooks that are made or changed.
-
-Loading a program takes about 1 ms, in which a copy waits for its hook, or a change for its turn.
-"""
-
 IMPROVING = 0.02
-"""Seconds of one `sync`, with nothing else to do, in which the others get theirs."""
+"""Seconds of one `sync`, with nothing else to do, in which hooks get specialized programs.
+
+Loading one takes 1 to 2 ms, which the first copy would come later.
+"""
 
 log = structlog.get_logger()
 
@@ -56,10 +53,10 @@ class HookAttacher:
         refused: dict[int, OSError] = {}
         if changed:
             probe("grace periods expedited")
-        until = self._writer.loading + AT_ONCE
         for hook, desired in changed.items():
             try:
-                self._attach(hook, desired, at_once=self._writer.loading < until)
+                self._refused.pop(hook, None)
+                self._writer.replace(hook, desired.rules, Attachment(desired.attachment.kind))
             except OSError as error:
                 if error.errno != ENODEV:
                     refused[hook.ifindex] = error
@@ -68,21 +65,6 @@ class HookAttacher:
         if changed:
             probe("hooks there")
         return refused
-
-    def _attach(self, hook: Hook, desired: DesiredHook, *, at_once: bool) -> None:
-        """With its final program if `at_once`, and if the kernel takes that. Raises OSError."""
-        self._refused.pop(hook, None)
-        rules, final = desired.rules, desired.attachment
-        refusal: Exception | None = None
-        if final.specialized and at_once:
-            try:
-                self._writer.replace(hook, rules, final)
-                return
-            except Exception as error:
-                refusal = error
-        self._writer.replace(hook, rules, Attachment(final.kind))
-        if refusal is not None:
-            self._note_refusal(hook, final, refusal)
 
     def improve(self, goal: Mapping[Hook, DesiredHook]) -> None:
         """Gives hooks their final programs, for `IMPROVING` seconds."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 from ovs_ebpf_tap.apply.attachment import Attachment
 from ovs_ebpf_tap.apply.hook_parts import HookParts
@@ -20,8 +19,6 @@ class HookWriter:
     def __init__(self, parts: HookParts, table: HookTable) -> None:
         self._parts = parts
         self._table = table
-        self.loading = 0.0
-        """Seconds that it took so far to load specialized programs."""
 
     def replace(self, hook: Hook, rules: tuple[Rule, ...], attachment: Attachment) -> None:
         """Puts other rules, or another program, in a hook's place, or makes the hook.
@@ -68,9 +65,7 @@ class HookWriter:
             self._parts.entries.publish(hook, first=there.first, flags=flags)
             self._attach(hook, attachment, self._parts.programs.fd(hook.direction), 0)
             return
-        begun = time.monotonic()
         fd, entry = self._load(rules, attachment, packed, there)
-        self.loading += time.monotonic() - begun
         try:
             number = bpf.program_id(fd)
             is_new = hook not in self._table.attached

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ovs_ebpf_tap import cli
-from ovs_ebpf_tap.apply import attacher
 from ovs_ebpf_tap.model.rows import SELECT_VLAN_KEY
 from ovs_ebpf_tap.model.transaction import Transaction
 from ovs_ebpf_tap.util import probes
@@ -49,21 +48,17 @@ class _Calls:
 class Probe:
     """The `nth` time that the code reaches `probe(name)`, with a subject that `is_meant`.
 
-    By default it has the point's own name. With `specialized_later` hooks are attached twice, as
-    where there are many of them.
+    By default it has the point's own name.
     """
 
     name: str | None = None
     nth: int = 1
     is_meant: Callable[[Any], bool] = _always
-    specialized_later: bool = False
 
     def arm(self, point: str, armed: Path) -> None:
         """Adds the handler."""
         name = self.name or point
         calls = _Calls(armed, self.nth)
-        if self.specialized_later:
-            attacher.AT_ONCE = 0.0
 
         def handle(reached: str, subject: object) -> None:
             if reached == name and self.is_meant(subject):
@@ -136,8 +131,8 @@ POINTS: dict[str, Probe | Unlink] = {
     "entry written": Probe(),
     "second program attached": Probe("program attached", nth=2),
     "second entry written": Probe("entry written", nth=2),
-    "third program attached": Probe("program attached", nth=3, specialized_later=True),
-    "third entry written": Probe("entry written", nth=3, specialized_later=True),
+    "third program attached": Probe("program attached", nth=3),
+    "third entry written": Probe("entry written", nth=3),
     "hooks there": Probe(),
     "hooks about to go": Probe(),
     "link detached": Probe(),
