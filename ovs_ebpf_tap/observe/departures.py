@@ -37,9 +37,6 @@ class Departures:
         self._left: dict[UUID, _Left] = {}
         self._asked: Mapping[str, Device] | None = None
         """The devices when the kernel was asked last; None to ask it at the next look."""
-        self._away: frozenset[UUID] = frozenset()
-        self.version = 0
-        """Grows when other interfaces are away than at the `look` before."""
 
     def note(self, left: Mapping[str, Departure], db: Database) -> None:
         """Takes in that devices have left, by their names."""
@@ -53,12 +50,8 @@ class Departures:
         """The rows, with `away` where the device that Open vSwitch has open is elsewhere."""
         if self._left:
             self._drop_returned(db, devices)
-        away = frozenset(self._left)
-        if away != self._away:
-            self._away = away
-            self.version += 1
-        rows = {uuid: replace(db.interfaces[uuid], away=True) for uuid in away}
-        return replace(db, interfaces={**db.interfaces, **rows}) if away else db
+        away = {uuid: replace(db.interfaces[uuid], away=True) for uuid in self._left}
+        return replace(db, interfaces={**db.interfaces, **away}) if away else db
 
     def _drop_returned(self, db: Database, devices: Mapping[str, Device]) -> None:
         """Drops those that Open vSwitch has no longer open, or that are no longer elsewhere."""

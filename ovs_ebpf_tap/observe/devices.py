@@ -89,11 +89,6 @@ class DeviceMonitor:
         """What others have on the devices that are followed; another object when changed."""
         return self._foreign.state
 
-    @property
-    def others_version(self) -> int:
-        """Grows when `others` changes."""
-        return self._foreign.version
-
     def name_of(self, ifindex: int) -> str | None:
         """The name of a device; None if there is none."""
         device = self._names.by_index.get(ifindex)

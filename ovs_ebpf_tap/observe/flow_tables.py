@@ -31,8 +31,6 @@ class FlowTables:
         """By bridge; those of which nothing is known, not yet or no longer, are absent."""
         self.port_flags: Mapping[str, PortFlags] = {}
         """By bridge, as `traits`."""
-        self.version = 0
-        """Grows when `traits` or `port_flags` changes."""
 
     def watch(self, bridges: Collection[str]) -> None:
         """Watches these bridges from now on, and no others; any number of times."""
@@ -65,7 +63,6 @@ class FlowTables:
         changed = (traits, flags) != (self.traits, self.port_flags)
         if changed:
             self.traits, self.port_flags = traits, flags
-            self.version += 1
         return changed
 
     def wait(self, poller: ovs.poller.Poller) -> None:

@@ -26,8 +26,6 @@ class ForeignFilters:
         """Whether something changed since `update` last ended."""
         self.state = surroundings.State()
         """What others have on the devices that are followed, as of the last `update`."""
-        self.version = 0
-        """Grows when `state` changes."""
 
     def refresh(self) -> None:
         """Reads all of it anew. Raises OSError."""
@@ -86,7 +84,6 @@ class ForeignFilters:
         )
         if state != self.state:
             self.state = state
-            self.version += 1
 
     def _read(self, ifindex: int) -> tuple[surroundings.ForeignFilter, ...]:
         """The filters of others on a device, in their order."""

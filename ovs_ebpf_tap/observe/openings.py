@@ -61,8 +61,6 @@ class Openings:
         """When, by the clock, it is to be looked again though nothing has changed."""
         self.misnamed: Mapping[UUID, int] = {}
         """`Interface.bound` of the rows that have it."""
-        self.version = 0
-        """Grows when `misnamed` changes."""
 
     def look(self, db: Database, devices: Mapping[str, Device]) -> Database:
         """The rows, with `bound` where it is not the device of their name that is open."""
@@ -115,7 +113,6 @@ class Openings:
             self.wake = now + _AGAIN
         if found != self.misnamed:
             self.misnamed = found
-            self.version += 1
 
     def _bind(
         self,

@@ -67,8 +67,6 @@ class Ovsdb:
         """Of a connection that was made anew: its rows are not read before."""
         self._seqno: int | None = None
         self._database = Database()
-        self.version = 0
-        """Grows when `snapshot` returns other rows than before."""
         self._trouble: str | None = None
         self._transaction: DbTransaction | None = None
         self.last_reconfigure = 0
@@ -216,7 +214,6 @@ class Ovsdb:
             database = self._rows.read(self._replica)
             if database != self._database:
                 self._database = database
-                self.version += 1
         probe("rows read")
         return self._database
 

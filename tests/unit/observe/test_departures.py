@@ -71,18 +71,6 @@ def test_while_it_is_elsewhere(case: LeavingDevice) -> None:
     assert case.away() == []
 
 
-def test_the_version_grows_when_others_are_away(case: LeavingDevice) -> None:
-    case.away()
-    assert case.departures.version == 0
-    case.leave()
-    for _ in range(2):
-        case.away()
-        assert case.departures.version == 1
-    case.start(2)
-    case.away()
-    assert case.departures.version == 2
-
-
 def test_the_kernel_is_asked_when_devices_change(case: LeavingDevice) -> None:
     case.leave()
     case.world.add_device("a")

@@ -93,15 +93,6 @@ def test_the_kernel_is_asked_when_ovs_vswitchd_has_applied_something(case: SeenS
     assert case.looked == 2
 
 
-def test_the_version_grows_with_what_is_found(case: SeenSockets) -> None:
-    case.bound()
-    assert case.openings.version == 0
-    case.rename("a", "old")
-    for _ in range(2):
-        case.bound()
-        assert case.openings.version == 1
-
-
 def test_a_device_that_is_renamed(case: SeenSockets) -> None:
     assert case.bound() == {}
     index = case.index("a")
