@@ -41,8 +41,12 @@ def test_scripts_that_are_named_exist(page: Path) -> None:
         assert (CHECKOUT / script).exists(), script
 
 
-def test_the_map_of_the_packages_names_modules_that_exist() -> None:
-    named = re.findall(r"`(?:bpf/)?[\w/]+\.(?:py|c|h)`", (PACKAGES / "README.md").read_text())
+@pytest.mark.parametrize(
+    "page", [PACKAGES / "README.md", CHECKOUT / "tests" / "README.md"], ids=_name
+)
+def test_modules_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"`([\w/]+\.(?:py|c|h))`", page.read_text())
     assert named
-    for path in (name.strip("`") for name in named):
-        assert (CHECKOUT / path).exists() or (PACKAGES / path).exists(), path
+    for path in named:
+        places = (CHECKOUT, PACKAGES, CHECKOUT / "tests")
+        assert any((place / path).exists() for place in places), path
