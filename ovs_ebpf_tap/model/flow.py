@@ -1,0 +1,182 @@
+"""Flows and groups of a bridge, as far as they decide where packets leave, and in which form.
+
+Of a packet's own headers a flow says only whether it changes them, and which VLAN tag it takes off
+or puts on. Of the metadata that flows hand to each other it says what it matches, and what it
+writes: the fields lie one behind the other in one integer, so that a comparison of all of them is
+one operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+VLAN_PRESENT = 0x1000
+"""In the field VLAN: the packet has a tag; the lower 12 bits are its VLAN, as OpenFlow's
+`vlan_vid` has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """A field, or a part of one: where it lies among the metadata, and how wide it is."""
+
+    offset: int
+    width: int
+
+    @property
+    def mask(self) -> int:
+        """Its bits."""
+        return (1 << self.width) - 1 << self.offset
+
+
+def register(number: int, *, words: int = 1) -> Bits:
+    """`reg0` to `reg15`; `xreg0` and on with two words, `xxreg0` and on with four.
+
+    The first register of a wide one has its most significant bits.
+    """
+    return Bits((16 - words * (number + 1)) * 32, 32 * words)
+
+
+METADATA = Bits(512, 64)
+TUN_ID = Bits(576, 64)
+PKT_MARK = Bits(640, 32)
+IN_PORT = Bits(672, 32)
+VLAN = Bits(704, 13)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the metadata: the bits of `mask` are those of `value`, others may be any."""
+
+    value: int = 0
+    mask: int = 0
+
+    @classmethod
+    def of(cls, bits: Bits, value: int, mask: int | None = None) -> Known:
+        """One field with a value, or with those bits of one that are in a mask."""
+        here = bits.mask if mask is None else mask << bits.offset & bits.mask
+        return cls(value << bits.offset & here, here)
+
+    def meets(self, other: Known) -> bool:
+        """Whether metadata can be as both say."""
+        return not (self.value ^ other.value) & self.mask & other.mask
+
+    def both(self, other: Known) -> Known:
+        """What the two say together; they have to meet."""
+        return Known(self.value | other.value, self.mask | other.mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """To a port, by its OpenFlow number; ANY_PORT to one that is not to be seen here."""
+
+    port: int
+
+
+ANY_PORT = -1
+IN_PORT_PORT = 0xFFFFFFF8
+NORMAL = 0xFFFFFFFA
+FLOOD = 0xFFFFFFFB
+ALL_PORTS = 0xFFFFFFFC
+LOCAL = 0xFFFFFFFE
+"""OFPP_*; outputs to a controller, to no port, and OFPP_TABLE, are left out of flows."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputField:
+    """To the port whose number is in a field."""
+
+    source: Bits
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Writes constants to metadata."""
+
+    known: Known
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Copies metadata to metadata, of the same width."""
+
+    source: Bits
+    destination: Bits
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Writes to metadata what is not to be seen here."""
+
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Modify:
+    """Changes the packet itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resubmit:
+    """Looks the packet up in a table, and comes back: `resubmit`, `goto_table`, `ct(table=)`."""
+
+    table: int
+    in_port: int | None = None
+    """Which port it counts as arrived on meanwhile, if not its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToGroup:
+    """Executes a group."""
+
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """Does something to a copy of the packet: `clone`, `write_actions`."""
+
+    actions: Actions
+
+
+Action = Output | OutputField | Load | Move | Forget | Modify | Resubmit | ToGroup | Clone
+Actions = tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Flows of a table that match the same metadata, and do the same as far as it is told here.
+
+    A flow that learns others is told twice: as itself, and as the flows that it may add, if these
+    have outputs.
+    """
+
+    table: int
+    match: Known
+    actions: Actions
+
+
+@dataclass(frozen=True, slots=True)
+class FlowName:
+    """Where an operator finds a flow."""
+
+    table: int
+    priority: int
+    cookie: int
+
+    def __str__(self) -> str:
+        cookie = f",cookie={self.cookie:#x}" if self.cookie else ""
+        return f"flow table={self.table},priority={self.priority}{cookie}"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A bridge's flows and groups as they were at one moment."""
+
+    flows: Mapping[Flow, FlowName] = field(default_factory=dict)
+    """With the name of one of the flows that it stands for."""
+    groups: Mapping[int, tuple[Actions, ...]] = field(default_factory=dict)
+    """By number: the actions of each bucket. A packet may go through any of them, or all."""
+
+    def __iter__(self) -> Iterator[Flow]:
+        return iter(self.flows)
