@@ -169,14 +169,22 @@ class FlowName:
         return f"flow table={self.table},priority={self.priority}{cookie}"
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a group does: all of its buckets, each to a copy of the packet, or one of them."""
+
+    buckets: tuple[Actions, ...]
+    every: bool = True
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """A bridge's flows and groups as they were at one moment."""
 
     flows: Mapping[Flow, FlowName] = field(default_factory=dict)
     """With the name of one of the flows that it stands for."""
-    groups: Mapping[int, tuple[Actions, ...]] = field(default_factory=dict)
-    """By number: the actions of each bucket. A packet may go through any of them, or all."""
+    groups: Mapping[int, Group] = field(default_factory=dict)
+    """By number."""
 
     def __iter__(self) -> Iterator[Flow]:
         return iter(self.flows)
