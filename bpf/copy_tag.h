@@ -4,22 +4,22 @@
  *
  * A copy carries the tag in the control block, skb->cb, which a clone keeps on its
  * way to the hook, both through __dev_queue_xmit() and through netif_rx() and the
- * backlog. Whoever has a TC program on the other end of a veth pair can write there
- * too, as to tc_index, mark, priority and queue_mapping, so none of these can be
- * trusted. The tag is a secret of 64 bits, drawn when the programs are loaded.
+ * backlog. A TC program on the other end of a veth pair can write there, too, as to
+ * tc_index, mark, priority and queue_mapping, so none of these can be trusted. So the
+ * tag is a secret of 64 bits, drawn when the programs are loaded.
  *
- * A packet has it only from just before it is cloned until the original has come
- * back, or the copy has come to its hook. Hooks where packets arrive in the switch
- * do not look for it, since no copy comes there. Packets that leave come out of Open
- * vSwitch, whose userspace datapath carries bytes only, and whose kernel datapath
- * overwrites this part of the control block (struct ovs_skb_cb).
+ * A packet carries it only while it is cloned: the original until the clone is made, the
+ * copy until its hook has run. Hooks where packets arrive in the switch do not look for
+ * it, since no copy gets there. Packets that leave come from Open vSwitch: its userspace
+ * datapath carries bytes only, and its kernel datapath overwrites this part of the
+ * control block (struct ovs_skb_cb).
  */
 #ifndef TAP_COPY_TAG_H
 #define TAP_COPY_TAG_H
 
 #include "constants.h"
 
-/* Words of the control block: two of the tag, then the index of a rewrite to make; 0: none. */
+/* Words of the control block: two of the tag, then the index of the rewrite; 0: none. */
 #define TAP_CB_COPY_TAG	0
 #define TAP_CB_REWRITE	2
 
@@ -30,7 +30,7 @@ static __always_inline bool tap_is_copy(struct __sk_buff *skb)
 	return tap_cb_copy_tag(skb) == TAP_COPY_TAG;
 }
 
-/* Tags what is cloned next; the output's hook makes the rewrite of index @rewrite. */
+/* Tags a packet before it is cloned; the output's hook makes the rewrite of index @rewrite. */
 static __always_inline void tap_tag_copy(struct __sk_buff *skb, u32 rewrite)
 {
 	tap_cb_copy_tag(skb) = TAP_COPY_TAG;

@@ -2,14 +2,14 @@
 /*
  * Cuts copies to a mirror's snaplen.
  *
- * bpf_skb_change_tail() does it where a copy is, but refuses packets with
- * skb->encapsulation, and to cut within a packet's headers (__bpf_skb_min_len() in
- * net/core/filter.c). The others go to a device of the sidecar's, the cutter
- * (ovs_ebpf_tap/apply/cutter.py): they arrive there, its XDP program tap_shorten cuts
- * them, and tap_deliver, on its ingress hook, sends them to their output.
+ * bpf_skb_change_tail() cuts most copies in place. It refuses packets with
+ * skb->encapsulation, and lengths within a packet's headers (__bpf_skb_min_len() in
+ * net/core/filter.c). Such copies are sent to a device of the sidecar, the cutter
+ * (ovs_ebpf_tap/apply/cutter.py): its XDP program tap_shorten cuts them, and tap_deliver,
+ * on its ingress hook, sends them to their output device.
  *
- * An XDP program in generic mode sees nothing of the control block. So the length
- * is in the first bytes of the frame, whose own are in the control block meanwhile.
+ * An XDP program in generic mode cannot read the control block. So the length replaces
+ * the first bytes of the frame, which are kept in the control block meanwhile.
  */
 #ifndef TAP_CUT_H
 #define TAP_CUT_H
@@ -21,13 +21,13 @@
 #include "tap.h"
 #include "verdict.h"
 
-/* What the control block has of a copy on its way through the cutter. */
+/* Words of the control block of a copy on its way through the cutter. */
 #define TAP_CB_OUTPUT	0
 #define TAP_CB_HEAD	1
 
 /*
- * How long the copy is to be here. The kernel's datapath, whose outermost tag is
- * always in the packet's metadata, does not count that tag.
+ * The length to cut skb to. The kernel datapath, which keeps the outermost tag in the
+ * packet's metadata, does not count that tag; the userspace datapath does.
  */
 static __always_inline u32 tap_cut_len(struct __sk_buff *skb, const struct tap_rewrite *rewrite)
 {
@@ -41,8 +41,8 @@ static __always_inline u32 tap_cut_len(struct __sk_buff *skb, const struct tap_r
 }
 
 /*
- * Has the outermost tag in the metadata, as it will be on the cutter: the kernel
- * takes it off there, and drops what is cut within it.
+ * Moves the outermost tag to the metadata. On the cutter the kernel would move it, and
+ * drop packets that are cut within it.
  */
 static __always_inline bool tap_move_tag_to_metadata(struct __sk_buff *skb, u32 *len)
 {
@@ -57,10 +57,10 @@ static __always_inline bool tap_move_tag_to_metadata(struct __sk_buff *skb, u32 
 }
 
 /*
- * Leaves a copy that has come to its output device to the cutter, as a clone, for
- * that tells whether it was taken. What is left goes the other way, out of the cutter,
- * where as on any dummy all that is sent ends: so it counts as sent. A super-packet is
- * cut to no less than its headers before, which makes it an ordinary packet.
+ * Sends a copy that is at its output device to the cutter. It sends a clone, as
+ * bpf_clone_redirect() returns whether the cutter took it. The copy itself is transmitted
+ * on the cutter, a dummy device, which discards it, so that the result counts it as sent. A
+ * super-packet is first cut to TAP_HEADERS_LEN, which makes it an ordinary packet.
  */
 static __always_inline int tap_leave_to_cutter(struct __sk_buff *skb,
 					       const struct tap_rewrite *rewrite, u32 len)
@@ -73,7 +73,7 @@ static __always_inline int tap_leave_to_cutter(struct __sk_buff *skb,
 	    !tap_move_tag_to_metadata(skb, &len) || len < ETH_HLEN ||
 	    bpf_skb_load_bytes(skb, 0, &head, sizeof(head)))
 		return TAP_DROP;
-	/* The first byte is 0: no address of a group. */
+	/* The first byte is 0, so the destination is no group address. */
 	word = bpf_htonl(len);
 	if (bpf_skb_store_bytes(skb, 0, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM))
 		return TAP_DROP;
@@ -84,7 +84,7 @@ static __always_inline int tap_leave_to_cutter(struct __sk_buff *skb,
 	return bpf_redirect(*ifindex, 0);
 }
 
-/* Cuts a copy, and drops one that its output does not take. */
+/* Cuts a copy, and drops it if it is too long for its output. */
 static __always_inline int tap_truncate(struct __sk_buff *skb, const struct tap_rewrite *rewrite)
 {
 	u32 len = rewrite->snaplen ? tap_cut_len(skb, rewrite) : skb->len;
@@ -94,7 +94,7 @@ static __always_inline int tap_truncate(struct __sk_buff *skb, const struct tap_
 	return tap_fits(skb, rewrite->max_len, rewrite->flags) ? TAP_NEXT : TAP_DROP;
 }
 
-/* XDP, on the cutter. */
+/* The cutter's XDP program: cuts a frame to the length in its first bytes. */
 int tap_shorten(struct xdp_md *ctx)
 {
 	u8 *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
@@ -107,8 +107,9 @@ int tap_shorten(struct xdp_md *ctx)
 }
 
 /*
- * On the cutter's ingress hook. Nothing arrives there but what tap_leave_to_cutter() sends;
- * the kernel passes over the XDP program for packets that somebody has redirected.
+ * The program of the cutter's ingress hook: restores the frame's first bytes, and sends it
+ * to its output. Only tap_leave_to_cutter() sends frames there. The length is checked, as
+ * the kernel does not run generic XDP on packets that somebody else has redirected.
  */
 int tap_deliver(struct __sk_buff *skb)
 {

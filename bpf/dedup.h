@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Deduplication: several hooks that copy to one output see the same packet, and
- * nothing on the packet can say so: the userspace datapath carries bytes only, and
+ * Deduplication: several hooks that copy to one output see the same packet. No mark
+ * on the packet can tell them: the userspace datapath carries bytes only, and
  * skb->mark would be part of the flow key. So the hooks count.
  *
- * Take all frames of one content, in one VLAN, for one group of rules. Let `arrived` be
- * how many of them arrived at selected source ports, and departed(P) how many left
- * through the selected destination port P. A packet arrives once and leaves a port
- * once, so the number of packets is at least the largest of these counts, and
- * it is that largest count where every packet of the content takes the same
- * way, as a switch makes it do. Hence a hook copies a frame if, and only if,
- * its own count then exceeds the copies made so far. No order of events is
- * assumed: the userspace datapath can send a frame before the ingress hook of
- * its arrival has run. But what leaves through a port has not arrived there.
+ * Consider all frames of one content, in one VLAN, for one group of rules. Let `arrived`
+ * be how many of them arrived at selected source ports, and departed(P) how many left
+ * through the selected destination port P. A packet arrives once, and leaves a port
+ * once. So the number of packets is at least the largest of these counts, and equals
+ * it if all packets of the content take the same way, as a switch has them do. Hence
+ * a hook copies a frame if, and only if, its own count then exceeds the number of
+ * copies made so far. The order of events does not matter: the userspace datapath can
+ * send a frame before the ingress hook of its arrival has run. The only assumption is
+ * that what leaves through a port has not arrived there.
  *
  * Counts are forgotten TAP_FORGET_MS after the last frame of their content, or
- * earlier if a table of TAP_SETS * TAP_WAYS contents is too small. A packet
- * that stays in the switch for longer is copied twice. No count of departures is
- * forgotten alone: a hook would take as copied what it has yet to copy.
+ * earlier if more than TAP_SETS * TAP_WAYS contents are in use. A packet that stays in
+ * the switch for longer is copied twice. A count of departures is never forgotten
+ * alone: the hook would count from 0 again, and miss copies.
  *
- * Senders may choose frames, but know no secret and see no digest: two frames that
- * differ in what is digested are one content with a probability of at most 2^-64.
+ * Senders choose frames, but know no secret and see no digest: two frames that differ
+ * in the digested bytes have the same key with a probability of at most 2^-64.
  */
 #ifndef TAP_DEDUP_H
 #define TAP_DEDUP_H
@@ -32,14 +32,14 @@
 #include "tags.h"
 
 #define TAP_DIGEST_LEN 64
-/* Bytes of a transport header, and what is behind it, where that is not in its usual place. */
+/* Bytes digested from a transport header on that is not at the usual offset. */
 #define TAP_TRANSPORT_LEN 24
 
 /*
- * Adds the @n-th pair of 32-bit numbers to a content. Where two contents differ in a pair, by d in
- * one of its numbers, d != 0 and |d| < 2^32, the difference of their sums is d times a secret, mod
- * 2^64, and what does not depend on that secret. So whatever else is known, the difference has any
- * upper 32 bits with a probability of at most 2^-32; both sums together, 2^-64.
+ * Adds the @n-th pair of 32-bit numbers to a digest. If two contents differ in a pair, by d in one
+ * of its numbers, d != 0 and |d| < 2^32, the difference of their sums is d times a secret, plus
+ * terms independent of that secret, mod 2^64. So whatever else is known, the upper 32 bits of the
+ * difference have any given value with a probability of at most 2^-32; those of both sums, 2^-64.
  */
 #define TAP_DIGEST_PAIR(digest, n, low, high)				\
 	do {								\
@@ -52,27 +52,27 @@
 
 #define TAP_DIGEST_WORD(digest, n, word)	TAP_DIGEST_PAIR(digest, n, word, (word) >> 32)
 
-/* Adds a number, by secrets that no pair has. */
+/* Adds a number, multiplied by secrets that no pair uses. */
 #define TAP_DIGEST_NUMBER(digest, n, number)				\
 	do {								\
 		(digest)->sum[0] += TAP_SECRET(2 * (n)) * (number);	\
 		(digest)->sum[1] += TAP_SECRET(2 * (n) + 1) * (number);	\
 	} while (0)
 
-/* Pairs, by number: eight words of the head, then these. */
+/* Numbers of pairs: 0 to 7 are the words of the head. */
 #define TAP_PAIR_LENGTH		8
 #define TAP_PAIR_MORE		9
 #define TAP_PAIR_TRANSPORT	12
 #define TAP_NUMBER_GROUP	26
 #define TAP_NUMBER_HOOK		27
 
-/* What tells contents apart: the upper half of each sum. The lower one is not as good as random. */
+/* The key of a content: the upper half of each sum. The lower halves are less random. */
 static __always_inline u64 tap_digest_key(const struct tap_digest *digest)
 {
 	return digest->sum[0] >> 32 << 32 | digest->sum[1] >> 32;
 }
 
-/* The bits of bytes @at to @at + @n - 1 of a frame in the word that holds them. */
+/* Mask of a frame's bytes @at to @at + @n - 1 in the 64-bit word that holds them. */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define TAP_BYTES(at, n)	(~(~0ULL << 8 * (n)) << (at) % 8 * 8)
 #else
@@ -80,7 +80,7 @@ static __always_inline u64 tap_digest_key(const struct tap_digest *digest)
 #endif
 #define TAP_CLEAR(word, at, n)	((word)[(at) / 8] &= ~TAP_BYTES(at, n))
 
-/* What the frame is, without the port's tag: its transport header is where most have it. */
+/* Whether the frame, without the port's tag, has its transport header at the usual offset. */
 static __always_inline bool tap_is_common(const u8 *frame)
 {
 	u16 type = frame[12] << 8 | frame[13];
@@ -94,9 +94,9 @@ static __always_inline bool tap_is_common(const u8 *frame)
 }
 
 /*
- * Clears what the way through the switch may fill in: the checksums that a sender
- * leaves to its device, and that an upcall or Open vSwitch's userspace-tso-enable
- * completes. Of a packet in a tunnel, those may be the inner ones.
+ * Clears the checksums that a sender leaves to its device: an upcall, or Open
+ * vSwitch with userspace-tso-enable, fills them in on the way through the switch.
+ * If the packet is encapsulated, these may be the inner ones.
  */
 static __always_inline void tap_clear_checksums(u64 *word)
 {
@@ -121,7 +121,7 @@ static __always_inline void tap_clear_checksums(u64 *word)
 	}
 }
 
-/* Fills the rest of the @frame's first @end bytes, from @at on, with what is from @start on. */
+/* Fills bytes @at to @end - 1 of @frame with the packet's bytes from @start on. */
 static __always_inline void tap_load_head(struct __sk_buff *skb, u8 *frame, const u32 at, u32 end,
 					  u32 start)
 {
@@ -130,15 +130,16 @@ static __always_inline void tap_load_head(struct __sk_buff *skb, u8 *frame, cons
 	if (len >= end - at)
 		len = end - at;
 	/*
-	 * Changes no length there is, but tells the verifier that it is neither
-	 * zero nor too long; the compiler would see that there is no need.
+	 * The mask below changes no length that occurs. It proves to the verifier that the
+	 * length is neither zero nor too long; the barrier keeps the compiler from
+	 * removing it.
 	 */
 	asm volatile("" : "+r"(len));
 	len = ((len - 1) & (TAP_DIGEST_LEN - 1)) + 1;
 	bpf_skb_load_bytes(skb, start, frame + at, len);
 }
 
-/* Most frames: their head is at hand as it is. */
+/* Reads the head by direct packet access; returns whether it could, as for most frames. */
 static __always_inline bool tap_load_linear(struct __sk_buff *skb, const struct tap_packet *packet,
 					    u64 *word)
 {
@@ -154,7 +155,7 @@ static __always_inline bool tap_load_linear(struct __sk_buff *skb, const struct 
 	return true;
 }
 
-/* The first @end bytes, without the port's own tag, and with what is payload to the bridge. */
+/* Reads the first @end bytes, without the port's own tag, but with tags that are payload. */
 static __always_inline bool tap_load(struct __sk_buff *skb, const struct tap_packet *packet,
 				     u8 *frame, u32 end)
 {
@@ -163,7 +164,7 @@ static __always_inline bool tap_load(struct __sk_buff *skb, const struct tap_pac
 	if (packet->tunnel && packet->tagged) {
 		frame[12] = packet->tag.tpid >> 8;
 		frame[13] = packet->tag.tpid;
-		/* Its DEI bit may be lost on the way. */
+		/* The switch may clear the DEI bit. */
 		frame[14] = (packet->tag.tci & TAP_TCI_MASK) >> 8;
 		frame[15] = packet->tag.tci;
 		tap_load_head(skb, frame, TAP_MACS_LEN + TAP_TAG_LEN, end,
@@ -174,13 +175,13 @@ static __always_inline bool tap_load(struct __sk_buff *skb, const struct tap_pac
 	return true;
 }
 
-/* How much further a byte is in the packet than in the frame that is digested, from its tags on. */
+/* A byte's offset in the packet minus its offset in the digested frame, behind the port's tag. */
 static __always_inline u32 tap_shift(const struct tap_packet *packet)
 {
 	return packet->tag_len - (packet->tunnel && packet->tagged ? TAP_TAG_LEN : 0);
 }
 
-/* The head, the length and the VLAN, which every content has. */
+/* Starts a digest with the head, the length and the VLAN, which every content has. */
 static __always_inline void tap_digest_head(struct __sk_buff *skb, struct tap_packet *packet,
 					    const u64 *word)
 {
@@ -199,7 +200,7 @@ static __always_inline void tap_digest_head(struct __sk_buff *skb, struct tap_pa
 	TAP_DIGEST_PAIR(digest, TAP_PAIR_LENGTH, skb->len - tap_shift(packet), packet->vid);
 }
 
-/* The flags of TCP over IPv6, and what is near them; 0 if the header is cut. */
+/* The 8 bytes behind the head, without the checksum: flags of TCP over IPv6. 0 if cut. */
 static __always_inline u64 tap_load_more(struct __sk_buff *skb, const struct tap_packet *packet)
 {
 	u64 more;
@@ -210,14 +211,15 @@ static __always_inline u64 tap_load_more(struct __sk_buff *skb, const struct tap
 }
 
 /*
- * Digests a frame: its head, its VLAN in the bridge, and its length; the same
- * whether its VLAN tag is in metadata, in the frame, or gone. Returns whether it was
- * one of those whose transport header is where most have it: all that Open vSwitch
- * may choose the way by is in the head, but for the flags of TCP over IPv6.
+ * Digests a frame: its head, its VLAN in the bridge, and its length. The digest does not
+ * depend on whether the VLAN tag is in the metadata, in the frame, or removed. Returns
+ * false for a frame whose transport header is not at the usual offset. In all others,
+ * the fields that Open vSwitch forwards by are in the head, except the flags of TCP over
+ * IPv6.
  */
 static __always_inline bool tap_digest_common(struct __sk_buff *skb, struct tap_packet *packet)
 {
-	/* Longer than what is digested: room for the verifier's bound. */
+	/* Longer than the digested bytes: the verifier's bound is less tight. */
 	u64 word[TAP_DIGEST_LEN / 8 + 3] = {};
 	const u8 *frame = (const u8 *)word;
 	u64 more;
@@ -238,16 +240,16 @@ static __always_inline bool tap_digest_common(struct __sk_buff *skb, struct tap_
 	return true;
 }
 
-/* Where a packet's transport header is, and what it is. */
+/* A packet's transport header: its offset and its protocol. */
 struct tap_transport {
 	struct tap_rest rest;
-	u32 network;	/* where the network header is */
-	u32 ip4;	/* and whether it is one of IPv4 */
+	u32 network;	/* offset of the network header */
+	u32 ip4;	/* whether that is an IPv4 header */
 	u8 proto;
 	u8 frag;
 };
 
-/* The EtherType behind the tags that Open vSwitch may read, from @transport->rest on. */
+/* Skips tags, as many as Open vSwitch may read, and returns the EtherType behind them. */
 static __always_inline __be16 tap_pass_tags(struct __sk_buff *skb, __be16 type,
 					    struct tap_transport *transport)
 {
@@ -264,7 +266,7 @@ static __always_inline __be16 tap_pass_tags(struct __sk_buff *skb, __be16 type,
 	return type;
 }
 
-/* Returns false where there is none that Open vSwitch would look at. */
+/* Finds the transport header; returns false if there is none that Open vSwitch would parse. */
 static __always_inline bool tap_find_transport(struct __sk_buff *skb, __be16 type,
 					       struct tap_transport *transport)
 {
@@ -294,7 +296,7 @@ static __always_inline bool tap_find_transport(struct __sk_buff *skb, __be16 typ
 	return tap_pass_ip6_exts(skb, &transport->proto, &transport->frag, rest);
 }
 
-/* Clears, of a transport header, what tap_clear_checksums() does. */
+/* Clears a transport header's checksum, as tap_clear_checksums() does. */
 static __always_inline void tap_clear_transport_checksum(u64 *word, u8 proto)
 {
 	if (proto == IPPROTO_TCP)
@@ -307,8 +309,8 @@ static __always_inline void tap_clear_transport_checksum(u64 *word, u8 proto)
 
 /*
  * Digests a frame whose transport header is behind IPv4 options, IPv6 extension headers
- * or tags: its head up to there, and that header. What is behind them in the head
- * would be looked at in another place than where a device fills in a checksum.
+ * or tags: its head up to there, and that header. In a head of fixed length, the checksum
+ * that a device fills in would not be at the offset that is cleared.
  */
 static __always_inline void tap_digest_found(struct __sk_buff *skb, struct tap_packet *packet,
 					     const struct tap_transport *transport)
@@ -346,7 +348,7 @@ static __always_inline void tap_digest_found(struct __sk_buff *skb, struct tap_p
 			transport->proto | transport->frag << 8);
 }
 
-/* Any frame. Of one with more extension headers than are passed over, there is no digest. */
+/* Digests any frame, but one with more IPv6 extension headers than are parsed. */
 static __always_inline void tap_digest(struct __sk_buff *skb, struct tap_packet *packet)
 {
 	struct tap_transport transport = {};
@@ -363,7 +365,7 @@ static __always_inline void tap_digest(struct __sk_buff *skb, struct tap_packet 
 	transport.rest.offset = at;
 	transport.rest.len = skb->len - at;
 	if (!tap_find_transport(skb, type, &transport)) {
-		/* Nothing is known of what is behind the head. */
+		/* The head is all that can be digested. */
 		transport.proto = 0;
 		transport.ip4 = 0;
 		transport.rest.offset = TAP_DIGEST_LEN + tap_shift(packet);
@@ -376,8 +378,8 @@ static __always_inline void tap_digest(struct __sk_buff *skb, struct tap_packet 
 }
 
 /*
- * The compiler has no exchange. What it takes for an addition is made one before the programs are
- * loaded (with_exchanges() in ovs_ebpf_tap/ebpf/template.py).
+ * An atomic exchange (BPF_XCHG), which bcc's compiler lacks. It compiles an atomic addition, which
+ * with_exchanges() of ovs_ebpf_tap/ebpf/template.py replaces before the programs are loaded.
  */
 static __always_inline u32 tap_exchange(u32 *where, u64 value)
 {
@@ -386,10 +388,11 @@ static __always_inline u32 tap_exchange(u32 *where, u64 value)
 }
 
 /*
- * bpf_spin_lock() also disables interrupts, which takes longer than all else here
- * (52 ns of 60). There is no need: classifiers run with softirqs off, so nobody on
- * this CPU can want the lock that it holds. Who has waited for TAP_SPINS tries,
- * for a holder that was interrupted, goes on without: a count may then be off.
+ * A spin lock. bpf_spin_lock() also disables interrupts, which takes 52 ns of 60 ns
+ * for all of this file. That is not needed: classifiers run with softirqs disabled, so
+ * nothing else on this CPU tries to take a lock that is held here. After TAP_SPINS tries,
+ * while the holder is interrupted, the caller goes on without the lock: a count may
+ * then be wrong.
  */
 #define TAP_SPINS 64
 
@@ -411,7 +414,7 @@ static __always_inline void tap_unlock(u32 *lock, bool locked)
 		tap_exchange(lock, 0);
 }
 
-/* Ticks since @then, which another CPU may have noted after we took @now. */
+/* Ticks from @then to @now; 0 if another CPU wrote @then after this one read @now. */
 static __always_inline u32 tap_age(u32 now, u32 then)
 {
 	u32 age = now - then;
@@ -420,12 +423,11 @@ static __always_inline u32 tap_age(u32 now, u32 then)
 }
 
 /*
- * Finds the way of key @want in @set, or else the one unused for longest, and
- * says in @live whether it holds that key, and was used @within ticks.
+ * Sets @found to the way of @set that holds key @want and was used @within ticks,
+ * or else to the least recently used one; @live says which of the two it is.
  *
- * The choice goes through the set's own memory: the verifier then knows only
- * that it is some way, and follows one path from here on instead of one for
- * each way.
+ * The choice is stored in the set, that is in a map: the verifier then knows no value
+ * of it, and follows one path from here on instead of one for each way.
  */
 #define TAP_LIVE TAP_WAYS
 #define TAP_FIND(set, want, now, within, found, live)			\
@@ -451,8 +453,8 @@ static __always_inline u32 tap_age(u32 now, u32 then)
 	} while (0)
 
 /*
- * Whether the frame's content has left through the hook that this is the key of. If so, what
- * arrives on that device is another packet, and counts there with those that have left.
+ * Whether the frame's content has left through the device of the hook with this key. If
+ * so, what arrives on that device is another packet, which is added to that count.
  */
 static __always_inline bool tap_count_answer(u64 key, const struct tap_frame *frame)
 {
@@ -474,7 +476,10 @@ static __always_inline bool tap_count_answer(u64 key, const struct tap_frame *fr
 	return found || frame->lost;
 }
 
-/* Counts an arrival; returns whether it is to be copied. @key is for what leaves by its device. */
+/*
+ * Counts an arrival; returns whether it is to be copied. @key is that of departures
+ * through the same device.
+ */
 static __always_inline bool tap_count_arrival(struct tap_frame *frame, u64 key, u32 now)
 {
 	frame->arrived++;
@@ -484,21 +489,21 @@ static __always_inline bool tap_count_arrival(struct tap_frame *frame, u64 key, 
 	}
 	if (!tap_count_answer(key, frame) && tap_age(now, frame->raced) <= TAP_RACE_TICKS)
 		return false;
-	/* The copies in advance were of other packets, from other ports. */
+	/* The copies counted so far were of other packets, from other ports. */
 	frame->copies++;
 	frame->arrived = frame->copies;
 	return true;
 }
 
 /*
- * Where a departure's frame is in the frames map, and as many bits of its key as
- * there is room for.
+ * A departure names its frame by the slot in the frames map, in the lower bits, and
+ * by part of the frame's key, in the upper ones.
  */
 #define TAP_FRAME_KEY(key)	((u32)((key) >> 32) & ~(TAP_SETS * TAP_WAYS - 1))
 
 /*
- * A count of a departure makes room for another. Its frame is told, if it is still
- * counted: that it has no count at some hook then does not mean that it has not left there.
+ * Called before a count of departures is overwritten. Marks its frame, if that is still
+ * counted: a missing count then does not mean that the frame has not left there.
  */
 static __always_inline void tap_evict_departure(const struct tap_departure *departure)
 {
@@ -515,7 +520,7 @@ static __always_inline void tap_evict_departure(const struct tap_departure *depa
 		frame->lost = 1;
 }
 
-/* Counts a departure of @frame, which is at @slot, through a hook; returns the count. */
+/* Counts a departure of the frame in slot @slot through a hook; returns the new count. */
 static __always_inline u32 tap_count_departure(u64 key, const struct tap_frame *frame, u32 slot,
 					       u32 now)
 {
@@ -527,7 +532,7 @@ static __always_inline u32 tap_count_departure(u64 key, const struct tap_frame *
 	if (!set)
 		return frame->copies + 1;
 	locked = tap_lock(&set->lock);
-	/* It counts for as long as the frame that it was created with is not forgotten. */
+	/* The count is valid for as long as the frame that it was created for is kept. */
 	TAP_FIND(set, key, now, ~0U, way, live);
 	if (!live || way->created != frame->created) {
 		if (!live && way->count)
@@ -535,7 +540,7 @@ static __always_inline u32 tap_count_departure(u64 key, const struct tap_frame *
 		way->key = key;
 		way->created = frame->created;
 		way->frame = TAP_FRAME_KEY(frame->key) | slot;
-		/* If it may have left here before, as often as it was copied. */
+		/* If a count may have been lost: as many departures as copies. */
 		way->count = frame->lost ? frame->copies : 0;
 	}
 	way->used = now;
@@ -544,7 +549,7 @@ static __always_inline u32 tap_count_departure(u64 key, const struct tap_frame *
 	return count;
 }
 
-/* Whether a departure, the hook's @count-th of the frame, is to be copied. */
+/* Whether the hook copies the @count-th departure of the frame. */
 static __always_inline bool tap_exceeds(struct tap_frame *frame, u32 count, u32 now)
 {
 	if ((s32)(count - frame->copies) <= 0)
@@ -554,7 +559,7 @@ static __always_inline bool tap_exceeds(struct tap_frame *frame, u32 count, u32 
 	return true;
 }
 
-/* Whether this hook is the one to copy the packet to @rule's group. */
+/* Whether this hook is to copy the packet to @rule's group. */
 static __always_inline bool tap_should_copy(const struct tap_rule *rule,
 					    const struct tap_packet *packet)
 {

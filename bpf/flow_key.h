@@ -2,9 +2,9 @@
 /*
  * Mirror.filter: the key of a frame, and whether a match selects it.
  *
- * The key is what Open vSwitch's flow would hold for the frame, cut and
- * malformed ones included: miniflow_extract() in its lib/flow.c, as the userspace
- * datapath has it. (The kernel's goes by the frame's end, not the IP packet's.)
+ * The key is what Open vSwitch's struct flow would hold for the frame, including
+ * truncated and malformed ones: miniflow_extract() in its lib/flow.c, as in the userspace
+ * datapath. (The kernel datapath goes by the end of the frame, not of the IP packet.)
  * It is extracted once for a frame, and compared with each match.
  */
 #ifndef TAP_FLOW_KEY_H
@@ -16,12 +16,12 @@
 
 /* Tags that Open vSwitch parses at most, whatever vlan-limit says. */
 #define TAP_MAX_TAGS 2
-/* IPv6 extension headers that are passed over; of a packet with more, no ports are known. */
+/* IPv6 extension headers parsed at most; a packet with more has no ports in its key. */
 #define TAP_MAX_IP6_EXTS 6
-/* What may follow an IP packet in its frame, says Open vSwitch. */
+/* Bytes that may follow an IP packet in its frame, as in Open vSwitch. */
 #define TAP_MAX_PADDING 0xffff
 
-/* What is behind the headers parsed so far. */
+/* The part of the frame behind the headers parsed so far. */
 struct tap_rest {
 	u32 offset;
 	u32 len;
@@ -53,7 +53,7 @@ struct tap_ip6 {
 	/* 32 bytes of addresses */
 };
 
-/* And with them */
+/* With the addresses */
 #define TAP_IP6_LEN 40
 
 struct tap_ip6_ext {
@@ -75,7 +75,7 @@ struct tap_arp {
 	u8 tpa[4];
 };
 
-/* The first bytes of what has ports, or a type and a code in their place. */
+/* The first bytes of a transport header: ports, or an ICMP type and code. */
 union tap_ports {
 	__be16 port[2];
 	u8 icmp[2];
@@ -87,7 +87,7 @@ static __always_inline void tap_pull(struct tap_rest *rest, u32 len)
 	rest->len -= len;
 }
 
-/* parse_vlan(): takes the tags off, and returns the EtherType behind them. */
+/* parse_vlan(): skips the tags, and returns the EtherType behind them. */
 static __always_inline __be16 tap_extract_tags(struct __sk_buff *skb, u32 vlan_limit,
 					       struct tap_key *key, struct tap_rest *rest)
 {
@@ -168,7 +168,7 @@ static __always_inline bool tap_is_ip6_ext(u8 proto)
 	       proto == IPPROTO_AH || proto == IPPROTO_DSTOPTS;
 }
 
-/* parse_ipv6_ext_hdrs__(); returns false where one of them is cut. */
+/* parse_ipv6_ext_hdrs__(); returns false if one of them is truncated. */
 static __always_inline bool tap_pass_ip6_exts(struct __sk_buff *skb, u8 *proto, u8 *frag,
 					      struct tap_rest *rest)
 {

@@ -14,13 +14,13 @@ struct tap_tag {
 	u16 tci;
 };
 
-/* How a frame's tags are changed. */
+/* A change of a frame's tags. */
 struct tap_change {
-	struct tap_tag tags[2];	/* that it has */
+	struct tap_tag tags[2];	/* before the change */
 	struct tap_tag new_tags[2];
 };
 
-/* The steps to a change. */
+/* A change, and how many tags there are before and after it. */
 struct tap_change_plan {
 	struct tap_change change;
 	u32 n;
@@ -35,28 +35,28 @@ struct tap_digest {
 	u64 sum[2];
 };
 
-/* What a hook knows of its packet. */
+/* Facts about the packet that a hook works on. */
 struct tap_packet {
 	struct tap_tag tag;	/* outermost tag */
 	u32 tagged;
-	u32 tag_len;		/* of that tag, if it is in the frame: 4 */
+	u32 tag_len;		/* 4 if that tag is in the frame, 0 if in the metadata */
 	u32 vid;		/* the VLAN that the packet is in */
 	u32 tunnel;		/* its tag is not the port's own, but its payload */
 	struct tap_digest digest;
-	u32 unknown;		/* there is no digest: every hook copies */
+	u32 unknown;		/* no digest: every hook copies */
 };
 
-/* A flow key, and the words that it is compared as. */
+/* A flow key, also as the words by which it is compared. */
 union tap_flow {
 	struct tap_key key;
 	u64 word[TAP_KEY_WORDS];
 };
 
 /*
- * The verifier follows each path for as long as what it knows of memory differs
- * from what it knew on others. It knows nothing of what is in a map, or in the
- * packet's control block: so steps that have many paths leave their results
- * there, and all paths are one again.
+ * Intermediate results. The verifier follows paths separately while its knowledge of
+ * registers and stack differs. It does not track values in a map or in the packet's
+ * control block. So steps with many paths store their results there, and the verifier
+ * merges the paths.
  */
 struct tap_scratch {
 	struct tap_packet packet;
@@ -68,15 +68,15 @@ struct tap_scratch {
 #define TAP_SETS 8192
 #define TAP_WAYS 4
 
-/* One content, for one group. Times are in ticks of the kernel: no clock is as cheap. */
+/* One content, for one group. Times are in the kernel's ticks (jiffies), the cheapest clock. */
 struct tap_frame {
 	u64 key;
-	u32 created;	/* tells a content from its forgotten former life */
+	u32 created;	/* distinguishes it from an earlier, forgotten one with this key */
 	u32 used;	/* last frame seen */
 	u32 raced;	/* last copy made on a departure */
 	u32 arrived;
 	u32 copies;
-	u32 lost;	/* room was made at the expense of one of its departures' counts */
+	u32 lost;	/* a count of its departures was overwritten */
 };
 
 struct tap_frames {
@@ -85,7 +85,7 @@ struct tap_frames {
 	struct tap_frame way[TAP_WAYS];
 };
 
-/* One content, for one group, at one port that it leaves through. */
+/* One content, for one group, at one port through which it leaves. */
 struct tap_departure {
 	u64 key;
 	u32 created;	/* of the frame it counts */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What a hook does for its rules: which packets they select, and how these are copied. */
+/* Applies a hook's rules: selects packets, and copies them. */
 #ifndef TAP_RULES_H
 #define TAP_RULES_H
 
@@ -12,9 +12,9 @@
 #include "verdict.h"
 
 /*
- * What the control block holds while a hook's rules are applied: the group and the
- * selection of the last rule, what became of them, and the range of rules that the next
- * program is to apply.
+ * Words of the control block while a hook's rules are applied: the range of rules that
+ * the next program is to apply, the group and the selection of the last rule, and their
+ * result.
  */
 #define TAP_CB_FIRST	0
 #define TAP_CB_FLAGS	1
@@ -24,7 +24,7 @@
 
 /* The selection includes the packet. */
 #define TAP_SELECTED	1
-/* And this hook is the one that copies it. */
+/* This hook copies it. */
 #define TAP_COPIED	2
 
 static __always_inline bool tap_has_vlan(u32 index, u32 vid)
@@ -35,8 +35,8 @@ static __always_inline bool tap_has_vlan(u32 index, u32 vid)
 }
 
 /*
- * Whether the port admits the packet, and which VLAN it is in: in
- * ofproto/ofproto-dpif-xlate.c, input_vid_is_valid and xvlan_input_translate.
+ * Returns whether the port admits the packet, and sets which VLAN it is in, as
+ * input_vid_is_valid() and xvlan_input_translate() of ofproto/ofproto-dpif-xlate.c.
  */
 static __always_inline bool tap_admit(struct __sk_buff *skb, const struct tap_port *port,
 				      struct tap_packet *packet)
@@ -46,7 +46,7 @@ static __always_inline bool tap_admit(struct __sk_buff *skb, const struct tap_po
 	packet->vid = packet->tag.tci & VLAN_VID_MASK;
 	if (port->admitted && !tap_has_vlan(port->admitted, packet->vid))
 		return false;
-	/* Open vSwitch takes a tag off that says nothing, also if it would be a second one. */
+	/* Open vSwitch pops a tag with VLAN 0 and priority 0, even on a tunnel port. */
 	packet->tunnel = port->mode == TAP_TAGS_FORCED ||
 			 (port->mode == TAP_TAGS_TUNNEL && packet->tag.tci & TAP_TCI_MASK);
 	if (port->mode == TAP_TAGS_FORCED || port->mode == TAP_TAGS_TUNNEL ||
@@ -55,7 +55,7 @@ static __always_inline bool tap_admit(struct __sk_buff *skb, const struct tap_po
 	return true;
 }
 
-/* The same, of the port at an index of the ports map; 0: a trunk of all VLANs. */
+/* tap_admit() for the port at an index of the ports map; 0: a trunk of all VLANs. */
 static __always_inline bool tap_admit_at(struct __sk_buff *skb, u32 index,
 					 struct tap_packet *packet)
 {
@@ -70,8 +70,8 @@ static __always_inline bool tap_admit_at(struct __sk_buff *skb, u32 index,
 }
 
 /*
- * The addresses of link protocols, which Open vSwitch does not mirror to a
- * VLAN: eth_addr_is_reserved in lib/packets.c.
+ * Whether the frame is to an address of a link protocol, which Open vSwitch does not
+ * mirror to a VLAN: eth_addr_is_reserved() in lib/packets.c.
  */
 static __always_inline bool tap_is_reserved(struct __sk_buff *skb)
 {
@@ -111,9 +111,10 @@ static __always_inline void tap_account(const struct tap_rule *rule, u32 len, bo
 }
 
 /*
- * A copy for a device with a hook of ours carries the tag there, so that it is
- * finished and passed over: where another mirror selects the output device,
- * its copies are among this hook's rules already. So rings of mirrors end.
+ * Clones the packet to the rule's output. A copy for a device with a hook of ours
+ * carries the copy tag, by which that hook rewrites it and does not copy it again: if
+ * another mirror selects the output device, its copies are among this hook's rules
+ * already. This also terminates mirror loops.
  */
 static __always_inline long tap_clone(struct __sk_buff *skb, const struct tap_rule *rule,
 				      u32 rewrite)
@@ -149,7 +150,7 @@ static __always_inline bool tap_rewrite_tags(struct __sk_buff *skb,
 	return tap_change_tags(skb, change);
 }
 
-/* Copies a packet whose tags are changed for as long as it takes. */
+/* Changes the packet's tags, clones it, and changes them back. */
 static __always_inline bool tap_copy_rewritten(struct __sk_buff *skb, const struct tap_rule *rule)
 {
 	u32 index = rule->rewrite;
@@ -180,8 +181,9 @@ static __always_inline bool tap_needs_rewrite(const struct tap_rule *rule,
 }
 
 /*
- * Copies a packet, to which the output's hook makes the @rewrite if there is one. A
- * clone's result is also what that hook and the queue said: any but 0 is a loss.
+ * Copies a packet; the output's hook makes the rewrite of index @rewrite, if not 0.
+ * bpf_clone_redirect() also returns the result of that hook and of the queue: any but 0
+ * is a drop.
  */
 static __always_inline void tap_copy(struct __sk_buff *skb, const struct tap_rule *rule,
 				     u32 rewrite)
@@ -218,8 +220,8 @@ static __always_inline bool tap_selects(struct __sk_buff *skb, const struct tap_
 }
 
 /*
- * Of a group, the first selection that includes the packet copies it, to each of its
- * outputs, unless another hook was first.
+ * Applies a rule. The first selection of a group that includes the packet copies it to
+ * each of its outputs, unless another hook has copied it already.
  */
 static __always_inline void tap_apply(struct __sk_buff *skb, const struct tap_rule *rule,
 				      const struct tap_packet *packet,
@@ -249,7 +251,7 @@ static __always_inline void tap_apply(struct __sk_buff *skb, const struct tap_ru
 		tap_copy(skb, rule, rule->rewrite);
 }
 
-/* Reads of the packet what rules need; returns whether they are to be applied. */
+/* Reads what rules need to know of the packet; returns whether they are to be applied. */
 static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 hook_flags,
 					struct tap_packet *packet, union tap_flow *flow)
 {
@@ -265,7 +267,7 @@ static __always_inline bool tap_prepare(struct __sk_buff *skb, u32 hook_flags,
 	if (!tap_admit_at(skb, hook_flags >> TAP_HOOK_PORT_SHIFT, p))
 		return false;
 	barrier();
-	/* What Open vSwitch goes on copying while the mirror is parked. */
+	/* Open vSwitch goes on copying these while the mirror is parked. */
 	if (p->vid == TAP_PARKED_VLAN)
 		return false;
 	if (hook_flags & TAP_HOOK_DEDUP)
@@ -287,7 +289,7 @@ static __always_inline void tap_call_rules(struct __sk_buff *skb, u32 first, u32
 		next.call(skb, TAP_NEXT_RULES);
 }
 
-/* What a program returns that leaves no copy to make: the packet goes on. */
+/* The return value of a program that leaves no copy to the action: the packet goes on. */
 static __always_inline int tap_no_copy(u32 hook_flags)
 {
 	return hook_flags & TAP_HOOK_ACTION ? TAP_NO_MATCH : TAP_NEXT;
@@ -302,7 +304,7 @@ static __always_inline void tap_start_rules(struct __sk_buff *skb, u32 first, u3
 	tap_call_rules(skb, first, hook_flags);
 }
 
-/* A copy has come to its output device: it is finished, and passed over. */
+/* Rewrites a copy at its output device, if it needs that, and does not copy it again. */
 static __always_inline int tap_receive_copy(struct __sk_buff *skb)
 {
 	tap_untag_copy(skb);

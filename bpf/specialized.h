@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Specialized programs: for hooks with one rule, or with one rewrite of the copies
- * that arrive. Each is loaded for its hook alone: the sidecar binds the rule to the
- * program's constants (ovs_ebpf_tap/ebpf/template.py), and the verifier removes code
- * that becomes unreachable. So a plain mirror's hook looks nothing up but its counters.
+ * Specialized programs: for hooks with one rule, or with one rewrite for all copies. Each
+ * is loaded for one hook: the sidecar binds the rule to the program's constants
+ * (ovs_ebpf_tap/ebpf/template.py), and the verifier removes unreachable code. So a plain
+ * mirror's hook looks up only its counters.
  */
 #ifndef TAP_SPECIALIZED_H
 #define TAP_SPECIALIZED_H
@@ -47,7 +47,7 @@ static __always_inline bool tap_has_ports(u8 proto)
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
 }
 
-/* Whether an IP protocol or ports, @at bytes into the frame, are none that the match selects. */
+/* Whether the IP protocol, or the ports at offset @at, exclude the frame from the match. */
 static __always_inline bool tap_prefilter_rejects_transport(const u8 *data, u8 proto, u32 at,
 							    bool ports)
 {
@@ -72,8 +72,8 @@ static __always_inline bool tap_prefilter_rejects_dl(const u32 *data)
 }
 
 /*
- * Whether a look at where most packets have their headers shows that the match does
- * not select this one. What is left takes the whole key to tell.
+ * Whether the usual offsets of headers show that the match does not select the frame. If
+ * not, the whole key is needed.
  */
 static __always_inline bool tap_prefilter_rejects(struct __sk_buff *skb)
 {
@@ -97,8 +97,8 @@ static __always_inline bool tap_prefilter_rejects(struct __sk_buff *skb)
 }
 
 /*
- * Leaves the copy to the filter's action, which clones without touching the
- * original's head; returns whether it is to be made.
+ * Leaves the copy to the filter's action, which does not copy the original's head as
+ * bpf_clone_redirect() does; returns whether the copy is to be made.
  */
 static __always_inline bool tap_leave_to_action(struct __sk_buff *skb,
 						const struct tap_rule *rule, u32 rewrite)
@@ -118,8 +118,8 @@ static __always_inline bool tap_is_untagged(struct __sk_buff *skb)
 }
 
 /*
- * Most packets of most hooks. There is nothing to find out, and what is kept in
- * registers here is not moved to the stack and back.
+ * Copies an untagged packet, the most frequent case. It parses nothing, and keeps values in
+ * registers, not on the stack.
  */
 static __always_inline int tap_copy_untagged(struct __sk_buff *skb, u32 hook_flags)
 {
@@ -144,9 +144,9 @@ static __always_inline int tap_copy_untagged(struct __sk_buff *skb, u32 hook_fla
 }
 
 /*
- * As a classifier whose action copies, it returns whether that is to run; else it
- * copies by itself, and returns TAP_NEXT. What is changed before it is copied is
- * left to tap_rules: few packets need it, and every hook's program would be long.
+ * If the filter's action copies, returns whether it is to run; else copies the packet, and
+ * returns TAP_NEXT. Packets that are changed before they are copied are left to tap_rules:
+ * they are few, and would make every hook's program long.
  */
 int tap_specialized(struct __sk_buff *skb)
 {
@@ -207,7 +207,7 @@ static __always_inline void tap_bind_rewrite(struct tap_rewrite *rewrite)
 	rewrite->flags = TAP_OF_REWRITE(flags);
 }
 
-/* Most copies of most mirrors that change them. The tag is in the metadata, the length stays. */
+/* Pushes a tag on an untagged copy, the most frequent rewrite. The tag is in the metadata. */
 static __always_inline int tap_push_vlan(struct __sk_buff *skb)
 {
 	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), TAP_OF_SHORTCUT(push_vid)))
@@ -215,7 +215,7 @@ static __always_inline int tap_push_vlan(struct __sk_buff *skb)
 	return skb->len <= TAP_OF_REWRITE(max_len) || skb->gso_size ? TAP_NEXT : TAP_DROP;
 }
 
-/* Changes copies that have come to their output device, as tap_finish does. */
+/* Rewrites copies at their output device, as tap_finish does. */
 int tap_output(struct __sk_buff *skb)
 {
 	struct tap_change_plan plan;
@@ -233,7 +233,7 @@ int tap_output(struct __sk_buff *skb)
 	return tap_change_tags(skb, &plan.change) ? tap_truncate(skb, &rewrite) : TAP_DROP;
 }
 
-/* Runs behind the action: the copy has its tag, and the original loses it. */
+/* Runs after the action: clears the copy tag of the original. */
 int tap_untag(struct __sk_buff *skb)
 {
 	if (tap_is_copy(skb))

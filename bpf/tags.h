@@ -16,10 +16,10 @@
 #define VLAN_VID_MASK 0x0fff
 #define VLAN_PCP_MASK 0xe000
 #define VLAN_DEI_MASK 0x1000
-/* What Open vSwitch reads of a tag: all but the DEI bit. */
+/* The bits of a tag that Open vSwitch reads: all but the DEI bit. */
 #define TAP_TCI_MASK (VLAN_PCP_MASK | VLAN_VID_MASK)
 
-/* Compiler barrier: has memory read again. */
+/* Compiler barrier: forces memory to be re-read. */
 #define barrier()	asm volatile("" ::: "memory")
 
 static __always_inline bool tap_is_vlan(u16 tpid)
@@ -28,15 +28,15 @@ static __always_inline bool tap_is_vlan(u16 tpid)
 }
 
 /*
- * The EtherType that the frame has behind its addresses. skb->protocol may say another:
- * whoever sends through a packet socket says what he likes (packet_snd() in the
- * kernel's net/packet/af_packet.c), and Open vSwitch goes by the frame.
+ * The EtherType in the frame, behind its addresses. Open vSwitch reads it there.
+ * skb->protocol may differ: who sends through a packet socket chooses it freely
+ * (packet_snd() in the kernel's net/packet/af_packet.c).
  */
 static __always_inline u16 tap_type(struct __sk_buff *skb)
 {
 	const u8 *data = (void *)(long)skb->data;
 
-	/* Drivers and packet sockets have the header there. */
+	/* Drivers and packet sockets put the header in the linear part. */
 	if (data + ETH_HLEN > (u8 *)(long)skb->data_end)
 		return bpf_ntohs(skb->protocol);
 	return bpf_ntohs(*(const u16 *)(data + TAP_MACS_LEN));
@@ -53,7 +53,7 @@ static __always_inline bool tap_load_tag(struct __sk_buff *skb, u32 offset, stru
 	return tap_is_vlan(tag->tpid);
 }
 
-/* Reads the outermost tag; returns whether there is one, and says if it is in the frame. */
+/* Reads the outermost tag; returns whether there is one. @tag_len: its bytes in the frame. */
 static __always_inline bool tap_outer_tag(struct __sk_buff *skb, struct tap_tag *tag, u32 *tag_len)
 {
 	*tag_len = 0;
@@ -72,7 +72,7 @@ static __always_inline bool tap_outer_tag(struct __sk_buff *skb, struct tap_tag 
 	return false;
 }
 
-/* Reads the tags that Open vSwitch looks at, the outer one first; returns how many. */
+/* Reads the tags that Open vSwitch reads, the outer one first; returns how many. */
 static __always_inline u32 tap_read_tags(struct __sk_buff *skb, u32 limit, struct tap_tag *tags)
 {
 	u32 tag_len;
@@ -99,7 +99,7 @@ static __always_inline u16 tap_tpid_or_default(u16 tpid)
 	return tpid ? tpid : ETH_P_8021Q;
 }
 
-/* From the tags of a frame to the packet's VLANs in the bridge. */
+/* Translates the tags of a frame to the packet's VLANs in the bridge. */
 static __always_inline void tap_tags_in(const struct tap_rewrite *rewrite,
 					const struct tap_tag *tags, struct tap_tag *x)
 {
@@ -128,7 +128,7 @@ static __always_inline void tap_tags_in(const struct tap_rewrite *rewrite,
 		x[0].tci = (x[0].tci & VLAN_PCP_MASK) | rewrite->set_vid;
 }
 
-/* From the VLANs in the bridge to the tags of a frame. */
+/* Translates the VLANs in the bridge to the tags of a frame. */
 static __always_inline void tap_tags_out(const struct tap_rewrite *rewrite, struct tap_tag *x)
 {
 	if (rewrite->out_mode == TAP_TAGS_TUNNEL ||
@@ -145,14 +145,14 @@ static __always_inline void tap_tags_out(const struct tap_rewrite *rewrite, stru
 	}
 }
 
-/* Whether Open vSwitch writes the tag: not if there is nothing to say in it. */
+/* Whether Open vSwitch writes the tag: VLAN 0 with priority 0 only with priority-tags=always. */
 static __always_inline bool tap_is_written(const struct tap_rewrite *rewrite,
 					   const struct tap_tag *tag)
 {
 	return tag->tci || (rewrite->priority == TAP_PRIORITY_ALWAYS && tag->tpid);
 }
 
-/* Sets @x to the tags that the output port wants; returns how many. */
+/* Sets @x to the tags of frames at the output port; returns how many. */
 static __always_inline u32 tap_translate(const struct tap_rewrite *rewrite,
 					 const struct tap_tag *tags, struct tap_tag *x)
 {
@@ -195,7 +195,7 @@ static __always_inline void tap_push(struct __sk_buff *skb, const struct tap_tag
 		skb->cb[TAP_CB_ERROR] = 1;
 }
 
-/* Tags stay from the inner one on that does not differ; a new one has no DEI bit. */
+/* Plans pops and pushes. Inner tags that stay the same are kept; pushed ones have no DEI bit. */
 static __always_inline void tap_plan_change(struct __sk_buff *skb,
 					    const struct tap_rewrite *rewrite,
 					    struct tap_change_plan *plan)
@@ -221,10 +221,10 @@ static __always_inline void tap_plan_change(struct __sk_buff *skb,
 }
 
 /*
- * Has skb->protocol say what the frame does: bpf_skb_vlan_pop() goes by it, and takes
- * bytes for a tag that are none, or leaves one. A tag that is put on and taken off again
- * behind another leaves the frame as it is, but for a tag that goes to the metadata:
- * vlan_remove_tag() in the kernel's include/linux/if_vlan.h reads the type anew.
+ * Sets skb->protocol to the frame's EtherType. bpf_skb_vlan_pop() goes by skb->protocol: if
+ * that is wrong, it pops bytes that are no tag, or leaves a tag. Pushing two tags and
+ * popping them again does not change the frame, except that its own tag moves to the metadata;
+ * vlan_remove_tag() in the kernel's include/linux/if_vlan.h then reads the type from the frame.
  */
 static __always_inline void tap_correct_type(struct __sk_buff *skb)
 {
@@ -255,7 +255,7 @@ static __always_inline bool tap_change_tags(struct __sk_buff *skb, const struct 
 	return !skb->cb[TAP_CB_ERROR];
 }
 
-/* Changes the frame's tags back. */
+/* Restores the frame's tags. */
 static __always_inline void tap_restore_tags(struct __sk_buff *skb, const struct tap_change *change)
 {
 	if (TAP_PUSHES(skb) > 0)
@@ -269,9 +269,9 @@ static __always_inline void tap_restore_tags(struct __sk_buff *skb, const struct
 }
 
 /*
- * Whether the output device takes the frame: Open vSwitch does not send what
- * is longer than its MTU, one VLAN tag not counted. Super-packets are cut
- * there, and pass. Of a frame that is yet to be cut, @len bytes are left.
+ * Whether the output device takes a frame of @len bytes, which may be less than the
+ * packet's length if it is cut later. Open vSwitch does not send frames longer than the
+ * MTU, one VLAN tag not counted. Super-packets pass: they are segmented there.
  */
 static __always_inline bool tap_fits_len(struct __sk_buff *skb, u32 len, u32 max_len, u32 flags)
 {

@@ -2,11 +2,11 @@
 /*
  * Copies the packets of mirrored ports to their mirrors' output devices.
  *
- * tap_ingress and tap_egress are attached to the hooks of a device, the same
- * for TCX and for clsact's direct action. They look up the hook, and call tap_rules, with
- * tap_extract_key for filters, or tap_finish where a copy has come to its output device.
- * Hooks with one rule have tap_specialized or tap_output instead (specialized.h). None
- * changes the packet or its fate: the next program goes on as if these were not there.
+ * tap_ingress and tap_egress are attached to the hooks of a device, by TCX links or by
+ * clsact filters with direct action. They look up the hook, and call tap_rules, for filters
+ * by way of tap_extract_key, or tap_finish for a copy at its output device. Hooks with one
+ * rule have tap_specialized or tap_output instead (specialized.h). No program changes
+ * the packet or its verdict: the next program runs as if these were not there.
  */
 #include "copy_tag.h"
 #include "cut.h"
@@ -17,10 +17,10 @@
 #include "tap.h"
 #include "verdict.h"
 
-/* Rules that one run of tap_rules applies; the verifier's time grows with it. */
+/* Rules that one run of tap_rules applies; the verifier's work is proportional to it. */
 #define TAP_RULES_PER_PROGRAM 16
 
-/* Rewrites a copy that has come to its output device. */
+/* Rewrites a copy at its output device. */
 int tap_finish(struct __sk_buff *skb)
 {
 	u32 index = skb->cb[TAP_CB_REWRITE];
@@ -74,9 +74,9 @@ int tap_rules(struct __sk_buff *skb)
 }
 
 /*
- * An entry of a hash map may be recycled for another key while it is read. So
- * it is read at once, and its first rule has to name the device. Returns whether
- * it did; if not, a second look finds the device's own entry.
+ * Reads an entry of a hash map, which may be recycled for another key meanwhile. So it is
+ * read by one load, and its first rule has to name the device. Returns whether it does; if
+ * not, the caller looks up the device's entry again.
  */
 static __always_inline bool tap_read_hook(const struct tap_hook *entry, u32 ifindex,
 					  struct tap_hook *hook)

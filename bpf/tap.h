@@ -6,7 +6,7 @@
  * dialect: "#define TAP_NAME number", and structs without implicit padding,
  * of __u8, __be16, __be32, __u32 and __u64 members and arrays of them.
  *
- * How a packet finds its rules, and rules what they refer to:
+ * From a packet's device to its rules, and from rules to what they refer to:
  *
  *	ingress / egress		rules
  *	ifindex -> { first, flags } -->	[first .. first + n) --> rewrites, vlans, matches
@@ -23,7 +23,7 @@
 /* Raised whenever a map changes its name, or the layout below its meaning. */
 #define TAP_ABI 3
 
-/* 802.1Q reserves it, so a mirror that selects only it selects nothing. */
+/* 802.1Q reserves this VLAN, so a mirror that selects only it selects nothing. */
 #define TAP_PARKED_VLAN 4095
 
 #define TAP_MAX_HOOKS 16384
@@ -36,7 +36,7 @@
 #define TAP_MAX_MATCHES 1024
 #define TAP_QUARANTINE_MS 1000
 
-/* A packet's headers end within these bytes, as far as the kernel checks when it cuts. */
+/* Upper bound of the length of a packet's headers, below which the kernel refuses to cut it. */
 #define TAP_HEADERS_LEN 160
 
 /* Indexes in the map of programs that others tail-call. */
@@ -68,13 +68,13 @@ struct tap_global {
 	__u32 race_ticks;	/* TAP_RACE_MS likewise */
 };
 
-/* What most frames, those without a VLAN tag, need. */
+/* What a hook does with frames without a VLAN tag, the most frequent ones. */
 struct tap_shortcut {
 	__u32 untagged;	/* TAP_UNTAGGED_*: what the rule does with them */
-	__u32 push_vid;	/* the VLAN of the tag that a copy gets, if that is all; 0: it depends */
+	__u32 push_vid;	/* VLAN of the tag to push, if that is the whole rewrite; 0: it is not */
 };
 
-/* Look at the rule's other members. */
+/* Depends on the rule's other members. */
 #define TAP_UNTAGGED_DEPENDS 0
 /* Does not copy them. */
 #define TAP_UNTAGGED_NONE 1
@@ -103,7 +103,7 @@ struct tap_shortcut {
 #define TAP_RULE_DEDUP 2
 /* The hook sees packets that arrive in the switch, not packets that leave. */
 #define TAP_RULE_ARRIVAL 4
-/* The output device has a hook of ours, which is to pass the copy over. */
+/* The output device has a hook of ours, which is not to copy the copy again. */
 #define TAP_RULE_TO_HOOK 8
 /* Rewrite the packet itself for the time of the clone: the output's hook can't. */
 #define TAP_RULE_REWRITE_HERE 16
@@ -182,7 +182,7 @@ struct tap_port {
 #define TAP_PRIORITY_IF_NONZERO 1
 #define TAP_PRIORITY_ALWAYS 2
 
-/* What to change of a copy. */
+/* Changes to a copy. */
 struct tap_rewrite {
 	__u32 in_mode;	/* TAP_TAGS_* of the port that the packet passed */
 	__u32 in_tag;
@@ -219,7 +219,7 @@ struct tap_uuid {
 	__u64 low;
 };
 
-/* What is kept of a mirror while it is offloaded. */
+/* State of an offloaded mirror. */
 struct tap_mirror {
 	__u32 slot;	/* index of its counters */
 	__u32 pad;
@@ -257,7 +257,7 @@ struct tap_key {
 
 #define TAP_KEY_WORDS 11
 
-/* The bit of a VLAN tag that Open vSwitch does not match on says here that there is a tag. */
+/* There is a tag. In a frame this is the DEI bit, on which Open vSwitch does not match. */
 #define TAP_VLAN_PRESENT 0x1000
 /* An IEEE 802.3 frame, not Ethernet II. */
 #define TAP_NO_DL_TYPE 0x05ff
@@ -271,9 +271,9 @@ struct tap_match {
 };
 
 /*
- * The part of a match that the frame's usual offsets tell: masks and values as in the
- * frame. What is not parsed, of a malformed packet, is 0 in its key; so only of the
- * addresses may a value be 0, and a mask of 0 asks for nothing.
+ * The part of a match that can be checked at the usual offsets of headers: masks and values
+ * as in the frame. Fields of a malformed packet that are not parsed are 0 in its key; so only
+ * addresses may have a value of 0. A mask of 0 matches everything.
  */
 struct tap_prefilter {
 	__u32 dl_mask_0;	/* of dl_dst and dl_src, in 32 bits each */
