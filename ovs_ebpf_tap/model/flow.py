@@ -156,7 +156,7 @@ class Flow:
     actions: Actions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class FlowName:
     """Where an operator finds a flow."""
 

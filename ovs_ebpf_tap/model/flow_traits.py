@@ -5,6 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ovs_ebpf_tap.model.flow import FlowName
+
+
+@dataclass(frozen=True)
+class PortPaths:
+    """How packets may come to leave through a port."""
+
+    repeats: FlowName | None = None
+    """A flow that may send it a packet twice in one form."""
+    numbered: FlowName | None = None
+    """A flow that sends to it otherwise than by NORMAL, so that no VLAN is translated."""
+    origins: frozenset[int] | None = frozenset()
+    """The ports, by OpenFlow number, on which packets may have arrived that leave that way; None
+    for any."""
+    tagged_origins: frozenset[int] | None = frozenset()
+    """Those of packets that may have a VLAN tag when they leave that way."""
+    undecided: bool = False
+    """There are too many flows to follow."""
+
 
 @dataclass(frozen=True)
 class FlowTraits:
@@ -18,6 +37,8 @@ class FlowTraits:
     """Sends to ports otherwise than with NORMAL: no VLAN is translated on the way."""
     repeats: bool = False
     """May send the packet out of one port more than once."""
+    ports: Mapping[int, PortPaths] = field(default_factory=dict)
+    """By OpenFlow number: those of ports that were asked for."""
 
 
 @dataclass(frozen=True)
