@@ -120,6 +120,8 @@ class Replica(ovs.db.idl.Idl):  # type: ignore[misc]
         self.trouble = trouble
         self._wait_between_tries(_BACK_OFF)
         self._left = self._session.rpc
+        # python-ovs has no call for these two. In state MONITORING, force_reconnect() would skip
+        # the back-off; with a last_id, the next connection would get later changes only.
         self.state = self.IDL_S_INITIAL
-        self.last_id = str(UUID(int=0))  # All rows, the next time.
-        self._session.force_reconnect()
+        self.last_id = str(UUID(int=0))
+        self.force_reconnect()
