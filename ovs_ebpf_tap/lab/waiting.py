@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import os
-import time
 from collections.abc import Callable
 from typing import TypeVar
+
+import tenacity
 
 T = TypeVar("T")
 
@@ -31,11 +33,11 @@ def wait_for(
 
     Raises TimeoutError, naming `what`, after `patience(seconds)`.
     """
-    deadline = time.monotonic() + patience(seconds)
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() >= deadline:
-            raise TimeoutError(f"{what} did not come about within {patience(seconds):g} s")
-        time.sleep(every)
+    try:
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_result(operator.not_),
+            wait=tenacity.wait_fixed(every),
+            stop=tenacity.stop_after_delay(patience(seconds)),
+        )(condition)
+    except tenacity.RetryError:
+        raise TimeoutError(f"{what} did not come about within {patience(seconds):g} s") from None
