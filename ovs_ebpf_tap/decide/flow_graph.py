@@ -78,7 +78,7 @@ class Prefix:
     def then(self, action: Action, writes: Mapping[int, int]) -> Prefix:
         """This, and an action more; `writes` are the bits that lookups in a table may write."""
         if isinstance(action, Modify):
-            return Prefix(self.steps, modifies=True)
+            return Prefix(self.steps, modifies=self.modifies or action.always)
         if isinstance(action, Move):
             return Prefix((*self.steps, action, Writes()), self.modifies)
         lookup = lookup_of(action)

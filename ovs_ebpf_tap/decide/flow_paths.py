@@ -36,6 +36,9 @@ _MOST_STATES = 4000
 _MOST_COARSE_STATES = 20000
 """The same then."""
 
+_ARRIVAL = IN_PORT.mask | VLAN.mask
+"""What a packet has when it arrives."""
+
 
 class Form(IntEnum):
     """How the packet that leaves differs from the one that was there before."""
@@ -78,8 +81,8 @@ def port_paths(pipeline: Pipeline, graph: FlowGraph, port: int, *, reserved: boo
     return PortPaths(
         repeats=_name(pipeline, graph, found.repeating()),
         numbered=_name(pipeline, graph, found.naming),
-        origins=found.origins,
-        tagged_origins=tagged.origins,
+        origins=frozenset(found.origins),
+        tagged_origins=frozenset(tagged.origins),
     )
 
 
@@ -105,7 +108,7 @@ def _explore(
         return _Exploration(port, -1, _MOST_STATES).follow(graph, reserved, present)
     except _TooManyStatesError:
         sites = (site for site, _, _ in _last_sites(graph, port, reserved=reserved))
-        kept = IN_PORT.mask | VLAN.mask
+        kept = _ARRIVAL
         for site in sites:
             kept |= site.flow.match.mask
         return _Exploration(port, kept, _MOST_COARSE_STATES).follow(graph, reserved, present)
@@ -149,14 +152,9 @@ class _Exploration:
     """By flow and place: how its sites lead to the port."""
     naming: set[Flow] = field(default_factory=set)
     """The flows that name the port."""
-    arrived: set[int] = field(default_factory=set)
-    anywhere: bool = False
-    """Whether packets that leave may have arrived on any port."""
+    origins: set[Known] = field(default_factory=set)
+    """As `PortPaths.origins`."""
     waiting: list[State] = field(default_factory=list)
-
-    @property
-    def origins(self) -> frozenset[int] | None:
-        return None if self.anywhere else frozenset(self.arrived)
 
     def follow(self, graph: FlowGraph, reserved: bool, present: int | None) -> _Exploration:
         for site, known, elsewhere in _last_sites(graph, self.port, reserved=reserved):
@@ -194,10 +192,9 @@ class _Exploration:
             if prefix.modifies and form is Form.SAME:
                 form = Form.CHANGED
         flow = site.flow
-        match = Known(flow.match.value & self.kept, flow.match.mask & self.kept)
         if not known.meets(flow.match) or (elsewhere and _is_port(flow.match, self.port)):
             return False
-        known = known.both(match)
+        known = known.both(flow.match.only(self.kept))
         self.reaching[flow][site.place].add(_Reaching(known, state.form))
         self._add(State(flow.table, known, elsewhere, form, state.numbered))
         return True
@@ -210,8 +207,7 @@ class _Exploration:
         there = Known.of(IN_PORT, action.in_port)
         if not state.known.meets(there) or (state.elsewhere and action.in_port == self.port):
             return None
-        mask = state.known.mask & ~IN_PORT.mask
-        return Known(state.known.value & mask, mask), False
+        return state.known.only(~IN_PORT.mask), False
 
     def _add(self, state: State) -> None:
         if state in self.seen:
@@ -221,10 +217,7 @@ class _Exploration:
         self.seen.add(state)
         self.waiting.append(state)
         if state.table == 0 and state.numbered:
-            if state.known.mask & IN_PORT.mask == IN_PORT.mask:
-                self.arrived.add((state.known.value & IN_PORT.mask) >> IN_PORT.offset)
-            else:
-                self.anywhere = True
+            self.origins.add(state.known.only(_ARRIVAL))
 
     def repeating(self) -> Iterator[Flow]:
         """The flows that may send a packet to the port twice in one form."""
@@ -247,7 +240,8 @@ class _Exploration:
         for index, action in enumerate(actions):
             here = (*place, index)
             if isinstance(action, Modify):
-                sent.clear()
+                if action.always:
+                    sent.clear()
             elif isinstance(action, Clone):
                 if self._repeats(action.actions, sites, here, list(sent)):
                     return True
@@ -271,7 +265,7 @@ class _Exploration:
     ) -> Iterator[Known]:
         """What a clone sends in the form that it begins with."""
         for index, action in enumerate(actions):
-            if isinstance(action, Modify):
+            if isinstance(action, Modify) and action.always:
                 return
             if isinstance(action, Clone):
                 yield from self._sent_unchanged(action.actions, sites, (*place, index))

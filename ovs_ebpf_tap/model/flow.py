@@ -61,6 +61,10 @@ class Known:
         """Whether metadata can be as both say."""
         return not (self.value ^ other.value) & self.mask & other.mask
 
+    def only(self, mask: int) -> Known:
+        """What is known of these bits."""
+        return Known(self.value & mask, self.mask & mask)
+
     def both(self, other: Known) -> Known:
         """What the two say together; they have to meet."""
         return Known(self.value | other.value, self.mask | other.mask)
@@ -114,6 +118,9 @@ class Forget:
 @dataclass(frozen=True, slots=True)
 class Modify:
     """Changes the packet itself."""
+
+    always: bool = True
+    """Not, where it depends on more than the flow: `ct(nat)`, and what is not known here."""
 
 
 @dataclass(frozen=True, slots=True)

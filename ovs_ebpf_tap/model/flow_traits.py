@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ovs_ebpf_tap.model.flow import FlowName
+from ovs_ebpf_tap.model.flow import FlowName, Known
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,9 @@ class PortPaths:
     """A flow that may send it a packet twice in one form."""
     numbered: FlowName | None = None
     """A flow that sends to it otherwise than by NORMAL, so that no VLAN is translated."""
-    origins: frozenset[int] | None = frozenset()
-    """The ports, by OpenFlow number, on which packets may have arrived that leave that way; None
-    for any."""
-    tagged_origins: frozenset[int] | None = frozenset()
+    origins: frozenset[Known] = frozenset()
+    """The port and the VLAN with which packets may have arrived that leave that way."""
+    tagged_origins: frozenset[Known] = frozenset()
     """Those of packets that may have a VLAN tag when they leave that way."""
     undecided: bool = False
     """There are too many flows to follow."""
