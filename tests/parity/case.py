@@ -104,9 +104,11 @@ class Case:
     """A bridge with ports and mirrors, and what is sent, in order.
 
     `flows` are ovs-ofctl's, with `{a}` for port a's number; without any the bridge is a learning
-    switch. `learn` is sent first, unwatched, and flows start afresh after it: what is in `sent`
-    for those addresses is not flooded then. `bridge` and `open_vswitch` are settings of these
-    rows. `silent` cases are those that OVS copies nothing of. `all_hooks` has the case run
+    switch; `groups` are ovs-ofctl's, too. `modifies`: flows change packets, and what is due is
+    worked out from what passes the ports (`due.py`), which have no VLAN settings then; otherwise it
+    is what OVS copies. `learn` is sent first, unwatched, and flows start afresh after it: what is
+    in `sent` for those addresses is not flooded then. `bridge` and `open_vswitch` are settings of
+    these rows. `silent` cases are those that OVS copies nothing of. `all_hooks` has the case run
     with hooks attached in every way, `in_vm` in an emulated machine as well. `datapaths` are those
     where it makes sense.
     """
@@ -116,6 +118,8 @@ class Case:
     mirrors: Sequence[CaseMirror]
     sent: Sequence[Sent]
     flows: Sequence[str] = ()
+    groups: Sequence[str] = ()
+    modifies: bool = False
     learn: Sequence[Sent] = ()
     bridge: tuple[str, ...] = ()
     open_vswitch: tuple[str, ...] = ()

@@ -38,6 +38,9 @@ _UNEXPECTED = 1.0
 _VLAN_COLUMNS = ("tag", "trunks", "vlan_mode", "cvlans", "other_config")
 _UNUSED = CasePort(tag=4094)
 
+_LATER = ("push_vlan", "group:")
+"""Actions that OpenFlow 1.0 does not have."""
+
 _MEMBER_LINE = re.compile(r"^member .*: (\w+)$", re.MULTILINE)
 _PORT_LINE = re.compile(r"port +(\w+): rx pkts=(\d+).*?tx pkts=(\d+)", re.DOTALL)
 
@@ -144,10 +147,12 @@ class CaseBridge(Resource):
     def _add_flows(self) -> None:
         if self.case.flows:
             self.switch.ofctl("del-flows", self.bridge)
-        for flow in self.case.flows:
-            filled = flow.format_map(self._layout.numbers)
-            version = "OpenFlow13" if "push_vlan" in flow else "OpenFlow10"
-            self.switch.ofctl("-O", version, "add-flow", self.bridge, filled)
+        for command, texts in (("add-group", self.case.groups), ("add-flow", self.case.flows)):
+            for text in texts:
+                filled = text.format_map(self._layout.numbers)
+                later = command == "add-group" or any(each in text for each in _LATER)
+                version = "OpenFlow13" if later else "OpenFlow10"
+                self.switch.ofctl("-O", version, command, self.bridge, filled)
 
     def _bond_is_up(self, name: str) -> bool:
         shown = self.switch.appctl("bond/show", self._layout.port_rows[name])
@@ -252,6 +257,8 @@ class CaseBridge(Resource):
         if self.case.learn:
             self._send(self.case.learn)
             self._watch.wait_quiet(_LEARNT)
+        if any("ct(" in flow for flow in self.case.flows):
+            self.switch.appctl("dpctl/flush-conntrack")
         self.switch.appctl("revalidator/purge")
 
     def _send(self, sent: Sequence[Sent]) -> None:

@@ -1,0 +1,88 @@
+"""The copies that mirrors have to deliver, worked out from what passed the ports.
+
+A mirror is due each packet that it selects once, and once more in each form that the packet takes
+on a wire. Open vSwitch means to do that since 3.1.3 (`reset_mirror_ctx` in
+`ofproto/ofproto-dpif-xlate.c`). Earlier versions leave out the second form; some versions make
+further copies of a form after a recirculation or a change of metadata.
+
+Packets are told apart by their bytes: what arrives on two ports has to differ.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ovs_ebpf_tap.lab.differences import difference
+from ovs_ebpf_tap.lab.frames import vlans
+from parity.case import CaseMirror, Sent
+
+Frames = Counter[bytes]
+
+
+@dataclass(frozen=True)
+class Passed:
+    """How often each frame arrived on each port, and left by it, as it was on the wire."""
+
+    arrived: Mapping[str, Frames]
+    left: Mapping[str, Frames]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a frame that arrived on two ports."""
+        seen: set[bytes] = set()
+        for frames in self.arrived.values():
+            if seen & frames.keys():
+                raise ValueError("a frame arrived on two ports: whose copies are these?")
+            seen |= frames.keys()
+
+
+def passed_ports(
+    sent: Sequence[Sent], captured: Mapping[str, Frames], outputs: Collection[str]
+) -> Passed:
+    """What was sent into the switch, and what came out of it, but for output ports."""
+    arrived: dict[str, Frames] = {}
+    for port, frames in sent:
+        if port not in outputs:
+            arrived.setdefault(port, Counter()).update(frames)
+    return Passed(arrived, {port: each for port, each in captured.items() if port not in outputs})
+
+
+def due(passed: Passed, mirrors: Collection[CaseMirror]) -> Frames:
+    """The copies due to one output, of all mirrors that have it.
+
+    However many ports and mirrors select a form of a packet, it is due once. Copies are taken to
+    be as long as packets, and to have their tags: no port has VLAN settings.
+    """
+    copies: Frames = Counter()
+    for mirror in mirrors:
+        copies |= _selected(passed, mirror)
+    return copies
+
+
+def native_problems(passed: Passed, wanted: Frames, native: Frames) -> Iterator[str]:
+    """How Open vSwitch's copies differ from those due otherwise than it is known to.
+
+    It may copy a form more often, and leave out forms that the packet did not arrive in.
+    """
+    strange = Counter({frame: n for frame, n in (native - wanted).items() if frame not in wanted})
+    if strange:
+        yield f"Open vSwitch copied what is not due: {difference(Counter(), strange)}"
+    arrived = {frame for frames in passed.arrived.values() for frame in frames}
+    missing = Counter({frame: n for frame, n in (wanted - native).items() if frame in arrived})
+    if missing:
+        yield f"Open vSwitch left out what is due: {difference(missing, Counter())}"
+
+
+def _selected(passed: Passed, mirror: CaseMirror) -> Frames:
+    selected: Frames = Counter()
+    for ports, frames in ((mirror.src, passed.arrived), (mirror.dst, passed.left)):
+        for port in frames.keys() if mirror.select_all else ports.split():
+            selected |= frames.get(port, Counter())
+    if not mirror.select_vlan:
+        return selected
+    return Counter({f: n for f, n in selected.items() if _vlan(f) in mirror.select_vlan})
+
+
+def _vlan(frame: bytes) -> int:
+    return next(iter(vlans(frame)), 0)

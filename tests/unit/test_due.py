@@ -1,0 +1,104 @@
+"""What mirrors are due, from what passed the ports."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from ovs_ebpf_tap.lab.frames import BROADCAST, Tags, ethernet
+from parity.case import CaseMirror
+from parity.due import Passed, due, native_problems, passed_ports
+
+
+def frame(text: str, tags: Tags = ()) -> bytes:
+    return ethernet(BROADCAST, "02:00:00:00:00:01", 0x88B5, text.encode(), tags)
+
+
+X, Y, Z = (frame(text) for text in "XYZ")
+SOURCE = CaseMirror(src="a", output="m")
+DESTINATIONS = CaseMirror(dst="b c", output="m")
+BOTH = CaseMirror(src="a", dst="b c", output="m")
+
+
+def passed(a: str = "", b: str = "", c: str = "") -> Passed:
+    """Frames by their letters: those that arrive on a, and those that leave by b and c."""
+    counted = [Counter(frame(letter) for letter in letters) for letters in (a, b, c)]
+    return Passed({"a": counted[0]}, {"b": counted[1], "c": counted[2]})
+
+
+@pytest.mark.parametrize(
+    ("what", "mirror", "copies"),
+    [
+        # Forwarded, flooded, dropped, in another form to one port or to each.
+        (passed("X", "X"), BOTH, "X"),
+        (passed("X", "X", "X"), BOTH, "X"),
+        (passed("X", "X", "X"), DESTINATIONS, "X"),
+        (passed("X"), BOTH, "X"),
+        (passed("X"), DESTINATIONS, ""),
+        (passed("X", "Y"), SOURCE, "X"),
+        (passed("X", "Y"), BOTH, "XY"),
+        (passed("X", "Y"), DESTINATIONS, "Y"),
+        (passed("X", "Y", "Y"), BOTH, "XY"),
+        (passed("X", "X", "Y"), BOTH, "XY"),
+        (passed("X", "Y", "Z"), DESTINATIONS, "YZ"),
+        # Several packets.
+        (passed("XXX", "XXX", "X"), BOTH, "XXX"),
+        (passed("XXX", "YYY", "X"), BOTH, "XXXYYY"),
+        (passed("XY", "XY", "ZZ"), BOTH, "XYZZ"),
+    ],
+)
+def test_each_form_once(what: Passed, mirror: CaseMirror, copies: str) -> None:
+    assert due(what, [mirror]) == Counter(map(frame, copies))
+
+
+def test_mirrors_with_one_output() -> None:
+    what = passed("XX", "XX", "Y")
+    assert due(what, [SOURCE, CaseMirror(dst="b", output="m")]) == Counter([X, X])
+    assert due(what, [SOURCE, DESTINATIONS]) == Counter([X, X, Y])
+
+
+def test_select_all_is_both_ways() -> None:
+    assert due(passed("X", "Y", "X"), [CaseMirror(select_all=True, output="m")]) == Counter([X, Y])
+
+
+def test_select_vlan_is_of_each_form() -> None:
+    before, after = frame("X", [10]), frame("X", [20])
+    what = Passed({"a": Counter([before, Y])}, {"b": Counter([after, Y])})
+
+    def selected(*vlans: int) -> Counter[bytes]:
+        return due(what, [CaseMirror(src="a", dst="b", output="m", select_vlan=vlans)])
+
+    assert selected(10) == Counter([before])
+    assert selected(20) == Counter([after])
+    assert selected(0, 10, 20) == Counter([before, after, Y])
+
+
+def test_what_passed_outputs_is_left_out() -> None:
+    captured = {"a": Counter[bytes](), "b": Counter([X]), "m": Counter([X])}
+    what = passed_ports([("a", [X]), ("m", [Z]), ("a", [X])], captured, {"m"})
+    assert what.arrived == {"a": Counter([X, X])}
+    assert set(what.left) == {"a", "b"}
+
+
+def test_a_frame_arrives_on_one_port() -> None:
+    with pytest.raises(ValueError, match="arrived on two ports"):
+        Passed({"a": Counter([X]), "b": Counter([X, Y])}, {})
+
+
+@pytest.mark.parametrize(
+    ("copies", "problem"),
+    [
+        ("XY", ""),
+        ("X", ""),  # Before 3.1.3.
+        ("XXYYY", ""),  # After recirculations.
+        ("Y", "left out what is due"),
+        ("XYZ", "copied what is not due"),
+    ],
+)
+def test_what_open_vswitch_may_do_otherwise(copies: str, problem: str) -> None:
+    what = passed("X", "Y")
+    native = Counter(map(frame, copies))
+    found = list(native_problems(what, due(what, [BOTH]), native))
+    assert bool(found) == bool(problem)
+    assert problem in "".join(found)
