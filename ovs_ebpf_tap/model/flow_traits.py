@@ -29,9 +29,7 @@ class FlowTraits:
     """What some flow of a bridge does to packets, whether or not packets reach it."""
 
     modifies: bool = False
-    """Changes the packet, or has an action after which OVS may count it as another one."""
-    sets_metadata: bool = False
-    """Loads a register or other metadata: some versions of OVS count that as a modification."""
+    """Changes the packet itself, or what it is encapsulated in."""
     outputs: bool = False
     """Sends to ports otherwise than with NORMAL: no VLAN is translated on the way."""
     repeats: bool = False

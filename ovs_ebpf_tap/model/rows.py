@@ -199,7 +199,6 @@ class Database:
             hw_offload=self.hw_offload,
             userspace_tso=self.userspace_tso,
             vlan_limit=self.vlan_limit,
-            ovs_version=self.ovs_version,
         )
 
 

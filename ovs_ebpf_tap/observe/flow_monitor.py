@@ -45,7 +45,6 @@ class FlowMonitor(Channel):
             here |= traits if count else 0
         return FlowTraits(
             modifies=bool(here & ofp_actions.MODIFIES),
-            sets_metadata=bool(here & ofp_actions.SETS_METADATA),
             outputs=bool(here & ofp_actions.OUTPUTS),
             repeats=bool(here & ofp_actions.REPEATS),
         )

@@ -11,10 +11,9 @@ from functools import lru_cache
 from struct import Struct
 
 MODIFIES = 1
-SETS_METADATA = 2
-OUTPUTS = 4
-REPEATS = 8
-_ANYTHING = MODIFIES | SETS_METADATA | OUTPUTS | REPEATS
+OUTPUTS = 2
+REPEATS = 4
+_ANYTHING = MODIFIES | OUTPUTS | REPEATS
 """Traits of flows."""
 
 _U16 = Struct("!H")
@@ -30,7 +29,7 @@ _INSTRUCTION_HEADER = 8
 
 @lru_cache(maxsize=4096)
 def traits_of_instructions(instructions: bytes) -> int:
-    """What a flow's instructions do: MODIFIES, SETS_METADATA, OUTPUTS, REPEATS, or none of them."""
+    """What a flow's instructions do: MODIFIES, OUTPUTS, REPEATS, or none of them."""
     traits = 0
     for kind, at, length in _elements(instructions):
         if kind in (_WRITE_ACTIONS, _APPLY_ACTIONS):
@@ -111,18 +110,18 @@ _NX_ACTIONS = {
     51: 0,  # sample
 }
 # Where the fields begin that these write, as OXM headers.
-_NX_LOADS = {7: 12, 33: 10}  # reg_load, reg_load2
-_NX_WRITES = {10: 28, 13: 24, 28: 12, 49: 14}  # multipath, bundle_load, pop, check_pkt_larger
+# reg_load, multipath, bundle_load, pop, reg_load2, check_pkt_larger
+_NX_WRITES = {7: 12, 10: 28, 13: 24, 28: 12, 33: 10, 49: 14}
 _NX_MOVE = 6, 16
 _ONF_COPY_FIELD = 3200, 20
 _NX_NESTS = {35: 24, 42: 16}  # ct, clone: where the actions in them begin
 
 
 def traits_of_actions(actions: bytes) -> int:
-    """What actions do: MODIFIES, SETS_METADATA, OUTPUTS, REPEATS, or none of them.
+    """What actions do: MODIFIES, OUTPUTS, REPEATS, or none of them.
 
-    As `reset_mirror_ctx` in `ofproto/ofproto-dpif-xlate.c` has it, and beyond that, MODIFIES
-    stands for all that changes the packet. REPEATS: may send it to one port more than once.
+    MODIFIES stands for all that changes the packet, and for fields of its tunnel. REPEATS: may
+    send it to one port more than once.
     """
     traits = 0
     outputs: list[int] = []
@@ -134,7 +133,7 @@ def traits_of_actions(actions: bytes) -> int:
             if port not in _NOWHERE:
                 outputs.append(port)
         elif kind == _SET_FIELD:
-            traits |= _loaded(action, 4)
+            traits |= _written(action, 4)
         elif kind == _COPY_FIELD:
             traits |= _moved(action, 12)
         elif kind == _VENDOR:
@@ -158,8 +157,6 @@ def _vendor_action(action: bytes) -> int:
         return _moved(action, _ONF_COPY_FIELD[1])
     if vendor != _NX or subtype is None:
         return _ANYTHING
-    if subtype in _NX_LOADS:
-        return _loaded(action, _NX_LOADS[subtype])
     if subtype in _NX_WRITES:
         return _written(action, _NX_WRITES[subtype])
     if subtype == _NX_MOVE[0]:
@@ -196,13 +193,8 @@ def _is_metadata(action: bytes, at: int) -> bool:
     return (oxm_class, number >> 1) in _METADATA
 
 
-def _loaded(action: bytes, at: int) -> int:
-    """A value put into a field: `OFPACT_SET_FIELD`."""
-    return SETS_METADATA if _is_metadata(action, at) else MODIFIES
-
-
 def _written(action: bytes, at: int) -> int:
-    """A field written otherwise: OVS itself counts that as no modification."""
+    """A field written, by whatever action."""
     return 0 if _is_metadata(action, at) else MODIFIES
 
 

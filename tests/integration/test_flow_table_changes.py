@@ -65,10 +65,10 @@ def test_flows_come_and_go(switch: Switch, tables: FlowTables) -> None:
     assert tables.traits == {"br0": NOTHING}
     switch.ofctl("add-flow", "br0", "priority=5,udp,actions=mod_dl_src:02:00:00:00:00:01,normal")
     flows_are(tables, MODIFIES)
-    switch.ofctl("add-flow", "br0", "table=9,actions=load:1->NXM_NX_REG0[],output:1")
-    flows_are(tables, FlowTraits(modifies=True, sets_metadata=True, outputs=True))
+    switch.ofctl("add-flow", "br0", "table=9,actions=output:1,load:1->NXM_NX_REG0[],output:1")
+    flows_are(tables, FlowTraits(modifies=True, outputs=True, repeats=True))
     switch.ofctl("mod-flows", "br0", "udp,actions=normal")
-    flows_are(tables, FlowTraits(sets_metadata=True, outputs=True))
+    flows_are(tables, FlowTraits(outputs=True, repeats=True))
     switch.ofctl("add-flow", "br0", "table=9,actions=1")  # The same flow, replaced.
     flows_are(tables, OUTPUTS)
     switch.ofctl("--strict", "del-flows", "br0", "table=9,priority=32768")
@@ -86,7 +86,7 @@ def test_a_learned_flow(switch: Switch, tables: FlowTables) -> None:
     a = switch.add_host("a", with_ip=False)
     learn = "learn(table=3,NXM_OF_ETH_SRC[],load:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[])"
     switch.ofctl("add-flow", "br0", f"priority=9,actions={learn}")
-    flows_are(tables, FlowTraits(True, True, True, True))
+    flows_are(tables, FlowTraits(True, True, True))
     a.send([arp_request(a, a.ip)])
     wait_for(lambda: "table=3" in switch.ofctl("dump-flows", "br0"), what="the learned flow")
     switch.ofctl("del-flows", "br0", "table=0")
@@ -223,7 +223,7 @@ def test_many_flows(switch: Switch, tables: FlowTables, figure: Any) -> None:
     anew.watch(["br0"])
     longest = within(anew, seen, 10)
     took = time.monotonic() - began
-    assert anew.traits["br0"] == FlowTraits(sets_metadata=True, outputs=True)
+    assert anew.traits["br0"] == OUTPUTS
     figure(
         f"{count} flows seen in {took * 1000:.0f} ms, at most {longest * 1000:.0f} ms at once, "
         f"holding {held} bytes; ovs-vswitchd's main thread worked "

@@ -475,7 +475,6 @@ def test_flags_of_ports(
 @pytest.mark.parametrize(
     ("flow", "reason"),
     [
-        ("udp,actions=mod_nw_tos:4,normal", "flows modify packets"),
         ("udp,actions=normal,normal", "flows output to a port more than once"),
     ],
 )

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from ovs_ebpf_tap.lab.frames import with_tags
-from parity.case import Case, CaseMirror, CasePort, Sent, broadcast, flood, left, ports
+from ovs_ebpf_tap.lab.frames import udp_frame, with_tags
+from parity.case import (
+    GROUP,
+    Case,
+    CaseMirror,
+    CasePort,
+    Sent,
+    broadcast,
+    flood,
+    left,
+    ports,
+    station,
+    talk,
+)
 
 BOTH_WAYS: list[Sent] = [("a", flood("a")), ("b", flood("b"))]
 TAGGED: list[Sent] = [("a", flood("a", [10])), ("a", flood("a", [20])), ("b", flood("b", [10]))]
@@ -19,8 +31,23 @@ REWRITES = {
     "vlan_pcp": "mod_vlan_pcp:5",
     "strip_vlan": "strip_vlan",
     "push_vlan": "push_vlan:0x8100,set_field:4126->vlan_vid",
+    "move": "move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]",
+    "same_value": "mod_dl_dst:01:00:5e:00:00:09",
+    "and_back": "mod_dl_dst:02:00:00:00:00:99,mod_dl_dst:01:00:5e:00:00:09",
 }
 """Actions that change a packet's headers, by a short name."""
+
+METADATA = {
+    "reg": "load:1->NXM_NX_REG0[]",
+    "xxreg": "set_field:1->xxreg3",
+    "metadata": "load:1->OXM_OF_METADATA[]",
+    "tun_id": "set_tunnel:5",
+    "tun_dst": "load:0x0a010101->NXM_NX_TUN_IPV4_DST[]",
+    "pkt_mark": "load:1->NXM_NX_PKT_MARK[]",
+    "queue": "set_queue:1",
+    "ct_mark": "ct(commit,exec(load:1->NXM_NX_CT_MARK[]))",
+}
+"""Actions that leave the packet itself as it is."""
 
 SELECTIONS = {
     "source": CaseMirror(src="a", output="m"),
@@ -42,19 +69,34 @@ CASES = [
         Case(
             f"rewrite_{name}_{selection}",
             ports("a b m"),
-            [mirror] if selection == "source" else left("flows modify packets", mirror),
+            [mirror],
             [*BOTH_WAYS, *TAGGED],
             flows=rewrite(actions),
-            all_hooks=(name, selection) == ("dl_dst", "destination"),
+            modifies=True,
+            all_hooks=(name, selection) in (("dl_dst", "destination"), ("ttl", "both")),
         )
         for name, actions in REWRITES.items()
         for selection, mirror in SELECTIONS.items()
+        # Hooks take two forms that differ in the tag's priority for one.
+        if (name, selection) != ("vlan_pcp", "both")
+    ),
+    *(
+        Case(
+            f"set_{name}",
+            ports("a b m"),
+            [SELECTIONS["both"]],
+            [*BOTH_WAYS, *TAGGED],
+            flows=rewrite(actions),
+            modifies=True,
+        )
+        for name, actions in METADATA.items()
     ),
     Case(
         "rewrite_after_output",
         ports("a b c m"),
-        left("flows modify packets", CaseMirror(src="a", dst="b c", output="m")),
+        [CaseMirror(src="a", dst="b c", output="m")],
         BOTH_WAYS,
+        modifies=True,
         flows=[
             "in_port={a},ip,actions=output:{b},mod_dl_dst:02:00:00:00:00:99,output:{c}",
             "priority=0,actions=NORMAL",
@@ -63,13 +105,92 @@ CASES = [
     Case(
         "rewrite_different_destinations",
         ports("a b c m"),
-        left("flows modify packets", CaseMirror(dst="b c", output="m")),
+        [CaseMirror(dst="b c", output="m")],
         BOTH_WAYS,
+        modifies=True,
         flows=[
             "in_port={a},ip,actions=mod_dl_dst:02:00:00:00:00:97,output:{b},"
             "mod_dl_dst:02:00:00:00:00:99,output:{c}",
             "priority=0,actions=NORMAL",
         ],
+    ),
+    Case(
+        "rewrite_and_restore",
+        ports("a b c m"),
+        [CaseMirror(src="a", dst="b c", output="m")],
+        [("a", [udp_frame(station("a"), GROUP)])],
+        flows=[
+            "in_port={a},ip,actions=mod_nw_tos:16,output:{b},mod_nw_tos:0,output:{c}",
+            "priority=0,actions=NORMAL",
+        ],
+        modifies=True,
+    ),
+    Case(
+        "rewrite_in_a_clone",
+        ports("a b c m"),
+        [CaseMirror(src="a", dst="b c", output="m")],
+        BOTH_WAYS,
+        flows=[
+            "in_port={a},ip,actions=clone(mod_dl_dst:02:00:00:00:00:99,output:{b}),output:{c}",
+            "priority=0,actions=NORMAL",
+        ],
+        modifies=True,
+    ),
+    Case(
+        "rewrite_and_flood",
+        ports("a b c m n"),
+        [
+            CaseMirror(src="a", dst="b c", output="m"),
+            CaseMirror(src="b", output="n"),
+            CaseMirror(dst="b", output="n"),
+        ],
+        BOTH_WAYS,
+        flows=["priority=9,ip,actions=dec_ttl,NORMAL", "priority=0,actions=NORMAL"],
+        modifies=True,
+    ),
+    Case(
+        "rewrite_by_a_pipeline",
+        ports("a b m"),
+        [CaseMirror(src="a", dst="a b", output="m")],
+        [*BOTH_WAYS, ("a", talk("a", "b")), ("b", talk("b", "a"))],
+        flows=[
+            "table=0,in_port={a},actions=load:{b}->NXM_NX_REG15[],resubmit(,1)",
+            "table=0,in_port={b},actions=load:{a}->NXM_NX_REG15[],resubmit(,1)",
+            "table=1,ip,actions=mod_dl_src:02:00:00:00:00:97,dec_ttl,resubmit(,2)",
+            "table=1,priority=0,actions=resubmit(,2)",
+            "table=2,actions=output:NXM_NX_REG15[]",
+        ],
+        modifies=True,
+    ),
+    Case(
+        "rewrite_and_send_back",
+        ports("a b m"),
+        [CaseMirror(src="a", dst="a", output="m")],
+        BOTH_WAYS,
+        flows=["in_port={a},ip,actions=dec_ttl,in_port", "priority=0,actions=NORMAL"],
+        modifies=True,
+        all_hooks=True,
+    ),
+    *(
+        Case(
+            f"conntrack_{name}",
+            ports("a b m"),
+            [CaseMirror(src="a", dst="b", output="m")],
+            [*BOTH_WAYS, ("a", talk("a", "b")), ("b", talk("b", "a"))],
+            flows=[
+                f"table=0,in_port={{a}},ip,actions=ct(commit,table=1{nat})",
+                "table=1,ip,actions=ct(table=2,zone=7)",
+                "table=2,actions=output:{b}",
+                "priority=0,actions=NORMAL",
+            ],
+            modifies=True,
+            all_hooks=name == "source_nat",
+        )
+        for name, nat in {
+            "commit": "",
+            "source_nat": ",nat(src=10.9.9.9)",
+            "destination_nat": ",nat(dst=10.8.8.8)",
+        }.items()
     ),
     *(
         Case(

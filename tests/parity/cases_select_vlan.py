@@ -195,8 +195,9 @@ CASES = [
     Case(
         "changed_on_the_way",
         ports("a b m"),
-        left("flows modify packets", CaseMirror(src="a", dst="b", output="m", select_vlan=(20,))),
+        [CaseMirror(src="a", dst="b", output="m", select_vlan=(20,))],
         [tagged("a")],
+        modifies=True,
         flows=[
             "in_port={a},dl_vlan=10,actions=mod_vlan_vid:20,output:{b}",
             "priority=0,actions=NORMAL",

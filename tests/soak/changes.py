@@ -36,7 +36,7 @@ def add_flow(rng: Random, pair: Pair) -> str | None:
             f"{match},actions={out}",
             f"{match},actions={out},{other}",
             f"{match},ip,actions={out}",
-            f"{match},ip,actions=mod_dl_src:02:00:00:00:00:98,{out}",
+            f"{match},ip,actions=load:1->NXM_NX_REG0[],{out}",
             f"{match},actions={out},{out}",
             f"{match},actions=NORMAL,{out}",
         )

@@ -124,8 +124,7 @@ MIRROR_COLUMNS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         ),
     }
 )
-TRAITS = mostly(FlowTraits(), st.none() | st.builds(FlowTraits, *[st.booleans()] * 4))
-VERSIONS = st.sampled_from([None, "2.17.0", "3.1.0", "3.1.3", "3.4.0", "3.5.0", "odd"])
+TRAITS = mostly(FlowTraits(), st.none() | st.builds(FlowTraits, *[st.booleans()] * 3))
 
 
 def mostly_from(near: list[UUID], far: list[UUID]) -> st.SearchStrategy[UUID]:
@@ -203,7 +202,6 @@ def cases(draw: st.DrawFn) -> PlanInput:
         "hw_offload": draw(mostly(False, st.booleans())),
         "userspace_tso": draw(mostly(False, st.booleans())),
         "vlan_limit": draw(one_in(4, st.just(2), st.just(1))),
-        "ovs_version": draw(VERSIONS),
     }
     refused = draw(mostly(frozenset(), st.frozensets(st.integers(100, 110), max_size=2)))
     return PlanInput(

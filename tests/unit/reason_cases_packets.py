@@ -115,28 +115,10 @@ CASES: list[ReasonCase] = [
         "it selects leaving packets of ports with VLAN settings, and flows that output to ports",
     ),
     (
-        "modifies",
-        both(flows(FlowTraits(modifies=True)), world_settings(ovs_version="3.1.2")),
-        NATIVE,
-        "it selects leaving packets, and flows modify packets",
-    ),
-    (
-        "modifies, and no version",
-        flows(FlowTraits(modifies=True)),
-        NATIVE,
-        "it selects leaving packets, and flows modify packets",
-    ),
-    (
         "repeats",
         flows(FlowTraits(repeats=True)),
         NATIVE,
         "it selects leaving packets, and flows output to a port more than once",
-    ),
-    (
-        "metadata",
-        both(flows(FlowTraits(sets_metadata=True)), world_settings(ovs_version="3.1.5")),
-        NATIVE,
-        "it selects leaving packets, and flows set registers or metadata",
     ),
     # Other mirrors.
     (

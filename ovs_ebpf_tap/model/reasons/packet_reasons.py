@@ -56,7 +56,7 @@ ANOTHER_TAG = Reason(
 FLOWS_UNKNOWN = Reason(
     "it selects leaving packets, and the flow tables are not known (yet): that takes "
     "OpenFlow 1.3, 1.4 or 1.5 among the bridge's protocols",
-    "What flows do to a packet decides whether Open vSwitch copies it again when it leaves.",
+    "What flows do to a packet decides whether hooks can tell it from others when it leaves.",
     "Wait a moment; if it lasts, add `OpenFlow13`, `OpenFlow14` or `OpenFlow15` to the bridge's "
     "`protocols`.",
 )
@@ -71,18 +71,6 @@ FLOWS_REPEAT = Reason(
     "copies once",
     "A hook can't tell the second packet from the first one of another packet that is alike.",
     "Have flows output to each port once, or select no leaving packets.",
-)
-FLOWS_MODIFY = Reason(
-    "it selects leaving packets, and flows modify packets: this Open vSwitch copies such a packet "
-    "once, later ones (3.1.3, 3.2) before and after",
-    "The hooks see two packets.",
-    "Use Open vSwitch 2.17.8, 3.0.5, 3.1.3, 3.2 or later, or select no leaving packets.",
-)
-FLOWS_SET_METADATA = Reason(
-    "it selects leaving packets, and flows set registers or metadata, after which this "
-    "Open vSwitch copies a packet again",
-    "The hooks see no difference.",
-    "Use Open vSwitch 3.1.6, 3.2.4, 3.3.3, 3.4.1 or later, or select no leaving packets.",
 )
 
 # Copies of other mirrors.

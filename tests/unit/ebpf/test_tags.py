@@ -252,7 +252,7 @@ class TagCase:
     datapath: str
 
     def world(self) -> World:
-        world = World(settings={"vlan_limit": self.vlan_limit, "ovs_version": "3.6.0"})
+        world = World(settings={"vlan_limit": self.vlan_limit})
         world.add_bridge(datapath_type=self.datapath)
         for name, columns in self.ports.items():
             world.add_port(name, **columns)

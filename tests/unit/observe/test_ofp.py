@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ovs_ebpf_tap.observe import ofp, ofp_actions
 
-NOTHING, M, S, O = 0, ofp_actions.MODIFIES, ofp_actions.SETS_METADATA, ofp_actions.OUTPUTS  # noqa: E741
+NOTHING, M, O = 0, ofp_actions.MODIFIES, ofp_actions.OUTPUTS  # noqa: E741
 R = ofp_actions.REPEATS
 
 VERSIONS = (ofp.OF13, ofp.OF14, ofp.OF15)
@@ -74,7 +74,7 @@ FLOWS = [
     ),
     (
         "ct(commit,exec(load:1->NXM_NX_CT_MARK[]))",
-        S,
+        NOTHING,
         "0004003000000000ffff00280000232000230001000000000000ff0000000000001900100001d6040000000100000000",
     ),
     ("ct_clear", NOTHING, "0004001800000000ffff001000002320002b000000000000"),
@@ -155,13 +155,17 @@ FLOWS = [
         NOTHING,
         "0004003000000000ffff002800002320000d000100000000000000020002001f00010004000000000001000200000000",
     ),
-    ("load:1->NXM_NX_REG0[]", S, "000400180000000000190010000100040000000100000000"),
-    ("set_field:1->reg0", S, "000400180000000000190010000100040000000100000000"),
-    ("set_field:1->xreg0", S, "000400180000000000190010800100080000000000000001"),
-    ("set_field:1->xxreg0", S, "0004002000000000001900180001de1000000000000000000000000000000001"),
-    ("set_field:1->metadata", S, "000400180000000000190010800004080000000000000001"),
-    ("load:1->NXM_NX_PKT_MARK[]", S, "000400180000000000190010000142040000000100000000"),
-    ("load:1->NXM_OF_IN_PORT[]", S, "000400180000000000190010000000020001000000000000"),
+    ("load:1->NXM_NX_REG0[]", NOTHING, "000400180000000000190010000100040000000100000000"),
+    ("set_field:1->reg0", NOTHING, "000400180000000000190010000100040000000100000000"),
+    ("set_field:1->xreg0", NOTHING, "000400180000000000190010800100080000000000000001"),
+    (
+        "set_field:1->xxreg0",
+        NOTHING,
+        "0004002000000000001900180001de1000000000000000000000000000000001",
+    ),
+    ("set_field:1->metadata", NOTHING, "000400180000000000190010800004080000000000000001"),
+    ("load:1->NXM_NX_PKT_MARK[]", NOTHING, "000400180000000000190010000142040000000100000000"),
+    ("load:1->NXM_OF_IN_PORT[]", NOTHING, "000400180000000000190010000000020001000000000000"),
     ("set_field:1->tun_id", M, "00040018000000000019001080004c080000000000000001"),
     ("set_field:1.2.3.4->tun_dst", M, "000400180000000000190010000140040102030400000000"),
     ("mod_dl_src:00:00:00:00:00:01", M, "000400180000000000190010800008060000000000010000"),
@@ -207,16 +211,16 @@ FLOWS = [
         O,
         "000400300000000000150008000000020000001000000001ffff000000000000ffff0010000023200005000000000000",
     ),
-    ("group:1", M | S | O | R, "00040010000000000016000800000001"),
+    ("group:1", M | O | R, "00040010000000000016000800000001"),
     (
         "learn(table=1,NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],output:NXM_OF_IN_PORT[])",
-        M | S | O | R,
+        M | O | R,
         "0004004000000000ffff003800002320001000000000800000000000000000000000010000000000003000000406000000000206000010100000000200000000",
     ),
     ("conjunction(1,1/2)", NOTHING, "0004001800000000ffff0010000023200022000200000001"),
     (
         "learn(table=1,NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],load:1->NXM_NX_REG0[])",
-        M | S | O | R,
+        M | O | R,
         "0004004800000000ffff0040000023200010000000008000000000000000000000000100000000000030000004060000000002060000282000000001000100040000000000000000",
     ),
 ]
@@ -250,11 +254,11 @@ def vendor(number: int, subtype: int) -> bytes:
     ],
 )
 def test_unknown_actions_may_do_anything(unknown: bytes) -> None:
-    assert ofp_actions.traits_of_actions(unknown) == M | S | O | R
+    assert ofp_actions.traits_of_actions(unknown) == M | O | R
 
 
 def test_unknown_instructions_may_do_anything() -> None:
-    assert ofp_actions.traits_of_instructions(action(7)) == M | S | O | R
+    assert ofp_actions.traits_of_instructions(action(7)) == M | O | R
 
 
 def test_traits_of_several_actions_add_up() -> None:
@@ -368,7 +372,7 @@ def test_no_change_of_a_flow_breaks_the_parser(
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ValueError, struct.error):
         assert all(
-            0 <= each.traits <= M | S | O | R for each in ofp.flow_updates(ofp.OF15, bytes(content))
+            0 <= each.traits <= M | O | R for each in ofp.flow_updates(ofp.OF15, bytes(content))
         )
 
 
