@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from faults.outcome_table import print_table
+from deployments import outcome_table as deployments_table
+from faults import outcome_table as faults_table
 from ovs_ebpf_tap.lab.netns import reap
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess, reap_pins
 from ovs_ebpf_tap.lab.switch import Switch
@@ -99,11 +100,12 @@ def figure(request: pytest.FixtureRequest) -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Prints what faults came to, and what tests measured.
+    """Prints what faults and deployments came to, and what tests measured.
 
     Here, as workers alone read the conftest of a directory that was not named.
     """
-    print_table(terminalreporter)
+    faults_table.print_table(terminalreporter)
+    deployments_table.print_table(terminalreporter)
     lines = dict.fromkeys(reported(terminalreporter, _FIGURE))
     if lines:
         terminalreporter.section("measured")
