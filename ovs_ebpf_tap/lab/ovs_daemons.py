@@ -75,10 +75,10 @@ class OvsDaemons(OvsTools, Resource):
         self.stop_ovsdb()
         self.start_ovsdb()
 
-    def start_vswitchd(self) -> None:
+    def start_vswitchd(self, *options: str) -> None:
         """Start ovs-vswitchd and wait until it has taken in the database."""
         _await_uptime()
-        self._start("ovs-vswitchd", self.db)
+        self._start("ovs-vswitchd", self.db, *options)
         self._deepen_queues()
 
     def stop_vswitchd(self) -> None:

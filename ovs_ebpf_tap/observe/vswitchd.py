@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from errno import ENOENT
+from itertools import pairwise
 from pathlib import Path
 
 from ovs_ebpf_tap.observe import rpc
@@ -15,6 +16,10 @@ _AT_WORK = "RDT"
 
 _STARTED_AT = 19
 """The place of `starttime` in the same file, counted from the state."""
+
+_UNIXCTL = "--unixctl"
+_SHORTEST = len("--un")
+"""Characters of its shortest abbreviation: there is `--user`, too."""
 
 _CONNECT = 0.1  # s
 _MAX_ANSWERS = 1 << 20  # bytes
@@ -48,10 +53,31 @@ def is_revalidating(pid: int | None) -> bool:
     return False
 
 
-def is_running(run_dir: Path) -> bool:
-    """Whether ovs-vswitchd takes connections."""
+def control_socket(run_dir: Path, pid: int) -> Path | None:
+    """Where that process takes commands; None if it was told to take none.
+
+    As `unixctl_server_create` (`lib/unixctl.c`) reads `--unixctl`: a relative path is one in the
+    run directory. `getopt_long` takes an abbreviation, too.
+    """
     try:
-        connect(run_dir, read_pid(run_dir)).close()
+        words = Path(f"/proc/{pid}/cmdline").read_text(errors="surrogateescape").split("\0")
+    except OSError:
+        words = []
+    chosen = f"ovs-vswitchd.{pid}.ctl"
+    for word, following in pairwise(words):
+        option, equals, value = word.partition("=")
+        if len(option) >= _SHORTEST and _UNIXCTL.startswith(option):
+            chosen = value if equals else following
+    return None if chosen == "none" else run_dir / chosen
+
+
+def is_running(run_dir: Path) -> bool:
+    """Whether ovs-vswitchd takes connections, or runs and takes none."""
+    pid = read_pid(run_dir)
+    if pid is not None and control_socket(run_dir, pid) is None:
+        return True
+    try:
+        connect(run_dir, pid).close()
     except OSError:
         return False
     return True
@@ -59,6 +85,7 @@ def is_running(run_dir: Path) -> bool:
 
 def connect(run_dir: Path, pid: int | None) -> rpc.Client:
     """To the control socket of that process. Raises OSError."""
-    if pid is None:
-        raise FileNotFoundError(ENOENT, "no ovs-vswitchd")
-    return rpc.Client.open(run_dir / f"ovs-vswitchd.{pid}.ctl", _MAX_ANSWERS, _CONNECT)
+    path = None if pid is None else control_socket(run_dir, pid)
+    if path is None:
+        raise FileNotFoundError(ENOENT, "no control socket of ovs-vswitchd")
+    return rpc.Client.open(path, _MAX_ANSWERS, _CONNECT)

@@ -14,6 +14,7 @@ import pytest
 
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import wait_for
+from ovs_ebpf_tap.observe import vswitchd
 from ovs_ebpf_tap.observe.revalidation import Revalidation
 from talking import Trio, copies_of
 
@@ -105,3 +106,31 @@ def test_running_flows_get_to_know_of_a_change(switch: Switch, trio: Trio, serve
         (switch.rundir / "br0.mgmt").unlink()
     finish(Revalidation.begin(switch.rundir, ["br0"]))
     assert copies_of(*trio, 3) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--unixctl=other.ctl"], ["--unixctl", "{rundir}/other.ctl"], ["--unix={rundir}/other.ctl"]],
+    ids=["name", "path", "abbreviated"],
+)
+def test_another_control_socket_is_found(switch: Switch, options: list[str]) -> None:
+    restart(switch, *options)
+    assert vswitchd.is_running(switch.rundir)
+    revalidation = Revalidation.begin(switch.rundir, ["br0"])
+    while not is_done(revalidation):
+        assert not revalidation.lost, "it is not asked"
+        time.sleep(0.001)
+
+
+def test_one_without_a_control_socket_runs(switch: Switch) -> None:
+    """So a mirror that is given back keeps its hooks until flows may know of it."""
+    restart(switch, "--unixctl=none")
+    assert vswitchd.is_running(switch.rundir)
+    finish(Revalidation.begin(switch.rundir, ["br0"]))
+    switch.kill_vswitchd()
+    assert not vswitchd.is_running(switch.rundir)
+
+
+def restart(switch: Switch, *options: str) -> None:
+    switch.kill_vswitchd()
+    switch.start_vswitchd(*(option.format(rundir=switch.rundir) for option in options))
