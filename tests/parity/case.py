@@ -134,6 +134,11 @@ class Case:
         return {mirror.output for mirror in self.mirrors if mirror.output is not None}
 
     @property
+    def has_conntrack(self) -> bool:
+        """Whether flows have packets recirculate."""
+        return any("ct(" in flow for flow in self.flows)
+
+    @property
     def has_output_vlan(self) -> bool:
         """Whether copies leave through common ports."""
         return any(m.output is None and m.output_vlan is not None for m in self.mirrors)

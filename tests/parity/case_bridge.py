@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ovs_ebpf_tap.lab.netns import Netns
@@ -48,8 +49,9 @@ _PORT_LINE = re.compile(r"port +(\w+): rx pkts=(\d+).*?tx pkts=(\d+)", re.DOTALL
 class ParityBench(Resource):
     """What many cases share: a switch, the sidecar, and a namespace for all machines."""
 
-    def __init__(self, attach: str) -> None:
-        self.switch = Switch("parity")
+    def __init__(self, attach: str, ovs: Path | None = None) -> None:
+        """`ovs` is a directory with another Open vSwitch than the machine's."""
+        self.switch = Switch("parity", ovs=ovs)
         self.peers = Netns("machines")
         self.sidecar = SidecarProcess(self.switch, "--attach", attach)
         self.serials = itertools.count(1)
@@ -257,7 +259,7 @@ class CaseBridge(Resource):
         if self.case.learn:
             self._send(self.case.learn)
             self._watch.wait_quiet(_LEARNT)
-        if any("ct(" in flow for flow in self.case.flows):
+        if self.case.has_conntrack:
             self.switch.appctl("dpctl/flush-conntrack")
         self.switch.appctl("revalidator/purge")
 

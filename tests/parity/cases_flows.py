@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovs_ebpf_tap.lab.frames import udp_frame, with_tags
+from ovs_ebpf_tap.lab.frames import Address, udp_frame, with_tags
 from parity.case import (
     GROUP,
     Case,
@@ -178,7 +178,7 @@ CASES = [
             [CaseMirror(src="a", dst="b", output="m")],
             [*BOTH_WAYS, ("a", talk("a", "b")), ("b", talk("b", "a"))],
             flows=[
-                f"table=0,in_port={{a}},ip,actions=ct(commit,table=1{nat})",
+                f"table=0,in_port={{a}},ip,actions={before}ct(commit,table=1{nat})",
                 "table=1,ip,actions=ct(table=2,zone=7)",
                 "table=2,actions=output:{b}",
                 "priority=0,actions=NORMAL",
@@ -186,11 +186,30 @@ CASES = [
             modifies=True,
             all_hooks=name == "source_nat",
         )
-        for name, nat in {
-            "commit": "",
-            "source_nat": ",nat(src=10.9.9.9)",
-            "destination_nat": ",nat(dst=10.8.8.8)",
-        }.items()
+        for name, before, nat in (
+            ("commit", "", ""),
+            ("source_nat", "", ",nat(src=10.9.9.9)"),
+            ("destination_nat", "", ",nat(dst=10.8.8.8)"),
+            ("after_rewrite", "dec_ttl,", ""),
+        )
+    ),
+    Case(
+        "conntrack_load_balancer",
+        ports("a b m n"),
+        [CaseMirror(src="a", dst="a", output="m"), CaseMirror(src="b", dst="b", output="n")],
+        [
+            ("a", [udp_frame(station("a"), Address(station("b").mac, "10.8.8.8"))]),
+            ("b", [udp_frame(station("b"), station("a"))]),
+        ],
+        flows=[
+            f"table=0,in_port={{a}},ip,actions=ct(commit,table=1,nat(dst={station('b').ip}))",
+            "table=0,in_port={b},ip,actions=ct(table=2,nat)",
+            "table=1,ip,actions=set_field:5->tun_id,ct(table=3)",
+            "table=2,ip,actions=dec_ttl,ct(table=3)",
+            "table=3,in_port={a},actions=output:{b}",
+            "table=3,in_port={b},actions=output:{a}",
+        ],
+        modifies=True,
     ),
     *(
         Case(

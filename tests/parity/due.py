@@ -60,13 +60,16 @@ def due(passed: Passed, mirrors: Collection[CaseMirror]) -> Frames:
     return copies
 
 
-def native_problems(passed: Passed, wanted: Frames, native: Frames) -> Iterator[str]:
+def native_problems(
+    passed: Passed, wanted: Frames, native: Frames, recirculates: bool = False
+) -> Iterator[str]:
     """How Open vSwitch's copies differ from those due otherwise than it is known to.
 
-    It may copy a form more often, and leave out forms that the packet did not arrive in.
+    It may copy a form more often, and leave out forms that the packet did not arrive in. What is
+    recirculated, it may copy as if it arrived, in the form that it has then.
     """
-    strange = Counter({frame: n for frame, n in (native - wanted).items() if frame not in wanted})
-    if strange:
+    strange = Counter({frame: n for frame, n in native.items() if frame not in wanted})
+    if strange and not recirculates:
         yield f"Open vSwitch copied what is not due: {difference(Counter(), strange)}"
     arrived = {frame for frames in passed.arrived.values() for frame in frames}
     missing = Counter({frame: n for frame, n in (wanted - native).items() if frame in arrived})

@@ -21,8 +21,8 @@ from parity.place_listeners import Frames
 from parity.untouched import changes, surroundings
 
 
-def check(bench: ParityBench, case: Case) -> None:
-    """Fails, saying all that is wrong."""
+def check(bench: ParityBench, case: Case) -> tuple[int, int]:
+    """Fails, saying all that is wrong; returns how many copies Open vSwitch made, and were due."""
     with CaseBridge(bench, case) as world:
         # OVS drops what arrives on a mirror's output port.
         plain = world.play([each for each in case.sent if not _is_output(each[0], case)])
@@ -45,6 +45,11 @@ def check(bench: ParityBench, case: Case) -> None:
         ]
     if problems:
         pytest.fail("\n".join(dict.fromkeys(problems)), pytrace=False)
+    return _copies(case, native), _copies(case, wanted)
+
+
+def _copies(case: Case, run: Run) -> int:
+    return sum(each.total() for place, each in run.frames.items() if _is_output(place, case))
 
 
 def wanted_run(case: Case, native: Run) -> Run:
@@ -70,7 +75,8 @@ def _native_problems(case: Case, native: Run, wanted: Run) -> Iterator[str]:
         return
     passed = passed_ports(case.sent, native.frames, case.outputs)
     for output in case.outputs:
-        for each in native_problems(passed, wanted.frames[output], native.frames[output]):
+        copies = wanted.frames[output], native.frames[output]
+        for each in native_problems(passed, *copies, case.has_conntrack):
             yield f"at {output}: {each}"
 
 

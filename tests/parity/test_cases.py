@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from ovs_ebpf_tap.lab.kernel import attachments
+from parity import cases_flows
 from parity.case import Case, datapath_type
 from parity.case_bridge import ParityBench
 from parity.runner import check
@@ -29,6 +30,22 @@ def _parameters() -> Sequence[object]:
     return found
 
 
+def _modifying() -> Sequence[Case]:
+    """The cases whose flows change packets, with each change once."""
+    one_way = ("_source", "_destination")
+    return [c for c in cases_flows.CASES if c.modifies and not c.name.endswith(one_way)]
+
+
 @pytest.mark.parametrize(("bench", "case"), _parameters(), indirect=["bench"], scope="session")
 def test_offloaded_is_as_native(bench: ParityBench, case: Case) -> None:
     check(bench, case)
+
+
+@pytest.mark.parametrize("case", _modifying(), ids=lambda case: case.name)
+def test_beside_a_newer_ovs(
+    newer_bench: ParityBench, case: Case, figure: Callable[[str], None]
+) -> None:
+    """It copies second forms, and makes surplus copies."""
+    native, wanted = check(newer_bench, case)
+    if native != wanted:
+        figure(f"Open vSwitch made {native} copies of {wanted}")

@@ -87,18 +87,20 @@ def test_a_frame_arrives_on_one_port() -> None:
 
 
 @pytest.mark.parametrize(
-    ("copies", "problem"),
+    ("copies", "recirculates", "problem"),
     [
-        ("XY", ""),
-        ("X", ""),  # Before 3.1.3.
-        ("XXYYY", ""),  # After recirculations.
-        ("Y", "left out what is due"),
-        ("XYZ", "copied what is not due"),
+        ("XY", False, ""),
+        ("X", False, ""),  # Before 3.1.3.
+        ("XXYYY", False, ""),
+        ("Y", False, "left out what is due"),
+        ("Y", True, "left out what is due"),
+        ("XYZ", False, "copied what is not due"),
+        ("XYZ", True, ""),
     ],
 )
-def test_what_open_vswitch_may_do_otherwise(copies: str, problem: str) -> None:
+def test_what_open_vswitch_may_do_otherwise(copies: str, recirculates: bool, problem: str) -> None:
     what = passed("X", "Y")
     native = Counter(map(frame, copies))
-    found = list(native_problems(what, due(what, [BOTH]), native))
+    found = list(native_problems(what, due(what, [BOTH]), native, recirculates))
     assert bool(found) == bool(problem)
     assert problem in "".join(found)
