@@ -12,8 +12,9 @@ from ovs_ebpf_tap.lab.processes import kill_and_wait, wait_gone
 from ovs_ebpf_tap.lab.resource import Resource
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
-# What `scripts/newer-ovs` makes: the Open vSwitch of Debian 13.
-NEWER_OVS = Path("/var/cache/ovs-ebpf-tap/newer-ovs")
+# What `scripts/fetch-ovs` makes: Open vSwitch and OVN of Debian 12 and of Debian 13.
+DEBIAN_12_OVS = Path("/var/cache/ovs-ebpf-tap/debian-12")
+NEWER_OVS = Path("/var/cache/ovs-ebpf-tap/debian-13")
 
 # An ovs-vswitchd started earlier after boot takes itself to have no handler threads.
 _EARLIEST_UPTIME = 11.0

@@ -4,9 +4,9 @@
 #   setup_environment [EXTRA]
 #
 # installs missing Debian packages, and the project with its EXTRA ("test", for example) in the virtual environment
-# .venv of the checkout; for tests it also fetches a newer Open vSwitch. It prints a line for each step, and so nothing
-# if nothing is missing. On failure it prints one line on standard error and returns 1. An Open vSwitch of the machine
-# is left alone; one that comes with the packages is neither started nor enabled.
+# .venv of the checkout; for tests it also fetches releases of Open vSwitch and OVN. It prints a line for each step, and
+# so nothing if nothing is missing. On failure it prints one line on standard error and returns 1. An Open vSwitch of
+# the machine is left alone; one that comes with the packages is neither started nor enabled.
 #
 #   setup_checks
 #
@@ -41,7 +41,7 @@ setup_environment() {
     fi
     setup_debian_packages "${1:-}" && setup_venv && setup_project "${1:-}" &&
         if [[ ${1:-} == test ]]; then
-            setup_newer_ovs
+            setup_ovs_releases
         fi
 }
 
@@ -135,9 +135,9 @@ setup_project() {
     printf '%s\n' "${wanted%:*}:" ${extra:+"$wanted"} >"$stamp"
 }
 
-setup_newer_ovs() {
-    local fetch=$SETUP_CHECKOUT/scripts/newer-ovs
-    "$fetch" --is-there || setup_quietly 'fetching a newer Open vSwitch for tests' "$fetch"
+setup_ovs_releases() {
+    local fetch=$SETUP_CHECKOUT/scripts/fetch-ovs
+    "$fetch" --is-there || setup_quietly 'fetching releases of Open vSwitch and OVN for tests' "$fetch"
 }
 
 # setup_quietly WHAT CMD...: says WHAT, runs CMD, and shows the end of its output only if it fails.

@@ -1,4 +1,4 @@
-"""Beside a newer Open vSwitch than the machine's (`scripts/newer-ovs`), one with `Mirror.filter`.
+"""Beside a newer Open vSwitch than the machine's (`scripts/fetch-ovs`), one with `Mirror.filter`.
 
 It is also the oracle for filters: which frames it copies natively is held against what the parser
 (`decide/mirror_filter.py`) and the model of its flow key (`lab/flowkey.py`) say.
