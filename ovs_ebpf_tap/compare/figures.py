@@ -71,7 +71,8 @@ class Summary:
 class Result:
     """All that a comparison has found.
 
-    `about` and `host` are pairs of what and how; `unknown` says why figures are missing.
+    `about` and `host` are pairs of what and how; `unknown` says why figures are missing, `notes`
+    what to mind when reading others.
     """
 
     title: str
@@ -82,6 +83,7 @@ class Result:
     loads: tuple[Load, ...]
     readings: tuple[Reading, ...]
     unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def values(self, load: str, metric: str, variant: str) -> list[float]:
         """The figures that are known, in the order of rounds."""

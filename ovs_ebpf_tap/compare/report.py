@@ -26,6 +26,7 @@ def as_json(result: Result) -> str:
             "commands": result.commands,
             "variants": result.variants,
             "not_known": result.unknown,
+            "notes": result.notes,
             "summary": {load.name: _load_json(result, load) for load in result.loads},
             "rounds": [asdict(reading) for reading in result.readings],
         },
@@ -56,6 +57,7 @@ def as_table(result: Result) -> str:
         lines += ["", *align([head, *table_rows(result, load)], right=range(1, len(head)))]
     lines += ["", "Medians of all rounds, [quartiles]; ratios are of medians."]
     lines += [f"Not known: {why}." for why in result.unknown]
+    lines += [f"{note}." for note in result.notes]
     return "\n".join(lines)
 
 

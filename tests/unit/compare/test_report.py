@@ -92,6 +92,12 @@ def test_what_is_not_known_is_said() -> None:
     assert lines[-1] == "Not known: copies missing: somebody filters."
 
 
+def test_notes_come_last() -> None:
+    noted = replace(made(missing=None), notes=("Open vSwitch adds copies",))
+    assert as_table(noted).splitlines()[-1] == "Open vSwitch adds copies."
+    assert json.loads(as_json(noted))["notes"] == ["Open vSwitch adds copies"]
+
+
 def test_json_has_every_reading() -> None:
     read = json.loads(as_json(made()))
     assert len(read["rounds"]) == 12
