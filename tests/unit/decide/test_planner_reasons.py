@@ -57,7 +57,7 @@ def test_rows_that_ovs_does_not_take_need_no_room(left_over: dict[str, Any]) -> 
 OTHERWISE_TESTED = {
     "CONTENDED",  # test_planner_limits
     "COOLING_DOWN",  # test_policing_obstacles
-    "DEPENDENT",  # it takes 64 rounds
+    "DEPENDENT",  # test_component_planner
     "ENDLESS_COPIES",  # test_planner_limits
     "HARDWARE_FLOWS",  # test_hw_offload
     "INTERNAL_ERROR",  # test_planner_faults
