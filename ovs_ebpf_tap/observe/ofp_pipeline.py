@@ -1,0 +1,387 @@
+"""What OpenFlow instructions and actions, as bytes, do: in the terms of `model/flow.py`.
+
+The formats are those of `include/openflow/*.h` and `lib/ofp-actions.c`. What is malformed raises
+ValueError or struct.error. What OVS writes into headers is not kept, so that flows that differ in
+nothing else are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from struct import Struct
+
+from ovs_ebpf_tap.model.flow import (
+    ANY_PORT,
+    METADATA,
+    TUN_ID,
+    VLAN,
+    VLAN_PRESENT,
+    Action,
+    Actions,
+    Clone,
+    Flow,
+    Forget,
+    Known,
+    Load,
+    Modify,
+    Move,
+    Output,
+    OutputField,
+    Resubmit,
+    ToGroup,
+)
+from ovs_ebpf_tap.observe import ofp_fields
+from ovs_ebpf_tap.observe.ofp_fields import Part
+from ovs_ebpf_tap.observe.ofp_learn import learn
+
+ANYTHING: Actions = (Output(ANY_PORT), Output(ANY_PORT))
+"""What an action does that is not known here: it may send the packet to any port, twice."""
+
+_U8 = Struct("!B")
+_U16 = Struct("!H")
+_U16_U8 = Struct("!HB")
+_U32 = Struct("!I")
+_U64 = Struct("!Q")
+_U64_U64 = Struct("!QQ")
+_U16_U16_U16 = Struct("!HHH")
+_TYPE_LENGTH = Struct("!HH")
+
+_NX = 0x00002320
+_ONF = 0x4F4E4600
+
+
+def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type of each element, and the element with its header."""
+    at = 0
+    while at < len(data):
+        kind, length = _TYPE_LENGTH.unpack_from(data, at)
+        if length < 8 or at + length > len(data):
+            raise ValueError("an action's length is wrong")
+        yield kind, data[at : at + length]
+        at += length
+
+
+# Instructions.
+
+_GOTO_TABLE, _WRITE_METADATA, _WRITE_ACTIONS, _APPLY_ACTIONS, _CLEAR_ACTIONS, _METER = range(1, 7)
+_INSTRUCTION_HEADER = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """What a flow does."""
+
+    actions: Actions
+    learned: tuple[Flow, ...]
+    """The flows that it may add, those that have outputs."""
+    groups: frozenset[int]
+    """The groups that it uses."""
+
+
+@lru_cache(maxsize=4096)
+def instructions_of(table: int, instructions: bytes) -> Instructions:
+    """What the instructions of a flow in that table do."""
+    learned: list[Flow] = []
+    parser = _Parser(table, learned)
+    actions: list[Action] = []
+    # From the highest number to the lowest, they are in the order in which OVS executes them.
+    for kind, element in sorted(_elements(instructions), key=lambda each: -each[0]):
+        if kind == _APPLY_ACTIONS:
+            actions += parser.steps(element[_INSTRUCTION_HEADER:])
+        elif kind == _WRITE_ACTIONS:
+            written = parser.action_set(element[_INSTRUCTION_HEADER:])
+            actions += (Clone(written),) if written else ()
+        elif kind == _WRITE_METADATA:
+            value, mask = _U64_U64.unpack_from(element, 8)
+            actions.append(Load(Known.of(METADATA, value, mask)))
+        elif kind == _GOTO_TABLE:
+            actions.append(Resubmit(*_U8.unpack_from(element, 4)))
+        elif kind not in (_CLEAR_ACTIONS, _METER):
+            actions += ANYTHING
+    simple = simplified(actions)
+    return Instructions(simple, tuple(learned), frozenset(groups_of(simple)))
+
+
+def bucket_of(actions: bytes) -> Actions:
+    """What the actions of a group's bucket do, which OVS executes as an action set."""
+    return _Parser(None, []).action_set(actions)
+
+
+def groups_of(actions: Actions) -> Iterator[int]:
+    """The groups that actions use."""
+    for action in actions:
+        if isinstance(action, ToGroup):
+            yield action.group
+        elif isinstance(action, Clone):
+            yield from groups_of(action.actions)
+
+
+# Actions.
+
+_OUTPUT, _POP_VLAN, _PUSH_VLAN, _GROUP, _SET_FIELD, _COPY_FIELD = 0, 18, 17, 22, 25, 28
+_EXPERIMENTER = 0xFFFF
+_ONF_COPY_FIELD = 3200
+_SET_VLAN_VID = 1
+_CURRENT_TABLE = 0xFF
+_NO_TABLE = 0xFF
+_SAME_PORT = 0xFFF8
+"""OFPP_IN_PORT."""
+
+# OFPP_TABLE, OFPP_CONTROLLER and OFPP_ANY: they lead to no port.
+_NOWHERE = {0xFFFFFFF9, 0xFFFFFFFD, 0xFFFFFFFF}
+
+_NAT = _U32.pack(_NX) + _U16.pack(36)
+_MAY_MODIFY = Modify(always=False)
+_MODIFY = (Modify(),)
+# A tag is put on or taken off behind others, or with them.
+_MODIFY_TAGS = (Modify(), Forget(VLAN.mask))
+# As `OFPACT_PUSH_VLAN` in `do_xlate_actions`: the new tag's VLAN is 0.
+_PUSHED = (Modify(), Load(Known.of(VLAN, VLAN_PRESENT)))
+_POPPED = (Modify(), Load(Known.of(VLAN, 0)))
+
+_PLAIN: dict[int, Actions] = {
+    # OpenFlow 1.1's, which OVS keeps to where a flow does not say whose ports they are.
+    2: _MODIFY,  # set_vlan_pcp
+    3: _MODIFY,  # set_dl_src
+    4: _MODIFY,  # set_dl_dst
+    5: _MODIFY,  # set_nw_src
+    6: _MODIFY,  # set_nw_dst
+    7: _MODIFY,  # set_nw_tos
+    8: _MODIFY,  # set_nw_ecn
+    9: _MODIFY,  # set_tp_src
+    10: _MODIFY,  # set_tp_dst
+    11: _MODIFY,  # copy_ttl_out
+    12: _MODIFY,  # copy_ttl_in
+    13: _MODIFY,  # set_mpls_label
+    14: _MODIFY,  # set_mpls_tc
+    15: _MODIFY,  # set_mpls_ttl
+    16: _MODIFY,  # dec_mpls_ttl
+    _PUSH_VLAN: _PUSHED,
+    _POP_VLAN: _POPPED,
+    19: _MODIFY_TAGS,  # push_mpls
+    20: _MODIFY_TAGS,  # pop_mpls
+    21: (),  # set_queue
+    23: _MODIFY,  # set_nw_ttl
+    24: _MODIFY,  # dec_nw_ttl
+    29: (),  # meter
+}
+_PLAIN_NX: dict[int, Actions] = {
+    4: (),  # set_queue
+    5: (),  # pop_queue
+    8: (),  # note
+    12: (Output(ANY_PORT),),  # bundle
+    17: (),  # exit
+    18: _MODIFY,  # dec_ttl
+    19: (),  # fin_timeout
+    20: (),  # controller
+    21: _MODIFY,  # dec_ttl(id,...)
+    27: (),  # push
+    29: (),  # sample
+    34: (),  # conjunction
+    37: (),  # controller
+    38: (),  # sample
+    41: (),  # sample
+    43: (),  # ct_clear
+    46: _MODIFY_TAGS,  # encap
+    47: _MODIFY_TAGS,  # decap
+    48: _MODIFY,  # dec_nsh_ttl
+    50: (),  # delete_field, of tunnel metadata
+    51: (),  # sample
+}
+# Which of an action set's actions come first: `ACTION_SET_ORDER` in `lib/ofp-actions.c`. Of those
+# from _FINAL on only the highest is executed, and without one, none: `ACTION_SET_FINAL_PRIORITY`.
+_RANKS = {_POP_VLAN: 0, 20: 1, 19: 1, _PUSH_VLAN: 2, _OUTPUT: 7, _GROUP: 8}
+_RANKS_NX = {46: 1, 47: 1, 35: 4, 43: 5, 1: 6, 14: 6, 44: 6}
+_OTHERS, _FINAL = 3, 4
+
+
+class _Parser:
+    """Parses actions of a flow in a table, or of a group, where the table is not known."""
+
+    def __init__(self, table: int | None, learned: list[Flow]) -> None:
+        self._table = table
+        self._learned = learned
+
+    def steps(self, data: bytes) -> Iterator[Action]:
+        """Actions that OVS executes one after the other."""
+        for kind, element in _elements(data):
+            yield from self._one(kind, element)
+
+    def action_set(self, data: bytes) -> Actions:
+        """Actions that OVS executes in the order of an action set."""
+        changes: list[tuple[int, Actions]] = []
+        final: tuple[int, Actions] = 0, ()
+        for kind, element in _elements(data):
+            actions = tuple(self._one(kind, element))
+            rank = _rank(kind, element)
+            if rank < _FINAL:
+                changes.append((rank, actions))
+            elif rank >= final[0]:
+                final = rank, actions
+        if not final[1]:
+            return ()
+        changes.sort(key=lambda each: each[0])
+        return simplified(each for _, group in (*changes, final) for each in group)
+
+    def _one(self, kind: int, action: bytes) -> Iterable[Action]:
+        if kind == _OUTPUT:
+            return _output(*_U32.unpack_from(action, 4))
+        if kind == _SET_FIELD:
+            return ofp_fields.load(*ofp_fields.value(action, 4))
+        if kind == _EXPERIMENTER:
+            return self._experimenter(action)
+        if kind == _GROUP:
+            return (ToGroup(*_U32.unpack_from(action, 4)),)
+        if kind == _COPY_FIELD:
+            return _move(action, 4, 12)
+        if kind == _SET_VLAN_VID:
+            (vid,) = _U16.unpack_from(action, 4)
+            return Modify(), Load(Known.of(VLAN, VLAN_PRESENT | vid))
+        return _PLAIN.get(kind, ANYTHING)
+
+    def _experimenter(self, action: bytes) -> Iterable[Action]:
+        (vendor,) = _U32.unpack_from(action, 4)
+        (subtype,) = _U16.unpack_from(action, 8) if len(action) > 8 else (None,)
+        if vendor == _ONF and subtype == _ONF_COPY_FIELD:
+            return _move(action, 12, 20)
+        if vendor != _NX or subtype is None:
+            return ANYTHING
+        plain = _PLAIN_NX.get(subtype)
+        return self._nicira(subtype, action) if plain is None else plain
+
+    def _nicira(self, subtype: int, action: bytes) -> Iterable[Action]:
+        match subtype:
+            case 1:  # resubmit
+                (port,) = _U16.unpack_from(action, 10)
+                return self._resubmit(port, _CURRENT_TABLE)
+            case 14 | 44:  # resubmit(,table), resubmit(,table,ct)
+                return self._resubmit(*_U16_U8.unpack_from(action, 10))
+            case 35:  # ct
+                return _ct(action)
+            case 42:  # clone
+                cloned = simplified(self.steps(action[16:]))
+                return (Clone(cloned),) if cloned else ()
+            case 16 | 45:  # learn
+                return self._learn(action, second=subtype == 45)
+            case 39:  # output(port=...,max_len=...)
+                # What is cut is what is sent there: the packet itself stays as it is.
+                sent = _output(ofp_fields.widened(*_U16.unpack_from(action, 10)))
+                return (Clone((Modify(), *sent)),) if sent else ()
+        return _writes(subtype, action)
+
+    def _resubmit(self, port: int, table: int) -> Actions:
+        number = self._table if table == _CURRENT_TABLE else table
+        if number is None:
+            return ANYTHING
+        return (Resubmit(number, None if port == _SAME_PORT else ofp_fields.widened(port)),)
+
+    def _learn(self, action: bytes, *, second: bool) -> Iterable[Action]:
+        learned = learn(action, second=second)
+        if any(isinstance(each, Output) for each in learned.actions):
+            if self._table is None:
+                return ANYTHING
+            flow = Flow(learned.table, learned.match, simplified(learned.actions))
+            self._learned.append(flow)
+        return () if learned.result is None else ofp_fields.forget(learned.result)
+
+
+def _output(port: int) -> Actions:
+    return () if port in _NOWHERE else (Output(port),)
+
+
+def _ct(action: bytes) -> Actions:
+    """What it does to the connection is not looked at; NAT may change the packet.
+
+    What is looked up again is a copy: nothing of it comes back to the actions after `ct`.
+    """
+    (table,) = _U8.unpack_from(action, 18)
+    kinds = (element[4:10] for kind, element in _elements(action[24:]) if kind == _EXPERIMENTER)
+    changed = (_MAY_MODIFY,) if _NAT in kinds else ()
+    return changed if table == _NO_TABLE else (*changed, Clone((Resubmit(table),)))
+
+
+def _move(action: bytes, widths_at: int, headers_at: int) -> Iterable[Action]:
+    width, read_from, write_to = _U16_U16_U16.unpack_from(action, widths_at)
+    source = ofp_fields.header(action, headers_at)
+    destination = ofp_fields.header(action, source.payload)
+    return ofp_fields.move(
+        Part(source.field, read_from, width), Part(destination.field, write_to, width)
+    )
+
+
+def _writes(subtype: int, action: bytes) -> Iterable[Action]:
+    match subtype:
+        case 7:  # reg_load
+            part = _part(action, 12, *_U16.unpack_from(action, 10))
+            (value,) = _U64.unpack_from(action, 16)
+            ones = (1 << part.width) - 1
+            return ofp_fields.load(part.field, value << part.start, ones << part.start)
+        case 33:  # reg_load2
+            return ofp_fields.load(*ofp_fields.value(action, 10))
+        case 2:  # set_tunnel
+            return (Load(Known.of(TUN_ID, *_U32.unpack_from(action, 12))),)
+        case 9:  # set_tunnel64
+            return (Load(Known.of(TUN_ID, *_U64.unpack_from(action, 16))),)
+        case 22:  # write_metadata
+            return (Load(Known.of(METADATA, *_U64_U64.unpack_from(action, 16))),)
+        case 6:  # reg_move
+            return _move(action, 10, 16)
+        case 15:  # output:NXM_NX_REG0[]
+            return _output_field(_part(action, 12, *_U16.unpack_from(action, 10)))
+        case 32:  # output:reg, with an OXM of any length
+            return _output_field(_part(action, 14, *_U16.unpack_from(action, 10)))
+        case 10:  # multipath
+            return ofp_fields.forget(_part(action, 28, *_U16.unpack_from(action, 26)))
+        case 13:  # bundle_load
+            return ofp_fields.forget(_part(action, 24, *_U16.unpack_from(action, 22)))
+        case 28:  # pop
+            (start,) = _U16.unpack_from(action, 10)
+            head = ofp_fields.header(action, 12)
+            return ofp_fields.forget(
+                Part(head.field, start, *_U16.unpack_from(action, head.payload))
+            )
+        case 49:  # check_pkt_larger
+            (start,) = _U16.unpack_from(action, 12)
+            return ofp_fields.forget(Part(ofp_fields.header(action, 14).field, start, 1))
+    return ANYTHING
+
+
+def _part(action: bytes, header_at: int, start_width: int) -> Part:
+    field = ofp_fields.header(action, header_at).field
+    return Part(field, start_width >> 6, (start_width & 0x3F) + 1)
+
+
+def _output_field(source: Part) -> Actions:
+    bits = source.tracked
+    return (Output(ANY_PORT) if bits is None else OutputField(bits),)
+
+
+def _rank(kind: int, action: bytes) -> int:
+    if kind != _EXPERIMENTER or len(action) <= 8:
+        return _RANKS.get(kind, _OTHERS)
+    (subtype,) = _U16.unpack_from(action, 8)
+    return _RANKS_NX.get(subtype, _OTHERS)
+
+
+def simplified(actions: Iterable[Action]) -> Actions:
+    """The fewest that do the same: changes of the packet between two outputs are one."""
+    simple: list[Action] = []
+    change: Modify | None = None
+    for action in actions:
+        last = simple[-1] if simple else None
+        if isinstance(action, Modify):
+            change = action if change is None or action.always else change
+        elif isinstance(action, Load) and isinstance(last, Load):
+            simple[-1] = Load(ofp_fields.overwritten(last.known, action.known))
+        elif isinstance(action, Forget) and isinstance(last, Forget):
+            simple[-1] = Forget(last.mask | action.mask)
+        elif isinstance(action, Load | Move | Forget):
+            simple.append(action)
+        else:
+            if change is not None:
+                simple.append(change)
+                change = None
+            simple.append(action)
+    return tuple(simple) if change is None else (*simple, change)
