@@ -8,32 +8,61 @@ Monitors of OpenFlow 1.0 will not do: they leave out `push_vlan` and `write_acti
 and later need Open vSwitch 3.0 or later; with an earlier one, or on a bridge whose `protocols` has
 none of 1.3, 1.4 and 1.5, the traits of the flow tables stay unknown.
 
-Flows that OVS hides are not told of: those of in-band control, which send to NORMAL only. Groups
-are not looked into: a flow that uses one is taken to do anything. What a controller does with a
-packet-out is in no flow.
+Flows that OVS hides are not told of: those of in-band control, which send to NORMAL only. What a
+controller does with a packet-out is in no flow.
+
+OVS does not tell who looks on that a group changes: OFPT_REQUESTFORWARD reaches a connection to the
+management socket only once OFPT_SET_CONFIG has set its miss send length
+(`ofconn_receives_async_msg` in `ofproto/connmgr.c`), and that message sets how the bridge treats
+fragments, too. So as long as flows use groups, all groups are asked for again and again.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from ovs_ebpf_tap.model.flow import Group, Pipeline
 from ovs_ebpf_tap.model.flow_traits import FlowTraits
 from ovs_ebpf_tap.observe import ofp, ofp_actions
+from ovs_ebpf_tap.observe.flow_counts import VERSIONS, FlowCounts
+from ovs_ebpf_tap.observe.ofp_groups import groups
+from ovs_ebpf_tap.observe.ofp_pipeline import ANYTHING, groups_of
 from ovs_ebpf_tap.observe.openflow_channel import LATER_VERSIONS, Channel
+
+_POLL = 1.0
+"""Seconds after which groups are asked for again."""
 
 
 class FlowMonitor(Channel):
-    """Monitors a bridge's flows."""
+    """Monitors a bridge's flows, and looks at its groups."""
 
     _XID = 1
+    _GROUPS_XID = 2
 
     def __init__(self, socket: Path) -> None:
         super().__init__(socket)
         self._asked = self._complete = False
-        # Flows with traits, by a hash of what tells them apart: 64 bits, seeded anew by every
-        # process, stand for matches of some hundred bytes.
-        self._flows: dict[int, int] = {}
-        self._counts: dict[int, int] = {}
+        self._counts = FlowCounts()
+        self._groups: dict[int, Group] = {}
+        self._groups_read = b""
+        self._groups_arriving: list[bytes] | None = None
+        self._groups_due = 0.0
+        self._groups_version = next(VERSIONS)
+
+    @property
+    def version(self) -> int | None:
+        """A number for each pipeline that was seen, never twice; None until all flows were."""
+        return max(self._counts.version, self._groups_version) if self._complete else None
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """All flows and groups that were seen; groups that are not known yet may do anything."""
+        used = set(self._counts.groups)
+        for group in self._groups.values():
+            for bucket in group.buckets:
+                used.update(groups_of(bucket))
+        unknown = dict.fromkeys(used - self._groups.keys(), Group((ANYTHING,)))
+        return Pipeline(self._counts.flows, {**self._groups, **unknown})
 
     @property
     def traits(self) -> FlowTraits | None:
@@ -41,8 +70,8 @@ class FlowMonitor(Channel):
         if not self._complete:
             return None
         here = 0
-        for traits, count in self._counts.items():
-            here |= traits if count else 0
+        for traits in self._counts.traits:
+            here |= traits
         return FlowTraits(
             modifies=bool(here & ofp_actions.MODIFIES),
             outputs=bool(here & ofp_actions.OUTPUTS),
@@ -55,36 +84,57 @@ class FlowMonitor(Channel):
 
     def _forget(self) -> None:
         self._asked = self._complete = False
-        self._flows.clear()
         self._counts.clear()
+        self._set_groups({})
+        self._groups_read, self._groups_arriving = b"", None
 
     def _choose(self, offered: frozenset[int]) -> int | None:
         return max(offered & LATER_VERSIONS, default=None)
 
     def _run(self, now: float) -> None:
-        if self._version and not self._asked:
+        if not self._version:
+            return
+        due = self._due()
+        if not self._asked or (due is not None and now >= due):
+            self._groups_arriving, self._groups_due = [], now + _POLL
+            self._send(ofp.group_desc_request(self._version, self._GROUPS_XID))
+        if not self._asked:
             self._asked = True
             self._send(ofp.flow_monitor_request(self._version, self._XID))
 
     def _due(self) -> float | None:
-        return None
+        waiting = self._groups_arriving is not None
+        return self._groups_due if self._counts.groups and not waiting else None
 
     def _reply(self, stats: int, more: bool, content: bytes) -> None:
+        if stats == ofp.GROUP_DESC:
+            self._take_groups(more, content)
         if stats != ofp.FLOW_MONITOR:
             return
         for update in ofp.flow_updates(self._version, content):
-            flow = hash(update.key)
-            self._count(self._flows.pop(flow, 0), -1)
-            if update.traits:
-                self._flows[flow] = update.traits
-                self._count(update.traits, 1)
+            self._counts.take(update)
+            if update.does is not None and not update.does.groups <= self._groups.keys():
+                self._groups_due = 0.0
         if not more and not self._complete:
             self._complete = True
             self._answer_by = None
 
-    def _count(self, traits: int, step: int) -> None:
-        if traits:
-            self._counts[traits] = self._counts.get(traits, 0) + step
+    def _take_groups(self, more: bool, content: bytes) -> None:
+        if self._groups_arriving is None:
+            return
+        self._groups_arriving.append(content)
+        if more:
+            return
+        read = b"".join(self._groups_arriving)
+        self._groups_arriving = None
+        if read != self._groups_read:
+            self._groups_read = read
+            self._set_groups(dict(groups(self._version, read)))
+
+    def _set_groups(self, found: dict[int, Group]) -> None:
+        if found != self._groups:
+            self._groups = found
+            self._groups_version = next(VERSIONS)
 
     def _refused(self) -> None:
         """Open vSwitch before 3.0: to ask again would only fill its log."""

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import ovs.poller
 
+from ovs_ebpf_tap.model.flow import Pipeline
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
 from ovs_ebpf_tap.observe.flow_monitor import FlowMonitor
 from ovs_ebpf_tap.observe.openflow_channel import Channel, management_socket, may_serve
 from ovs_ebpf_tap.observe.port_flags import PortFlagsPoller
 
-_RUN = 0.02
+_RUN = 0.01
 """Seconds after which `run` leaves the rest for the next time."""
 
 
@@ -31,6 +32,7 @@ class FlowTables:
         """By bridge; those of which nothing is known, not yet or no longer, are absent."""
         self.port_flags: Mapping[str, PortFlags] = {}
         """By bridge, as `traits`."""
+        self._pipelines: dict[str, tuple[int, Pipeline]] = {}
 
     def watch(self, bridges: Collection[str]) -> None:
         """Watches these bridges from now on, and no others; any number of times."""
@@ -64,6 +66,24 @@ class FlowTables:
         if changed:
             self.traits, self.port_flags = traits, flags
         return changed
+
+    @property
+    def versions(self) -> Mapping[str, int]:
+        """By bridge, as `traits`: another number whenever its pipeline is another."""
+        numbers = ((name, channel.version) for name, channel in self._flows.items())
+        return {name: number for name, number in numbers if number is not None}
+
+    @property
+    def pipelines(self) -> Mapping[str, Pipeline]:
+        """By bridge, as `traits`; the same object as before where the version is the same."""
+        made: dict[str, tuple[int, Pipeline]] = {}
+        for name, version in self.versions.items():
+            number, pipeline = self._pipelines.get(name, (None, Pipeline()))
+            if number != version:
+                pipeline = self._flows[name].pipeline
+            made[name] = version, pipeline
+        self._pipelines = made
+        return {name: pipeline for name, (_, pipeline) in made.items()}
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""

@@ -7,10 +7,13 @@ ValueError or struct.error.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
+from ovs_ebpf_tap.model.flow import Flow
 from ovs_ebpf_tap.observe.ofp_actions import traits_of_instructions
+from ovs_ebpf_tap.observe.ofp_fields import match_of
+from ovs_ebpf_tap.observe.ofp_pipeline import instructions_of
 
 OF10, OF13, OF14, OF15 = 0x01, 0x04, 0x05, 0x06
 
@@ -44,6 +47,7 @@ _EXPERIMENTER_HEADER = Struct("!II")
 _NX = 0x00002320
 _ONF = 0x4F4E4600
 
+GROUP_DESC = 7
 PORT_DESC = 13
 FLOW_MONITOR = 16
 """Kinds of multipart messages."""
@@ -55,6 +59,7 @@ _MORE = 1
 
 _ALL = 0xFF
 _ANY = 0xFFFFFFFF
+_ALL_GROUPS = 0xFFFFFFFC
 
 
 def message(version: int, kind: int, xid: int, body: bytes = b"") -> bytes:
@@ -158,6 +163,15 @@ def multipart_reply(version: int, kind: int, body: bytes) -> tuple[int, bool, in
     return stats, bool(flags & _MORE), start
 
 
+# Groups.
+
+
+def group_desc_request(version: int, xid: int) -> bytes:
+    """Asks for all groups."""
+    body = _U32.pack(_ALL_GROUPS) + bytes(4) if version == OF15 else b""
+    return _multipart(version, xid, GROUP_DESC, body)
+
+
 # Ports.
 
 NO_RECEIVE = 1 << 2
@@ -211,13 +225,24 @@ _UPDATE_13 = Struct("!HHHHHHHBxQ")
 _EVENT_INITIAL, _EVENT_ADDED, _EVENT_REMOVED, _EVENT_MODIFIED = range(4)
 
 
-@dataclass(frozen=True)
-class FlowUpdate:
-    """A flow that is there now, or no longer; `key` tells it from the bridge's other flows."""
+class Does(NamedTuple):
+    """What a flow does."""
+
+    flows: tuple[Flow, ...]
+    """Itself, if it does anything, and the flows that it may add, if they have outputs."""
+    groups: frozenset[int]
+    """The groups that it uses."""
+    traits: int
+
+
+class FlowUpdate(NamedTuple):
+    """A flow that is there now, or no longer."""
 
     key: tuple[int, int, bytes]
-    traits: int
-    removed: bool
+    """Table, priority and match: no other flow of the bridge has the same."""
+    cookie: int
+    does: Does | None
+    """None: it is there no longer."""
 
 
 def flow_monitor_request(version: int, xid: int) -> bytes:
@@ -246,13 +271,20 @@ def flow_updates(version: int, content: bytes) -> Iterator[FlowUpdate]:
 
 def _flow_update(version: int, content: bytes, at: int, end: int, removed: bool) -> FlowUpdate:
     if version == OF13:
-        _, _, _, priority, _, _, _, table, _ = _UPDATE_13.unpack_from(content, at)
+        _, _, _, priority, _, _, _, table, cookie = _UPDATE_13.unpack_from(content, at)
     else:
-        _, _, table, _, _, _, priority, _ = _UPDATE.unpack_from(content, at)
-    match = at + _UPDATE.size
-    _, match_length = _TYPE_LENGTH.unpack_from(content, match)
-    instructions = match + (match_length + 7) // 8 * 8
-    if match_length < _TYPE_LENGTH.size or instructions > end:
+        _, _, table, _, _, _, priority, cookie = _UPDATE.unpack_from(content, at)
+    start = at + _UPDATE.size
+    _, match_length = _TYPE_LENGTH.unpack_from(content, start)
+    middle = start + (match_length + 7) // 8 * 8
+    if match_length < _TYPE_LENGTH.size or middle > end:
         raise ValueError("a flow's match has a wrong length")
-    traits = 0 if removed else traits_of_instructions(content[instructions:end])
-    return FlowUpdate((table, priority, content[match:instructions]), traits, removed)
+    match = content[start:middle]
+    key = table, priority, match
+    if removed:
+        return FlowUpdate(key, cookie, None)
+    instructions = content[middle:end]
+    parsed = instructions_of(table, instructions)
+    own = (Flow(table, match_of(match), parsed.actions),) if parsed.actions else ()
+    traits = traits_of_instructions(instructions)
+    return FlowUpdate(key, cookie, Does(own + parsed.learned, parsed.groups, traits))

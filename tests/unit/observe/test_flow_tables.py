@@ -100,7 +100,7 @@ def multipart(kind: int, content: bytes, more: bool = False, version: int = ofp.
 
 
 def flow(number: int, instructions: bytes = b"", event: int = 0) -> bytes:
-    match = struct.pack("!HHI", 1, 8, number)
+    match = struct.pack("!HHI", 1, 8, number << 9)  # A field without a value.
     length = 24 + len(match) + len(instructions)
     return struct.pack("!HHBBHHH4xQ", length, event, 0, 0, 0, 0, 1, 0) + match + instructions
 
@@ -138,9 +138,10 @@ def test_flows_from_first_to_last() -> None:
         connection, _ = peer.connections
         connection.sendall(ALL_VERSIONS)
         tables.run()
-        (hello, request) = peer.received(connection)
+        hello, *requests = peer.received(connection)
         assert hello[:2] == (ofp.OF15, ofp.HELLO)
-        assert request[:2] == (ofp.OF15, 18)
+        kinds = [struct.unpack_from("!H", body)[0] for _, _, _, body in requests]
+        assert kinds == [ofp.GROUP_DESC, ofp.FLOW_MONITOR]
 
         connection.sendall(flows(flow(1), flow(2, OUTPUT), more=True))
         assert not tables.run()
