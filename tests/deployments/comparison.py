@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from deployments.outputs import Output, add_output
 from deployments.places import TRUNK, Place, Watch
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
-from ovs_ebpf_tap.lab.waiting import wait_for
+from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.model.desired import OFFLOADED, keys_agree
 from ovs_ebpf_tap.model.rows import MODE_KEY, REASON_KEY, STATE_KEY
 from talking import wait_revalidated
@@ -29,6 +30,8 @@ _QUIET = 0.02
 _MOST_LINES = 12
 _VERDICTS = 60.0
 """Seconds within which all mirrors have to be decided."""
+_STEADY = 3.0
+"""Seconds after which the reason why a mirror is native is taken for the last."""
 
 
 class Deployment(Protocol):
@@ -139,14 +142,25 @@ def _set_mode(switch: Switch, mode: str) -> None:
 
 
 def _wait_decided(sidecar: SidecarProcess, mirrors: Sequence[UserMirror], mode: str) -> None:
-    """Waits until the sidecar has acted on the mode, and running flows follow."""
+    """Waits until the sidecar has acted on the mode, and running flows follow.
+
+    Mirrors that depend on each other become offloaded one after the other, the last ones being
+    native for another reason meanwhile.
+    """
     by_mode = f"{MODE_KEY} is native"
+    since, last = time.monotonic(), [""]
 
     def decided() -> bool:
+        nonlocal since, last
         verdicts = _verdicts(sidecar.switch)
-        texts = [verdicts.get(each.name) for each in mirrors]
-        done = all(text and (text == by_mode) == (mode == "native") for text in texts)
-        return done and not sidecar.is_moving()
+        texts = [verdicts.get(each.name, "") for each in mirrors]
+        if texts != last or sidecar.is_moving():
+            since, last = time.monotonic(), texts
+        if mode == "native":
+            return set(texts) == {by_mode} and not sidecar.is_moving()
+        if set(texts) & {by_mode, ""} or sidecar.is_moving():
+            return False
+        return set(texts) == {OFFLOADED} or time.monotonic() - since > patience(_STEADY)
 
     try:
         wait_for(decided, _VERDICTS, f"{mode} mirrors")

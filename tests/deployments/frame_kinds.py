@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from collections.abc import Callable
 
@@ -29,11 +30,23 @@ Kind = Callable[[Station, Station, bytes], bytes]
 """Makes a frame from the first to the second station; the bytes are its number."""
 
 IP_ICMP6 = 58
+_FIRST_PORT = 16384
 
 
 def ip6_bytes(ip: str) -> bytes:
     """The IPv6 address that a station of this IPv4 address has: fd00::, and its four bytes."""
     return b"\xfd" + bytes(11) + ip_bytes(ip)
+
+
+def ip6_text(ip: str) -> str:
+    """The same as it is written."""
+    return str(ipaddress.IPv6Address(ip6_bytes(ip)))
+
+
+def _own_port(number: bytes) -> int:
+    """A port that no other frame of the last hundred streams has."""
+    stream, sequence = int.from_bytes(number[4:6]), int.from_bytes(number[6:10])
+    return _FIRST_PORT + (stream * 479 + sequence) % (0x10000 - _FIRST_PORT)
 
 
 # Packets of IPv4.
@@ -59,13 +72,13 @@ def udp_packet(sport: int = 9000, dport: int = 9000, before: bytes = b"", size: 
     return build
 
 
-def tcp_packet(
-    flags: int = 0x18, dport: int = 9000, before: bytes = b"", size: int = 0, sport: int = 9000
-) -> Kind:
+def tcp_packet(flags: int = 0x18, dport: int = 9000, before: bytes = b"", size: int = 0) -> Kind:
+    """TCP from a port of its own: conntrack takes each for another connection."""
+
     def build(src: Station, dst: Station, number: bytes) -> bytes:
         payload = before + number
         payload += bytes(max(0, size - 54 - len(payload)))
-        segment = tcp(src.ip, dst.ip, sport, dport, payload, flags=flags)
+        segment = tcp(src.ip, dst.ip, _own_port(number), dport, payload, flags=flags)
         return ethernet(dst.mac, src.mac, ETH_IPV4, ipv4(src.ip, dst.ip, IP_TCP, segment))
 
     return build
@@ -74,9 +87,7 @@ def tcp_packet(
 def icmp_packet(kind: int, code: int = 0) -> Kind:
     def build(src: Station, dst: Station, number: bytes) -> bytes:
         # Its own identifier for each, or conntrack takes all for one.
-        message = bytearray(
-            icmp_echo(int.from_bytes(number[4:6]) << 9 & 0xFFFF | number[9], 1, number)
-        )
+        message = bytearray(icmp_echo(_own_port(number), 1, number))
         message[:4] = struct.pack("!BBH", kind, code, 0)
         message[2:4] = struct.pack("!H", checksum(bytes(message)))
         packet = ipv4(src.ip, dst.ip, IP_ICMP, bytes(message))
@@ -154,6 +165,8 @@ def ip6_packet(
 ) -> Kind:
     def build(src: Station, dst: Station, number: bytes) -> bytes:
         body = payload + number
+        if protocol == IP_TCP:
+            body = struct.pack("!H", _own_port(number)) + body[2:]
         sender, receiver = source or ip6_bytes(src.ip), to or ip6_bytes(dst.ip)
         body = _with_checksum(protocol, body, sender, receiver)
         size = len(body) if length is None else length

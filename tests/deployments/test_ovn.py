@@ -1,0 +1,145 @@
+"""OVN on two chassis, whose mirrors users make by ovn-nbctl, or by hand on br-int."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from deployments.comparison import compare
+from deployments.connections import connect
+from deployments.kinds import NumberedFrames
+from deployments.mirrors import UserMirror
+from deployments.outputs import Output
+from deployments.ovn_network import (
+    BALANCED_IP,
+    BALANCED_PORT,
+    BALANCED_TO_ONE_IP,
+    FAR_IP,
+    FLOATING_IP,
+    OUTSIDE_IP,
+    SERVER_PORT,
+    Machine,
+    OvnNetwork,
+)
+from deployments.places import Place
+from ovs_ebpf_tap.lab.frames import Station
+from ovs_ebpf_tap.lab.ovs_daemons import DEBIAN_12_OVS, NEWER_OVS
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
+from ovs_ebpf_tap.lab.switch import Switch
+from ovs_ebpf_tap.lab.traffic import send
+
+TENANT = ("vm10", "vm20", "vm40")
+"""The ports of both logical switches on the first chassis."""
+
+BY_HAND = [
+    UserMirror("one-in", src=["vm10"]),
+    UserMirror("one-out", dst=["vm10"], output="tap", offloaded=False),
+    UserMirror("one-both", src=["vm10"], dst=["vm10"], output="internal", offloaded=False),
+    UserMirror("one-both-cut", src=["vm20"], dst=["vm20"], snaplen=96, offloaded=False),
+    UserMirror(
+        "two-both", src=["vm10", "vm40"], dst=["vm10", "vm40"], output="dummy", offloaded=False
+    ),
+    UserMirror("conversation", src=["vm10"], dst=["vm20"], offloaded=False),
+    UserMirror("tenant-in", src=TENANT, output="tap"),
+    UserMirror("tenant-out", dst=TENANT, output="dummy", offloaded=False),
+    UserMirror("tenant-both", src=TENANT, dst=TENANT, offloaded=False),
+    UserMirror(
+        "tenant-untagged", src=TENANT, dst=TENANT, select_vlan=[0], output="tap", offloaded=False
+    ),
+]
+BY_OVN = [
+    UserMirror("ovn-in", src=["vm10"], by_others=True),
+    UserMirror("ovn-out", dst=["vm10"], output="tap", by_others=True, offloaded=False),
+    UserMirror(
+        "ovn-both", src=["vm10"], dst=["vm10"], output="internal", by_others=True, offloaded=False
+    ),
+    UserMirror(
+        "ovn-tenant", src=TENANT, dst=TENANT, output="dummy", by_others=True, offloaded=False
+    ),
+]
+_FILTERS = {(True, False): "from-lport", (False, True): "to-lport", (True, True): "both"}
+
+
+class OvnDeployment:
+    """The first chassis; its port of a machine is called by the machine's name and a 0."""
+
+    bridge = "br-int"
+
+    def __init__(self, name: str, network: OvnNetwork) -> None:
+        self.name = name
+        self._network = network
+        self._frames = NumberedFrames()
+
+    @property
+    def switch(self) -> Switch:
+        """The first chassis."""
+        return self._network.chassis[0]
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """The machines on it."""
+        machines = self._network.machines
+        return [Place(port, machines[port.removesuffix("0")]) for port in TENANT]
+
+    def add_mirror(self, mirror: UserMirror, output: Output) -> None:
+        """Has OVN make it."""
+        sink = f"sink-{mirror.name}"
+        self.switch.set_columns("Interface", output.port, external_ids={"mirror-id": sink})
+        selection = _FILTERS[bool(mirror.src), bool(mirror.dst)]
+        nbctl = self._network.ovn.nbctl
+        nbctl("mirror-add", mirror.name, "local", selection, sink)
+        for port in mirror.src or mirror.dst:
+            nbctl("lsp-attach-mirror", port.removesuffix("0"), mirror.name)
+        self._network.ovn.sync()
+        self.switch.wait_until("Mirror", mirror.name, "external_ids:ovn-owned=true")
+
+    def play(self) -> None:
+        """Frames of all kinds within a network, by the router and to services; connections."""
+        vm1, vm2, vm3, vm4, vm5 = self._network.machines.values()
+        outside = self._network.outside
+        pairs: list[tuple[Machine, Station]] = [
+            (vm1, vm2),
+            (vm2, vm1),
+            (vm1, vm3),
+            (vm3, vm1),
+            (vm1, vm1.via_router(vm4.ip)),
+            (vm4, vm4.via_router(vm1.ip)),
+            (vm2, vm2.via_router(vm5.ip)),
+            (vm5, vm5.via_router(vm2.ip)),
+            (vm1, vm1.via_router(BALANCED_IP)),
+            (vm2, vm2.via_router(OUTSIDE_IP)),
+            (vm1, vm1.via_router(FAR_IP)),
+            (outside, outside.via_router(FLOATING_IP)),
+        ]
+        for source, to in pairs:
+            send(source, self._frames.between(source, to))
+        for client, server, address in [
+            (vm1, vm2, vm2.ip),
+            (vm1, vm4, vm4.ip),
+            (vm4, vm3, vm3.ip),
+            (vm2, outside, OUTSIDE_IP),
+            (outside, vm1, FLOATING_IP),
+        ]:
+            connect(client.ns, server.ns, address, SERVER_PORT)
+        connect(vm1.ns, vm4.ns, BALANCED_TO_ONE_IP, BALANCED_PORT, SERVER_PORT)
+
+
+@pytest.fixture(scope="module", params=[DEBIAN_12_OVS, NEWER_OVS], ids=["ovn 23.03", "ovn 25.03"])
+def network(request: pytest.FixtureRequest) -> Iterator[tuple[Path, OvnNetwork]]:
+    """OVN of a release."""
+    with OvnNetwork(request.param) as made:
+        yield request.param, made
+
+
+def test_copies_are_those_due(
+    network: tuple[Path, OvnNetwork], record_property: Callable[[str, object], None]
+) -> None:
+    release, running = network
+    newer = release == NEWER_OVS
+    deployment = OvnDeployment(f"ovn {'25.03' if newer else '23.03'}", running)
+    mirrors = BY_HAND + (BY_OVN if newer else [])
+    with SidecarProcess(deployment.switch) as sidecar:
+        problems = compare(deployment, sidecar, mirrors, record_property)
+    assert not problems, "\n".join(problems)
