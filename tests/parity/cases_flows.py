@@ -49,6 +49,17 @@ METADATA = {
 }
 """Actions that leave the packet itself as it is."""
 
+GROUPS = {
+    "all": "type=all,bucket=output:{b},bucket=output:{c}",
+    "all_with_rewrites": (
+        "type=all,bucket=mod_dl_dst:02:00:00:00:00:97,output:{b},"
+        "bucket=mod_dl_dst:02:00:00:00:00:98,output:{c}"
+    ),
+    "select": "type=select,bucket=output:{b},bucket=output:{c}",
+    "indirect": "type=indirect,bucket=output:{b}",
+}
+"""Groups with a bucket or two, by a short name."""
+
 SELECTIONS = {
     "source": CaseMirror(src="a", output="m"),
     "destination": CaseMirror(dst="b", output="m"),
@@ -210,6 +221,28 @@ CASES = [
             "table=3,in_port={b},actions=output:{a}",
         ],
         modifies=True,
+    ),
+    *(
+        Case(
+            f"group_{name}",
+            ports("a b c m"),
+            left("more than once", CaseMirror(dst="b c", output="m")),
+            [*BOTH_WAYS, ("a", talk("a", "b")), ("a", talk("a", "c"))],
+            groups=[f"group_id=1,{group}"],
+            flows=["in_port={a},actions=group:1", "priority=0,actions=NORMAL"],
+        )
+        for name, group in GROUPS.items()
+    ),
+    Case(
+        "learned_flows",
+        ports("a b m"),
+        left("more than once", CaseMirror(src="b", dst="a", output="m")),
+        [("a", talk("a", "b")), ("b", talk("b", "a"))],
+        flows=[
+            "table=0,in_port={a},actions=learn(table=1,NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],"
+            "output:NXM_OF_IN_PORT[]),output:{b}",
+            "table=0,in_port={b},actions=resubmit(,1)",
+        ],
     ),
     *(
         Case(
