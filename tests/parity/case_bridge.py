@@ -106,7 +106,8 @@ class CaseBridge(Resource):
             self.switch.vsctl(*layout.vsctl[1:])
             self._batch(ns, layout.later_up)
             self._check_ports()
-            self._add_flows()
+            if self.case.flows:
+                self._replace_flows()
             for name, machine in layout.machines.items():
                 opening.enter_context(self._watch.over(layout.places[name], machine))
             self._resources = opening.pop_all()
@@ -146,10 +147,10 @@ class CaseBridge(Resource):
             if port.kind == "bond":
                 wait_for(partial(self._bond_is_up, name), what=f"members of {name}")
 
-    def _add_flows(self) -> None:
-        if self.case.flows:
-            self.switch.ofctl("del-flows", self.bridge)
-        for command, texts in (("add-group", self.case.groups), ("add-flow", self.case.flows)):
+    def _replace_flows(self) -> None:
+        self.switch.ofctl("del-flows", self.bridge)
+        flows = self.case.flows or ("actions=NORMAL",)
+        for command, texts in (("add-group", self.case.groups), ("add-flow", flows)):
             for text in texts:
                 filled = text.format_map(self._layout.numbers)
                 later = command == "add-group" or any(each in text for each in _LATER)
@@ -170,11 +171,14 @@ class CaseBridge(Resource):
         return create_mirrors(self.case.mirrors, self.bridge, self._layout.port_rows)
 
     def become(self, case: Case) -> None:
-        """Have the VLAN settings and mirrors of another case, which may use fewer ports.
+        """Have the VLAN settings, flows and mirrors of another case, which may use fewer ports.
 
         Its mirrors are native. Ports that it does not use are in a VLAN of their own.
         """
+        has_other_flows = bool(self.case.flows or case.flows)
         self.case = case
+        if has_other_flows:
+            self._replace_flows()
         arguments = ["clear", "Bridge", self.bridge, "mirrors"]
         for name, row in self._layout.port_rows.items():
             port = case.ports.get(name, _UNUSED)

@@ -39,8 +39,7 @@ def check(bench: ParityBench, case: Case) -> tuple[int, int]:
             *_verdict_problems(case, world.decisions(), "after the last frame"),
             *_production_problems(case, plain, native),
             *_oracle_problems(case, plain, native),
-            *_native_problems(case, native, wanted),
-            *difference_problems(case, wanted, offloaded),
+            *difference_problems(case, native, offloaded),
             *changes(before, after),
         ]
     if problems:
@@ -80,10 +79,12 @@ def _native_problems(case: Case, native: Run, wanted: Run) -> Iterator[str]:
             yield f"at {output}: {each}"
 
 
-def difference_problems(case: Case, wanted: Run, offloaded: Run) -> Iterator[str]:
-    """How an offloaded run differs from what it has to be."""
+def difference_problems(case: Case, native: Run, offloaded: Run) -> Iterator[str]:
+    """How an offloaded run differs from what it has to be, which a native one tells."""
+    wanted = wanted_run(case, native)
+    yield from _native_problems(case, native, wanted)
     yield from _copy_problems(wanted.frames, offloaded.frames)
-    yield from _counter_problems(case, wanted, offloaded)
+    yield from _counter_problems(case, native, offloaded)
 
 
 def _verdict_problems(case: Case, found: list[OffloadDecision | None], when: str) -> Iterator[str]:

@@ -50,6 +50,22 @@ DESTINATIONS = {
 """Where frames go, besides the machines at the ports."""
 
 
+CHANGES = (
+    "dec_ttl",
+    "mod_dl_src:02:00:00:00:00:97",
+    "mod_dl_dst:02:00:00:00:00:98",
+    "mod_dl_dst:02:00:00:00:00:99",
+    "mod_nw_tos:16",
+    "mod_nw_src:10.9.9.9",
+    "mod_tp_dst:99",
+    "mod_vlan_vid:20",
+    "strip_vlan",
+    "load:1->NXM_NX_REG0[]",
+    "set_field:5->tun_id",
+)
+"""Actions between outputs."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """A frame to be made: `length` is in bytes behind the tags' end, `count` how often it is sent.
@@ -72,6 +88,8 @@ class Example:
     ports: dict[str, CasePort]
     mirrors: tuple[CaseMirror, ...]
     sent: tuple[tuple[str, tuple[Frame, ...]], ...]
+    flows: tuple[str, ...] = ()
+    """If any, what is due is worked out from what passes the ports."""
 
     def case(self, serial: int) -> Case:
         """The case, with addresses of its own."""
@@ -79,7 +97,15 @@ class Example:
             (name, [data for each in frames for data in _make(name, each, serial)])
             for name, frames in self.sent
         ]
-        return Case("generated", self.ports, self.mirrors, sent, learn=self._learn(serial))
+        return Case(
+            "generated",
+            self.ports,
+            self.mirrors,
+            sent,
+            flows=self.flows,
+            modifies=bool(self.flows),
+            learn=self._learn(serial),
+        )
 
     def _learn(self, serial: int) -> list[Sent]:
         """Who is sent to has to be known first: learning meanwhile would be a race."""
@@ -215,3 +241,36 @@ def examples(draw: st.DrawFn) -> Example:
         st.lists(st.tuples(st.sampled_from(senders), batch), min_size=2, max_size=4).map(tuple)
     )
     return Example(ports, tuple(mirrors), sent)
+
+
+@st.composite
+def modifying_examples(draw: st.DrawFn) -> Example:
+    """Some ports without VLAN settings, whose IP packets flows change on their way to others."""
+    names = draw(st.lists(st.sampled_from("abcd"), min_size=3, max_size=4, unique=True).map(sorted))
+    *senders, output = names
+    some = st.lists(st.sampled_from(senders), max_size=3, unique=True).map(" ".join)
+    mirrors = st.builds(
+        CaseMirror,
+        src=some,
+        dst=some,
+        output=st.just(output),
+        select_vlan=st.one_of(st.just(()), st.just(()), _vlans),
+    )
+    batch = st.lists(_frame(senders, TAGS[:4]), min_size=3, max_size=6).map(tuple)
+    return Example(
+        {name: PORTS[name] for name in names},
+        draw(st.lists(mirrors, min_size=1, max_size=2).map(tuple)),
+        tuple((name, draw(batch)) for name in senders),
+        (*(draw(_flow(name, senders)) for name in senders), "priority=0,actions=NORMAL"),
+    )
+
+
+@st.composite
+def _flow(draw: st.DrawFn, source: str, ports: Sequence[str]) -> str:
+    """To each port at most once, with changes before any of them."""
+    actions = []
+    for port in draw(st.permutations(ports)):
+        actions += draw(st.lists(st.sampled_from(CHANGES), max_size=2))
+        if draw(st.booleans()):
+            actions.append("in_port" if port == source else f"output:{{{port}}}")
+    return f"priority=9,in_port={{{source}}},udp,actions={','.join(actions) or 'drop'}"

@@ -13,7 +13,7 @@ from ovs_ebpf_tap.model.desired import NOTHING_SELECTED, OFFLOADED
 from parity.case import Case
 from parity.case_bridge import CaseBridge, ParityBench
 from parity.runner import difference_problems
-from parity.strategies import PORTS, Example, examples
+from parity.strategies import PORTS, Example, examples, modifying_examples
 
 EXAMPLES = "OVS_EBPF_TAP_EXAMPLES"
 """The variable that sets how many examples there are; they then differ from run to run, and what
@@ -34,14 +34,11 @@ def world(bench: ParityBench) -> Iterator[CaseBridge]:
         yield made
 
 
-@pytest.mark.timeout(0)  # Hypothesis ends it: after the last example, or minutes of shrinking.
-@pytest.mark.parametrize("bench", attachments()[:1], indirect=True, scope="session")
-def test_offloaded_is_as_native(world: CaseBridge, figure: Callable[[str], None]) -> None:
+def _settings(few: int) -> settings:
+    """For as many examples as are wanted, or else a few."""
     wanted = os.environ.get(EXAMPLES)
-    offloaded: list[bool] = []
-
-    @settings(
-        max_examples=int(wanted or FEW),
+    return settings(
+        max_examples=int(wanted or few),
         derandomize=wanted is None,
         # Shrinking a failure takes long: that is for those who look into it.
         phases=list(Phase) if wanted else [Phase.generate],
@@ -49,6 +46,14 @@ def test_offloaded_is_as_native(world: CaseBridge, figure: Callable[[str], None]
         print_blob=True,
         suppress_health_check=list(HealthCheck),
     )
+
+
+@pytest.mark.timeout(0)  # Hypothesis ends it: after the last example, or minutes of shrinking.
+@pytest.mark.parametrize("bench", attachments()[:1], indirect=True, scope="session")
+def test_offloaded_is_as_native(world: CaseBridge, figure: Callable[[str], None]) -> None:
+    offloaded: list[bool] = []
+
+    @_settings(FEW)
     @given(examples())
     def plays(example: Example) -> None:
         all_offloaded = _play(world, example)
@@ -59,6 +64,17 @@ def test_offloaded_is_as_native(world: CaseBridge, figure: Callable[[str], None]
     share = sum(offloaded) / len(offloaded)
     figure(f"{len(offloaded)} examples, {share:.0%} of them with every mirror offloaded")
     assert share >= LEAST_OFFLOADED, f"only {share:.0%} of the examples were offloaded"
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("bench", attachments()[:1], indirect=True, scope="session")
+def test_flows_that_change_packets(world: CaseBridge) -> None:
+    @_settings(FEW // 4)
+    @given(modifying_examples())
+    def plays(example: Example) -> None:
+        assert _play(world, example)
+
+    plays()
 
 
 def _play(world: CaseBridge, example: Example) -> bool:
