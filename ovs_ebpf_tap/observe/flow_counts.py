@@ -42,7 +42,9 @@ class FlowCounts:
         self._there: dict[int, _Alike] = {}
         self._names: dict[int, int] = {}
         self._alike: dict[Does, _Alike] = {}
-        self._flows: dict[Flow, int] = {}
+        self._kinds: dict[Flow, int] = {}
+        self._flows: dict[Flow, FlowName] = {}
+        self._names_are_old = False
         self.groups: dict[int, int] = {}
         """How many kinds of flows use a group, by its number."""
         self.version = next(VERSIONS)
@@ -53,51 +55,76 @@ class FlowCounts:
         key = hash(update.key)
         before, name_before = self._there.pop(key, None), self._names.pop(key, 0)
         if update.does is not None:
-            alike = self._alike.get(update.does)
-            if alike is None:
-                alike = self._alike[update.does] = _Alike(update.does)
-                self._changes(update.does, 1)
-            table, priority, _ = update.key
-            name = (table << _PRIORITY | priority) << _COOKIE | update.cookie
-            alike.names[name] = alike.names.get(name, 0) + 1
-            self._there[key], self._names[key] = alike, name
+            self._there[key], self._names[key] = self._add(update.does, _packed(update))
         if before is not None:
-            _count(before.names, name_before, -1)
-            if not before.names:
-                del self._alike[before.does]
-                self._changes(before.does, -1)
+            self._drop(before, name_before)
 
     def clear(self) -> None:
         """Forgets all."""
-        for tables in (self._there, self._names, self._alike, self._flows, self.groups):
+        for tables in (self._there, self._names, self._alike, self._kinds, self._flows):
             tables.clear()
+        self.groups.clear()
         self.version = next(VERSIONS)
 
     @property
     def flows(self) -> dict[Flow, FlowName]:
         """Those that differ, each with the name of one that is there; a copy."""
-        found: dict[Flow, FlowName] = {}
-        for alike in self._alike.values():
-            name = next(iter(alike.names))
-            rest, cookie = name >> _COOKIE, name & (1 << _COOKIE) - 1
-            named = FlowName(rest >> _PRIORITY, rest & (1 << _PRIORITY) - 1, cookie)
-            found.update((flow, named) for flow in alike.does.flows)
-        return found
+        if self._names_are_old:
+            self._names_are_old = False
+            for alike in self._alike.values():
+                self._name(alike)
+        return self._flows.copy()
 
     @property
     def traits(self) -> Iterable[int]:
         """Those of all flows."""
         return {does.traits for does in self._alike}
 
-    def _changes(self, does: Does, step: int) -> None:
-        """Counts kinds of flows that came or went."""
-        kinds = len(self._flows)
-        for flow in does.flows:
-            _count(self._flows, flow, step)
-        if len(self._flows) != kinds:
-            self.version = next(VERSIONS)
-        for group in does.groups:
-            _count(self.groups, group, step)
+    def _add(self, does: Does, name: int) -> tuple[_Alike, int]:
+        alike = self._alike.get(does)
+        if alike is None:
+            alike = self._alike[does] = _Alike(does)
+            for group in does.groups:
+                _count(self.groups, group, 1)
+            for flow in does.flows:
+                _count(self._kinds, flow, 1)
+                if flow not in self._flows:
+                    self._flows[flow] = _unpacked(name)
+                    self.version = next(VERSIONS)
+        alike.names[name] = alike.names.get(name, 0) + 1
+        return alike, name
+
+    def _drop(self, alike: _Alike, name: int) -> None:
+        _count(alike.names, name, -1)
+        if alike.names:
+            if name not in alike.names:
+                self._name(alike)
+            return
+        del self._alike[alike.does]
+        for group in alike.does.groups:
+            _count(self.groups, group, -1)
+        for flow in alike.does.flows:
+            _count(self._kinds, flow, -1)
+            if flow in self._kinds:
+                self._names_are_old = True
+            else:
+                del self._flows[flow]
+                self.version = next(VERSIONS)
+
+    def _name(self, alike: _Alike) -> None:
+        """Gives flows the name of one that is there."""
+        name = _unpacked(next(iter(alike.names)))
+        self._flows.update(dict.fromkeys(alike.does.flows, name))
+
+
+def _packed(update: FlowUpdate) -> int:
+    table, priority, _ = update.key
+    return (table << _PRIORITY | priority) << _COOKIE | update.cookie
+
+
+def _unpacked(name: int) -> FlowName:
+    rest, cookie = name >> _COOKIE, name & (1 << _COOKIE) - 1
+    return FlowName(rest >> _PRIORITY, rest & (1 << _PRIORITY) - 1, cookie)
 
 
 def _count(counts: dict[_Key, int], key: _Key, step: int) -> None:

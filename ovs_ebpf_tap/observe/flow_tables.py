@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import ovs.poller
 
@@ -14,9 +15,22 @@ from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
 from ovs_ebpf_tap.observe.flow_monitor import FlowMonitor
 from ovs_ebpf_tap.observe.openflow_channel import Channel, management_socket, may_serve
 from ovs_ebpf_tap.observe.port_flags import PortFlagsPoller
+from ovs_ebpf_tap.util.timers import wake_at
 
 _RUN = 0.01
 """Seconds after which `run` leaves the rest for the next time."""
+
+_COPY = 0.25
+"""Seconds for which a pipeline stays as it is, though it changes all the time."""
+
+
+class _Copy(NamedTuple):
+    """A pipeline as it was."""
+
+    pipeline: Pipeline
+    version: int
+    until: float
+    """Before that it is not copied again."""
 
 
 class FlowTables:
@@ -32,7 +46,7 @@ class FlowTables:
         """By bridge; those of which nothing is known, not yet or no longer, are absent."""
         self.port_flags: Mapping[str, PortFlags] = {}
         """By bridge, as `traits`."""
-        self._pipelines: dict[str, tuple[int, Pipeline]] = {}
+        self._pipelines: dict[str, _Copy] = {}
 
     def watch(self, bridges: Collection[str]) -> None:
         """Watches these bridges from now on, and no others; any number of times."""
@@ -75,17 +89,22 @@ class FlowTables:
 
     @property
     def pipelines(self) -> Mapping[str, Pipeline]:
-        """By bridge, as `traits`; the same object as before where the version is the same."""
-        made: dict[str, tuple[int, Pipeline]] = {}
+        """By bridge, as `traits`: the same object as before if it has not changed."""
+        now = time.monotonic()
+        copies: dict[str, _Copy] = {}
         for name, version in self.versions.items():
-            number, pipeline = self._pipelines.get(name, (None, Pipeline()))
-            if number != version:
-                pipeline = self._flows[name].pipeline
-            made[name] = version, pipeline
-        self._pipelines = made
-        return {name: pipeline for name, (_, pipeline) in made.items()}
+            copy = self._pipelines.get(name)
+            if copy is None or (copy.version != version and now >= copy.until):
+                copy = _Copy(self._flows[name].pipeline, version, now + _COPY)
+            copies[name] = copy
+        self._pipelines = copies
+        return {name: copy.pipeline for name, copy in copies.items()}
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""
         for channel in self._order:
             channel.wait(poller)
+        for name, version in self.versions.items():
+            copy = self._pipelines.get(name)
+            if copy is not None and copy.version != version:
+                wake_at(poller, copy.until)

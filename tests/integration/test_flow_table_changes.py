@@ -14,6 +14,7 @@ import pytest
 from ovs_ebpf_tap.lab.frames import arp_request
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
+from ovs_ebpf_tap.model.flow import Group, Output, Pipeline, ToGroup
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
 from ovs_ebpf_tap.observe import ofp, openflow_channel
 from ovs_ebpf_tap.observe.flow_tables import FlowTables
@@ -94,6 +95,35 @@ def test_a_learned_flow(switch: Switch, tables: FlowTables) -> None:
     flows_are(tables, MODIFIES)
     switch.ofctl("del-flows", "br0")
     flows_are(tables, NOTHING)
+
+
+@pytest.mark.parametrize("protocol", ["OpenFlow13", "OpenFlow14", "OpenFlow15"])
+def test_groups_change(switch: Switch, protocol: str) -> None:
+    switch.set_columns("Bridge", "br0", protocols=protocol)
+    ofctl = ("-O", protocol)
+    tables = FlowTables(switch.rundir)
+    tables.watch(["br0"])
+
+    def group_is(*ports: int) -> None:
+        buckets = tuple((Output(port),) for port in ports)
+        expected = {7: Group(buckets, every=False)}
+        within(tables, lambda: tables.pipelines.get("br0", Pipeline()).groups == expected)
+
+    switch.ofctl(*ofctl, "add-group", "br0", "group_id=7,type=select,bucket=actions=1")
+    switch.ofctl(*ofctl, "add-flow", "br0", "priority=5,udp,actions=group:7")
+    group_is(1)
+    switch.ofctl(
+        *ofctl, "mod-group", "br0", "group_id=7,type=select,bucket=actions=2,bucket=actions=3"
+    )
+    group_is(2, 3)
+    switch.ofctl(*ofctl, "del-groups", "br0")
+    within(
+        tables, lambda: ToGroup(7) not in [a for f in tables.pipelines["br0"] for a in f.actions]
+    )
+    switch.ofctl(*ofctl, "add-group", "br0", "group_id=7,type=select,bucket=actions=4")
+    switch.ofctl(*ofctl, "add-flow", "br0", "priority=5,udp,actions=group:7")
+    group_is(4)
+    tables.close()
 
 
 @pytest.mark.parametrize("protocol", ["OpenFlow13", "OpenFlow14", "OpenFlow15"])

@@ -7,7 +7,7 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import ovs.poller
@@ -17,13 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap.lab.waiting import wait_for
+from ovs_ebpf_tap.model.flow import Flow, FlowName, Group, Known, Output, Pipeline, ToGroup
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
-from ovs_ebpf_tap.observe import ofp, openflow_channel, port_flags
+from ovs_ebpf_tap.observe import flow_monitor, ofp, openflow_channel, port_flags
 from ovs_ebpf_tap.observe.flow_tables import FlowTables
+from ovs_ebpf_tap.observe.ofp_pipeline import ANYTHING
 
 ALL_VERSIONS = ofp.message(ofp.OF15, ofp.HELLO, 1)
 PUSH_VLAN = bytes.fromhex("00040010000000000011000881000000")
 OUTPUT = bytes.fromhex("000400180000000000000010000000010000000000000000")
+OUTPUT_TO_1 = OUTPUT[8:]
+GROUP_7 = bytes.fromhex("00040010000000000016000800000007")
 
 
 class OpenFlowPeer:
@@ -162,6 +166,92 @@ def test_flows_from_first_to_last() -> None:
         assert after(flow(5, event=3)) == FlowTraits(outputs=True)
         assert after(flow(2, event=2), flow(9, event=2)) == FlowTraits()
         assert not tables.run()
+
+
+def group(number: int, *buckets: bytes) -> bytes:
+    """In OpenFlow 1.5, of type all."""
+    content = b"".join(struct.pack("!HHI", 8 + len(each), len(each), 0) + each for each in buckets)
+    head = struct.pack("!HBxIH6x", 16 + len(content), 0, number, len(content))
+    return head + content
+
+
+def test_pipelines_and_their_versions() -> None:
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+        connection.sendall(ALL_VERSIONS + flows(flow(1, OUTPUT), flow(2, OUTPUT), more=True))
+        tables.run()
+        assert (tables.pipelines, tables.versions) == ({}, {})
+        connection.sendall(flows())
+        tables.run()
+        before, version = tables.pipelines["br0"], tables.versions["br0"]
+        output = Flow(0, Known(), (Output(1),))
+        assert before == Pipeline({output: FlowName(0, 1, 0)})
+
+        connection.sendall(flows(flow(1, event=2), flow(3, OUTPUT, event=1)))
+        tables.run()
+        assert tables.versions["br0"] == version
+        assert tables.pipelines["br0"] is before
+
+        connection.sendall(flows(flow(4, PUSH_VLAN, event=1)))
+        tables.run()
+        assert tables.versions["br0"] > version
+        until(tables, lambda: len(tables.pipelines["br0"].flows) == 2, "the other flow")
+        assert list(before) == [output], "what was handed out changes"
+
+
+def test_groups_are_looked_at_while_flows_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_monitor, "_POLL", 0.05)
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+
+        def requests() -> list[int]:
+            received = peer.received(connection)
+            return [
+                struct.unpack_from("!H", body)[0] for _, kind, _, body in received if kind == 18
+            ]
+
+        def reply(*content: bytes) -> None:
+            connection.sendall(multipart(ofp.GROUP_DESC, b"".join(content)))
+            tables.run()
+
+        def groups() -> Mapping[int, Group]:
+            return tables.pipelines["br0"].groups
+
+        connection.sendall(ALL_VERSIONS)
+        tables.run()
+        assert requests() == [ofp.GROUP_DESC, ofp.FLOW_MONITOR]
+        reply()
+        connection.sendall(flows(flow(1, OUTPUT)))
+        tables.run()
+        time.sleep(0.1)
+        tables.run()
+        assert requests() == [], "no flow uses a group"
+
+        connection.sendall(flows(flow(2, GROUP_7, event=1)))
+        tables.run()
+        assert groups() == {7: Group((ANYTHING,))}
+        tables.run()
+        assert requests() == [ofp.GROUP_DESC]
+        # 7 uses 8, which nothing is known of.
+        reply(group(7, OUTPUT_TO_1, struct.pack("!HHI", 22, 8, 8)))
+        expected = {7: Group(((Output(1),), (ToGroup(8),))), 8: Group((ANYTHING,))}
+        until(tables, lambda: groups() == expected, "the group")
+
+        version = tables.versions["br0"]
+        until(tables, lambda: requests() == [ofp.GROUP_DESC], "the next look")
+        reply(group(7, OUTPUT_TO_1, struct.pack("!HHI", 22, 8, 8)))
+        assert tables.versions["br0"] == version
+        until(tables, lambda: requests() == [ofp.GROUP_DESC], "the next look")
+        reply(group(7, OUTPUT_TO_1))
+        assert tables.versions["br0"] > version
+        until(tables, lambda: groups() == {7: Group(((Output(1),),))}, "the changed group")
+
+        connection.sendall(flows(flow(2, event=2)))
+        tables.run()
+        requests()
+        time.sleep(0.1)
+        tables.run()
+        assert requests() == [], "no flow uses a group any more"
 
 
 def test_ports_are_looked_at_again_and_again(quick: None) -> None:
