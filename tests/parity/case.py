@@ -103,14 +103,14 @@ def whole_for_hooks(*mirrors: CaseMirror) -> list[CaseMirror]:
 class Case:
     """A bridge with ports and mirrors, and what is sent, in order.
 
-    `flows` are ovs-ofctl's, with `{a}` for port a's number; without any the bridge is a learning
-    switch; `groups` are ovs-ofctl's, too. `modifies`: flows change packets, and what is due is
-    worked out from what passes the ports (`due.py`), which have no VLAN settings then; otherwise it
-    is what OVS copies. `learn` is sent first, unwatched, and flows start afresh after it: what is
-    in `sent` for those addresses is not flooded then. `bridge` and `open_vswitch` are settings of
-    these rows. `silent` cases are those that OVS copies nothing of. `all_hooks` has the case run
-    with hooks attached in every way, `in_vm` in an emulated machine as well. `datapaths` are those
-    where it makes sense.
+    `flows` are ovs-ofctl's, with `{a}` for port a's number; without any the bridge is a
+    learning switch; `groups` are ovs-ofctl's, too. `modifies`: flows change packets, and what
+    is due is worked out from what passes the ports (`due.py`), which are trunk or access ports
+    then, the outputs trunk ports; otherwise it is what OVS copies. `learn` is sent first,
+    unwatched, and flows start afresh after it: what is in `sent` for those addresses is not
+    flooded then. `bridge` and `open_vswitch` are settings of these rows. `silent` cases are
+    those that OVS copies nothing of. `all_hooks` has the case run with hooks attached in every
+    way, `in_vm` in an emulated machine as well. `datapaths` are those where it makes sense.
     """
 
     name: str

@@ -160,6 +160,25 @@ CASES = [
         modifies=True,
     ),
     Case(
+        "rewrite_among_access_ports",
+        ports("b m", a=CasePort(tag=10), c=CasePort(tag=10)),
+        [CaseMirror(src="a b", dst="c", output="m")],
+        [*BOTH_WAYS, ("b", flood("b", [10])), ("c", flood("c"))],
+        flows=["priority=9,ip,actions=dec_ttl,NORMAL", "priority=0,actions=NORMAL"],
+        modifies=True,
+    ),
+    Case(
+        "rewrite_the_vlan",
+        ports("a m", b=CasePort(tag=10), c=CasePort(tag=20)),
+        [CaseMirror(src="a", dst="b c", output="m")],
+        [*BOTH_WAYS, *TAGGED[:2], ("c", flood("c"))],
+        flows=[
+            "priority=9,dl_vlan=10,ip,actions=mod_vlan_vid:20,NORMAL",
+            "priority=0,actions=NORMAL",
+        ],
+        modifies=True,
+    ),
+    Case(
         "rewrite_by_a_pipeline",
         ports("a b m"),
         [CaseMirror(src="a", dst="a b", output="m")],

@@ -11,19 +11,19 @@ Packets are told apart by their bytes: what arrives on two ports has to differ.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ovs_ebpf_tap.lab.differences import difference
-from ovs_ebpf_tap.lab.frames import vlans
-from parity.case import CaseMirror, Sent
+from ovs_ebpf_tap.lab.frames import vlans, with_tags
+from parity.case import Case, CaseMirror
 
 Frames = Counter[bytes]
 
 
 @dataclass(frozen=True)
 class Passed:
-    """How often each frame arrived on each port, and left by it, as it was on the wire."""
+    """How often each frame arrived on each port, and left by it."""
 
     arrived: Mapping[str, Frames]
     left: Mapping[str, Frames]
@@ -37,22 +37,37 @@ class Passed:
             seen |= frames.keys()
 
 
-def passed_ports(
-    sent: Sequence[Sent], captured: Mapping[str, Frames], outputs: Collection[str]
-) -> Passed:
-    """What was sent into the switch, and what came out of it, but for output ports."""
+def passed_ports(case: Case, captured: Mapping[str, Frames]) -> Passed:
+    """What was sent into the switch, and what was captured behind its ports, but output ports.
+
+    All have the tags that they have in the bridge.
+    """
     arrived: dict[str, Frames] = {}
-    for port, frames in sent:
-        if port not in outputs:
-            arrived.setdefault(port, Counter()).update(frames)
-    return Passed(arrived, {port: each for port, each in captured.items() if port not in outputs})
+    for port, frames in case.sent:
+        if port not in case.outputs:
+            arrived.setdefault(port, Counter()).update(_in_bridge(case, port, frames))
+    return Passed(
+        arrived,
+        {
+            port: Counter(_in_bridge(case, port, frames.elements()))
+            for port, frames in captured.items()
+            if port not in case.outputs
+        },
+    )
+
+
+def _in_bridge(case: Case, port: str, frames: Iterable[bytes]) -> Iterator[bytes]:
+    """Frames of an access port have none of the tag."""
+    tag = case.ports[port].tag if port in case.ports else None
+    for frame in frames:
+        yield frame if tag is None else with_tags(frame, [tag])
 
 
 def due(passed: Passed, mirrors: Collection[CaseMirror]) -> Frames:
     """The copies due to one output, of all mirrors that have it.
 
     However many ports and mirrors select a form of a packet, it is due once. Copies are taken to
-    be as long as packets, and to have their tags: no port has VLAN settings.
+    be as long as packets, and to have their tags in the bridge: the output is a trunk port.
     """
     copies: Frames = Counter()
     for mirror in mirrors:

@@ -55,7 +55,7 @@ def wanted_run(case: Case, native: Run) -> Run:
     """The native run with the copies that are due in the place of Open vSwitch's."""
     if not case.modifies:
         return native
-    passed = passed_ports(case.sent, native.frames, case.outputs)
+    passed = passed_ports(case, native.frames)
     copies = {output: due(passed, mirrors) for output, mirrors in _by_output(case).items()}
     return replace(native, frames=native.frames | copies)
 
@@ -72,7 +72,7 @@ def _native_problems(case: Case, native: Run, wanted: Run) -> Iterator[str]:
     """What Open vSwitch copies otherwise than it is known to."""
     if not case.modifies:
         return
-    passed = passed_ports(case.sent, native.frames, case.outputs)
+    passed = passed_ports(case, native.frames)
     for output in case.outputs:
         copies = wanted.frames[output], native.frames[output]
         for each in native_problems(passed, *copies, case.has_conntrack):

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from ovs_ebpf_tap.lab.frames import BROADCAST, Tags, ethernet
-from parity.case import CaseMirror
+from parity.case import Case, CaseMirror, CasePort, Sent, ports
 from parity.due import Passed, due, native_problems, passed_ports
 
 
@@ -19,6 +19,10 @@ X, Y, Z = (frame(text) for text in "XYZ")
 SOURCE = CaseMirror(src="a", output="m")
 DESTINATIONS = CaseMirror(dst="b c", output="m")
 BOTH = CaseMirror(src="a", dst="b c", output="m")
+
+
+def case(*sent: Sent) -> Case:
+    return Case("a case", ports("a b m", c=CasePort(tag=10)), [BOTH], sent)
 
 
 def passed(a: str = "", b: str = "", c: str = "") -> Passed:
@@ -76,9 +80,16 @@ def test_select_vlan_is_of_each_form() -> None:
 
 def test_what_passed_outputs_is_left_out() -> None:
     captured = {"a": Counter[bytes](), "b": Counter([X]), "m": Counter([X])}
-    what = passed_ports([("a", [X]), ("m", [Z]), ("a", [X])], captured, {"m"})
+    what = passed_ports(case(("a", [X]), ("m", [Z]), ("a", [X])), captured)
     assert what.arrived == {"a": Counter([X, X])}
     assert set(what.left) == {"a", "b"}
+
+
+def test_frames_of_an_access_port_are_in_its_vlan() -> None:
+    what = passed_ports(case(("b", [frame("X", [10])])), {"c": Counter([X]), "local": Counter([X])})
+    assert what.arrived == {"b": Counter([frame("X", [10])])}
+    assert what.left == {"c": Counter([frame("X", [10])]), "local": Counter([X])}
+    assert due(what, [CaseMirror(src="b", dst="c", output="m")]).total() == 1
 
 
 def test_a_frame_arrives_on_one_port() -> None:
