@@ -23,6 +23,8 @@ _RUN = 0.01
 _COPY = 0.25
 """Seconds for which a pipeline stays as it is, though it changes all the time."""
 
+_NEVER = float("inf")
+
 
 class _Copy(NamedTuple):
     """A pipeline as it was."""
@@ -47,6 +49,7 @@ class FlowTables:
         self.port_flags: Mapping[str, PortFlags] = {}
         """By bridge, as `traits`."""
         self._pipelines: dict[str, _Copy] = {}
+        self._next_copy = _NEVER
 
     def watch(self, bridges: Collection[str]) -> None:
         """Watches these bridges from now on, and no others; any number of times."""
@@ -66,7 +69,10 @@ class FlowTables:
 
     def run(self) -> bool:
         """Takes in what has arrived; returns whether `traits` or `port_flags` changed."""
-        until = time.monotonic() + _RUN
+        now = time.monotonic()
+        until = now + _RUN
+        if now >= self._next_copy:
+            self._next_copy = _NEVER
         for _ in range(len(self._order)):
             self._order.rotate(-1)  # Those that time does not reach come first the next time.
             self._order[-1].run(until)
@@ -96,6 +102,8 @@ class FlowTables:
             copy = self._pipelines.get(name)
             if copy is None or (copy.version != version and now >= copy.until):
                 copy = _Copy(self._flows[name].pipeline, version, now + _COPY)
+            if copy.version != version:
+                self._next_copy = min(self._next_copy, copy.until)
             copies[name] = copy
         self._pipelines = copies
         return {name: copy.pipeline for name, copy in copies.items()}
@@ -104,7 +112,5 @@ class FlowTables:
         """Has the poller wake up when `run` has something to do."""
         for channel in self._order:
             channel.wait(poller)
-        for name, version in self.versions.items():
-            copy = self._pipelines.get(name)
-            if copy is not None and copy.version != version:
-                wake_at(poller, copy.until)
+        if self._next_copy < _NEVER:
+            wake_at(poller, self._next_copy)

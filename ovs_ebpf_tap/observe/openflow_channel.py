@@ -35,6 +35,10 @@ _BACK_OFF = 10.0
 """Seconds before the next try with a peer that does not answer, or with what it should not; most
 seconds before it where connections end early."""
 
+_REST = 0.05
+"""Seconds after which a connection that serves is read again: of a thousand changes a second, each
+would wake up the loop."""
+
 _NO_VERSION = 60.0
 """Seconds before the next try with a bridge that speaks no version that would do."""
 
@@ -67,6 +71,7 @@ class Channel(ABC):
         self._next_try = 0.0
         self._delay = _RECONNECT
         self._answer_by: float | None = None
+        self._rests_until = 0.0
 
     def close(self) -> None:
         """Drops the connection, and what is known through it."""
@@ -104,7 +109,10 @@ class Channel(ABC):
         if self._stream.connect() == EAGAIN:
             self._stream.connect_wait(poller)
         else:
-            self._stream.recv_wait(poller)
+            if time.monotonic() < self._rests_until:
+                wake_at(poller, self._rests_until)
+            else:
+                self._stream.recv_wait(poller)
             if self._output:
                 self._stream.send_wait(poller)
         if self._answer_by is not None:
@@ -183,6 +191,8 @@ class Channel(ABC):
                 self._await_answer(time.monotonic())
             self._input += data
             self._take_messages()
+            if self._serves:
+                self._rests_until = time.monotonic() + _REST
             if time.monotonic() >= until:
                 return
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.flow import Flow, FlowName, Group, Known, Output, Pipeline, ToGroup
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
-from ovs_ebpf_tap.observe import flow_monitor, ofp, openflow_channel, port_flags
+from ovs_ebpf_tap.observe import flow_monitor, flow_tables, ofp, openflow_channel, port_flags
 from ovs_ebpf_tap.observe.flow_tables import FlowTables
 from ovs_ebpf_tap.observe.ofp_pipeline import ANYTHING
 
@@ -197,6 +197,49 @@ def test_pipelines_and_their_versions() -> None:
         assert tables.versions["br0"] > version
         until(tables, lambda: len(tables.pipelines["br0"].flows) == 2, "the other flow")
         assert list(before) == [output], "what was handed out changes"
+
+
+def blocked(tables: FlowTables) -> float:
+    """Seconds until the poller wakes up, if that is before 0.2 s."""
+    poller = ovs.poller.Poller()
+    tables.wait(poller)
+    poller.timer_wait(200)
+    began = time.monotonic()
+    poller.block()
+    return time.monotonic() - began
+
+
+def test_many_changes_wake_up_the_loop_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openflow_channel, "_REST", 10.0)
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+        connection.sendall(ALL_VERSIONS)
+        tables.run()
+        connection.sendall(flows(flow(1)))
+        blocked(tables)
+        tables.run()
+        connection.sendall(flows(flow(2, event=1)))
+        assert blocked(tables) >= 0.19
+
+
+def test_a_pipeline_that_changed_again_is_copied_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_tables, "_COPY", 0.1)
+    with watched() as (tables, peer):
+        connection, _ = peer.connections
+        connection.sendall(ALL_VERSIONS + flows(flow(1, OUTPUT)))
+        tables.run()
+        before = tables.pipelines["br0"]
+        connection.sendall(flows(flow(2, PUSH_VLAN, event=1)))
+        tables.run()
+        for _ in range(20):
+            if tables.pipelines["br0"] is not before:
+                break
+            blocked(tables)
+            tables.run()
+        assert len(tables.pipelines["br0"].flows) == 2
+        blocked(tables)
+        tables.run()
+        assert blocked(tables) >= 0.19, "the loop turns for nothing"
 
 
 def test_groups_are_looked_at_while_flows_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
