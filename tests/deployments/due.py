@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
-from ovs_vlans import Bundle, Packet, Vlan, Vlans, enter, leave
+from ovs_vlans import Bundle, Packet, enter, leave
 
 from deployments.mirrors import UserMirror
-from ovs_ebpf_tap.lab.frames import ETH_8021Q, Tag, vlans, with_tags
+from ovs_ebpf_tap.lab.frames import Tag, vlans, with_tags
 
 _VLAN_LIMIT = 1
 """`other_config:vlan-limit` of the Open_vSwitch row by default."""
 _TAG = struct.Struct("!HH")
 _Form = tuple[bytes, tuple[int, ...], bytes]
-_Read = Callable[[Packet], Vlans | None]
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,13 @@ class Passed:
     arrived: Counter[bytes]
     left: Counter[bytes]
     vlans: Bundle
+    by_number: bool = False
+    """Flows output to the port, and do not leave that to the action `NORMAL`."""
+
+    @property
+    def looked_at(self) -> int:
+        """How many tags of what left Open vSwitch has looked at; `NORMAL` has removed them."""
+        return 0 if self.vlans.mode == "access" and not self.by_number else _VLAN_LIMIT
 
 
 def due(mirror: UserMirror, passed: Mapping[str, Passed], output: Bundle) -> Counter[bytes]:
@@ -40,39 +45,28 @@ def due(mirror: UserMirror, passed: Mapping[str, Passed], output: Bundle) -> Cou
     arrived: Counter[bytes] = Counter()
     for port, each in passed.items():
         if mirror.selects_from(port):
-            arrived += _copies(mirror, each.arrived, partial(_enter, each.vlans), output)
+            arrived += _copies(mirror, each.arrived, each.vlans, output, _VLAN_LIMIT)
     copies = arrived
     for port, each in passed.items():
         if mirror.selects_to(port):
-            left = _copies(mirror, each.left, partial(_before, each.vlans), output)
+            left = _copies(mirror, each.left, each.vlans, output, each.looked_at)
             copies += _beyond(left, copies)
     return _cut(copies, mirror.snaplen)
 
 
 def _copies(
-    mirror: UserMirror, frames: Counter[bytes], read: _Read, output: Bundle
+    mirror: UserMirror, frames: Counter[bytes], port: Bundle, output: Bundle, looked_at: int
 ) -> Counter[bytes]:
+    """The copies of frames of which Open vSwitch has looked at so many tags."""
     copies: Counter[bytes] = Counter()
     for frame, count in frames.items():
-        packet = Packet.received(_tags(frame), _VLAN_LIMIT)
-        found = read(packet)
+        packet = Packet.received(_tags(frame), looked_at)
+        found = enter(packet, port)
         if found is None or (mirror.select_vlan and found[0].vid not in mirror.select_vlan):
             continue
         tags = leave(packet, found, output).frame
         copies[frame if tags == packet.frame else with_tags(frame, tags)] += count
     return copies
-
-
-def _enter(port: Bundle, packet: Packet) -> Vlans | None:
-    """The VLANs of a packet that arrives, None if the port does not admit it."""
-    return enter(packet, port)
-
-
-def _before(port: Bundle, packet: Packet) -> Vlans | None:
-    """The VLANs of a packet that left: an access port has removed the outer tag."""
-    if port.mode != "access":
-        return enter(packet, port)
-    return Vlan(ETH_8021Q, port.vlan), packet.extract()[0]
 
 
 def _beyond(left: Counter[bytes], known: Counter[bytes]) -> Counter[bytes]:
@@ -92,9 +86,12 @@ def _beyond(left: Counter[bytes], known: Counter[bytes]) -> Counter[bytes]:
 
 
 def _form(frame: bytes) -> _Form:
-    """The addresses, the VLANs, and what is behind the tags, with its type."""
+    """The addresses, the VLANs, and what is behind the tags, with its type.
+
+    A tag of VLAN 0 has a priority only, which `NORMAL` may drop.
+    """
     found = vlans(frame)
-    return frame[:12], tuple(found), frame[12 + 4 * len(found) :]
+    return frame[:12], tuple(found[1:] if found[:1] == [0] else found), frame[12 + 4 * len(found) :]
 
 
 def _tags(frame: bytes) -> list[Tag]:

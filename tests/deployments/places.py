@@ -25,14 +25,15 @@ def access(vlan: int) -> Bundle:
 class Place:
     """Where the packets of a port are seen: at the guest's end of it, or the switch's.
 
-    `inner` gives the port's own packet of one that is seen, for example what a tunnel carries, or
-    None if it is none of the port's.
+    `by_number` is that of `Passed`. `inner` gives the port's own packet of one that is seen, for
+    example what a tunnel carries, or None if it is none of the port's.
     """
 
     port: str
     where: CapturePoint
     vlans: Bundle = TRUNK
     of_switch: bool = False
+    by_number: bool = False
     inner: Callable[[bytes], bytes | None] | None = None
 
 
@@ -74,4 +75,4 @@ def _passed(place: Place, capture: Capture) -> Passed:
         if frame is not None:
             # What leaves a guest arrives in the switch.
             (left if record.outgoing == place.of_switch else arrived)[frame] += 1
-    return Passed(arrived, left, place.vlans)
+    return Passed(arrived, left, place.vlans, place.by_number)
