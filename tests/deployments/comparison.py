@@ -65,13 +65,16 @@ def compare(
     sidecar: SidecarProcess,
     mirrors: Sequence[UserMirror],
     record: Callable[[str, object], None],
+    first: int = 0,
 ) -> list[str]:
     """Adds the mirrors, runs the traffic under both, and returns what is wrong, in lines.
 
-    `record` gets each `Outcome` as a dictionary, under `outcome_table.PROPERTY`. The mirrors stay.
+    `record` gets each `Outcome` as a dictionary, under `outcome_table.PROPERTY`. The mirrors stay;
+    `first` is a number of output ports that no comparison before has used.
     """
     _set_mode(deployment.switch, "native")
-    outputs = {each.name: _add(deployment, each, f"out{n}") for n, each in enumerate(mirrors)}
+    numbered = enumerate(mirrors, first)
+    outputs = {each.name: _add(deployment, each, f"out{n}-") for n, each in numbered}
     _wait_decided(sidecar, mirrors, "native")
     native = _run(deployment, outputs, mirrors)
     _set_mode(deployment.switch, "offload")
