@@ -18,15 +18,13 @@ from ovs_ebpf_tap.lab.differences import difference
 from ovs_ebpf_tap.lab.frames import vlans, with_tags
 from parity.case import Case, CaseMirror
 
-Frames = Counter[bytes]
-
 
 @dataclass(frozen=True)
-class Passed:
+class PassedFrames:
     """How often each frame arrived on each port, and left by it."""
 
-    arrived: Mapping[str, Frames]
-    left: Mapping[str, Frames]
+    arrived: Mapping[str, Counter[bytes]]
+    left: Mapping[str, Counter[bytes]]
 
     def __post_init__(self) -> None:
         """Raises ValueError for a frame that arrived on two ports."""
@@ -37,16 +35,16 @@ class Passed:
             seen |= frames.keys()
 
 
-def passed_ports(case: Case, captured: Mapping[str, Frames]) -> Passed:
+def passed_ports(case: Case, captured: Mapping[str, Counter[bytes]]) -> PassedFrames:
     """What was sent into the switch, and what was captured behind its ports, but output ports.
 
     All have the tags that they have in the bridge.
     """
-    arrived: dict[str, Frames] = {}
+    arrived: dict[str, Counter[bytes]] = {}
     for port, frames in case.sent:
         if port not in case.outputs:
             arrived.setdefault(port, Counter()).update(_in_bridge(case, port, frames))
-    return Passed(
+    return PassedFrames(
         arrived,
         {
             port: Counter(_in_bridge(case, port, frames.elements()))
@@ -57,26 +55,26 @@ def passed_ports(case: Case, captured: Mapping[str, Frames]) -> Passed:
 
 
 def _in_bridge(case: Case, port: str, frames: Iterable[bytes]) -> Iterator[bytes]:
-    """Frames of an access port have none of the tag."""
+    """Frames of an access port lack the tag."""
     tag = case.ports[port].tag if port in case.ports else None
     for frame in frames:
         yield frame if tag is None else with_tags(frame, [tag])
 
 
-def due(passed: Passed, mirrors: Collection[CaseMirror]) -> Frames:
+def due(passed: PassedFrames, mirrors: Collection[CaseMirror]) -> Counter[bytes]:
     """The copies due to one output, of all mirrors that have it.
 
     However many ports and mirrors select a form of a packet, it is due once. Copies are taken to
     be as long as packets, and to have their tags in the bridge: the output is a trunk port.
     """
-    copies: Frames = Counter()
+    copies: Counter[bytes] = Counter()
     for mirror in mirrors:
         copies |= _selected(passed, mirror)
     return copies
 
 
 def native_problems(
-    passed: Passed, wanted: Frames, native: Frames, recirculates: bool = False
+    passed: PassedFrames, wanted: Counter[bytes], native: Counter[bytes], recirculates: bool = False
 ) -> Iterator[str]:
     """How Open vSwitch's copies differ from those due otherwise than it is known to.
 
@@ -92,8 +90,8 @@ def native_problems(
         yield f"Open vSwitch left out what is due: {difference(missing, Counter())}"
 
 
-def _selected(passed: Passed, mirror: CaseMirror) -> Frames:
-    selected: Frames = Counter()
+def _selected(passed: PassedFrames, mirror: CaseMirror) -> Counter[bytes]:
+    selected: Counter[bytes] = Counter()
     for ports, frames in ((mirror.src, passed.arrived), (mirror.dst, passed.left)):
         for port in frames.keys() if mirror.select_all else ports.split():
             selected |= frames.get(port, Counter())

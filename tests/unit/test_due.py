@@ -8,7 +8,7 @@ import pytest
 
 from ovs_ebpf_tap.lab.frames import BROADCAST, Tags, ethernet
 from parity.case import Case, CaseMirror, CasePort, Sent, ports
-from parity.due import Passed, due, native_problems, passed_ports
+from parity.due import PassedFrames, due, native_problems, passed_ports
 
 
 def frame(text: str, tags: Tags = ()) -> bytes:
@@ -25,10 +25,10 @@ def case(*sent: Sent) -> Case:
     return Case("a case", ports("a b m", c=CasePort(tag=10)), [BOTH], sent)
 
 
-def passed(a: str = "", b: str = "", c: str = "") -> Passed:
+def passed(a: str = "", b: str = "", c: str = "") -> PassedFrames:
     """Frames by their letters: those that arrive on a, and those that leave by b and c."""
     counted = [Counter(frame(letter) for letter in letters) for letters in (a, b, c)]
-    return Passed({"a": counted[0]}, {"b": counted[1], "c": counted[2]})
+    return PassedFrames({"a": counted[0]}, {"b": counted[1], "c": counted[2]})
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def passed(a: str = "", b: str = "", c: str = "") -> Passed:
         (passed("XY", "XY", "ZZ"), BOTH, "XYZZ"),
     ],
 )
-def test_each_form_once(what: Passed, mirror: CaseMirror, copies: str) -> None:
+def test_each_form_once(what: PassedFrames, mirror: CaseMirror, copies: str) -> None:
     assert due(what, [mirror]) == Counter(map(frame, copies))
 
 
@@ -68,7 +68,7 @@ def test_select_all_is_both_ways() -> None:
 
 def test_select_vlan_is_of_each_form() -> None:
     before, after = frame("X", [10]), frame("X", [20])
-    what = Passed({"a": Counter([before, Y])}, {"b": Counter([after, Y])})
+    what = PassedFrames({"a": Counter([before, Y])}, {"b": Counter([after, Y])})
 
     def selected(*vlans: int) -> Counter[bytes]:
         return due(what, [CaseMirror(src="a", dst="b", output="m", select_vlan=vlans)])
@@ -94,7 +94,7 @@ def test_frames_of_an_access_port_are_in_its_vlan() -> None:
 
 def test_a_frame_arrives_on_one_port() -> None:
     with pytest.raises(ValueError, match="arrived on two ports"):
-        Passed({"a": Counter([X]), "b": Counter([X, Y])}, {})
+        PassedFrames({"a": Counter([X]), "b": Counter([X, Y])}, {})
 
 
 @pytest.mark.parametrize(
