@@ -132,6 +132,18 @@ class CounterSlots:
         ended, self._ended = self._ended, {}
         return ended
 
+    def hand_over(self, former: UUID, mirror: UUID) -> None:
+        """Has a mirror that has no slot go on in another's, which has none from then on.
+
+        A sidecar that is killed in between leaves it to both, and the next takes it from the one
+        whose row is gone.
+        """
+        key = _pack_uuid(former)
+        self._mirrors.set(_pack_uuid(mirror), self._mirrors.get(key) or _MIRROR.pack())
+        self._mirrors.delete(key)
+        self._slots[mirror] = self._slots.pop(former)
+        self._older[mirror] = self._older.pop(former)
+
     def take_over(self, mirror: UUID, count: Counters) -> None:
         """Has a mirror's counters begin where those of an older build ended, once `read`.
 

@@ -153,6 +153,13 @@ class Datapath:
         self._table.actual = self.parts.read()
         self._pinned = self._look_at_pins()
 
+    def hand_over(self, former: UUID, mirror: UUID) -> None:
+        """Has the hooks of a mirror copy for another, and count on for it, from now on."""
+        if former in self.mirrors and mirror not in self.mirrors:
+            self.parts.slots.hand_over(former, mirror)
+            self._table.hand_over(former, mirror)
+            self._in_place = None
+
     # What is desired.
 
     def sync(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from ovs_ebpf_tap.apply.attachment import Attachment
@@ -62,6 +62,14 @@ class HookTable:
     def mirrors(self) -> set[UUID]:
         """The mirrors that hooks may copy for."""
         return {rule.mirror for each in self.actual.values() for rule in each.rules}
+
+    def hand_over(self, former: UUID, mirror: UUID) -> None:
+        """Has the rules of a mirror be another's, which has its slot now."""
+        for each in self.actual.values():
+            each.rules = tuple(
+                replace(rule, mirror=mirror) if rule.mirror == former else rule
+                for rule in each.rules
+            )
 
     def with_held(self, desired: Rules, held: Set[UUID]) -> dict[Hook, tuple[Rule, ...]]:
         """The desired rules, with those of mirrors in `held`, and the hooks that finish copies.

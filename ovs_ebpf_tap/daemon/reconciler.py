@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from uuid import UUID
 
+import structlog
+
 from ovs_ebpf_tap.apply.datapath import Datapath
 from ovs_ebpf_tap.daemon.decision_log import DecisionLog
 from ovs_ebpf_tap.daemon.observer import Observation, Observer
@@ -20,6 +22,7 @@ from ovs_ebpf_tap.decide.conflicts import Writers
 from ovs_ebpf_tap.decide.handover import next_edits
 from ovs_ebpf_tap.decide.modes import bridges_with_work
 from ovs_ebpf_tap.decide.planner import Planner
+from ovs_ebpf_tap.decide.recreations import Recreations
 from ovs_ebpf_tap.model.desired import OFFLOADED, OffloadDecision, Plan
 from ovs_ebpf_tap.model.rows import MODE_KEY, Database
 from ovs_ebpf_tap.model.surroundings import Surroundings
@@ -28,6 +31,8 @@ from ovs_ebpf_tap.observe.ovsdb import Ovsdb
 
 _IMPROVE = 0.01
 """Seconds before hooks are given faster programs, and from one look at them to the next."""
+
+log = structlog.get_logger()
 
 _Decisions = Mapping[UUID, OffloadDecision]
 
@@ -52,6 +57,7 @@ class Reconciler:
         self._statistics = statistics
         self._refusals = Refusals()
         self._writers = Writers()
+        self._recreations = Recreations()
         self._stale = False
         """Whether the kernel may have other hooks than we know of."""
         self._done: Observation | None = None
@@ -81,17 +87,19 @@ class Reconciler:
         """Makes a pass; returns when the next is due, by the monotonic clock. Raises OSError."""
         self._read_back()
         seen = self._observer.observe(now)
+        self._take_over(seen.db, now)
         self._statistics.count(seen.db.mirrors, now)
         if seen == self._done and not self._statistics.unrecorded:
             return self._observer.wake
         self._done = None
         db = self._intended(seen.db, now)
+        planned = self._with_lingering(db)
         self._transitions.look_for_outputs(db)
-        plan = self._apply(replace(seen, db=db), self._held, now)
-        self._observer.watch(bridges_with_work(db))
+        plan = self._apply(replace(seen, db=planned), self._held, now)
+        self._observer.watch(bridges_with_work(planned))
         self._statistics.count(seen.db.mirrors, now)
-        said = self.decisions.report(db, plan.decisions, now)
-        early = self._transitions.early(db, plan) | self._writers.resting(now)
+        said = self.decisions.report(planned, plan.decisions, now)
+        early = self._transitions.early(planned, plan) | self._writers.resting(now)
         edits = self._next_edits(db, {u: d for u, d in plan.decisions.items() if u not in early})
         if edits:
             self._write(edits, now)
@@ -99,7 +107,7 @@ class Reconciler:
             self._done = seen
         self.passed = True
         improve = now + _IMPROVE if self._datapath.unfinished else float("inf")
-        return min(self._observer.wake, self._transitions.wake, improve)
+        return min(self._observer.wake, self._transitions.wake, self._recreations.wake, improve)
 
     def follow_devices(self, now: float) -> float:
         """Has the hooks of mirrors that are parked follow their devices while the database is away.
@@ -121,6 +129,29 @@ class Reconciler:
             self._datapath.read()
             self._stale = False
             self._done = None
+
+    @property
+    def waits_for_rows(self) -> bool:
+        """Whether hooks stay for rows that are gone, and may come again."""
+        return bool(self._recreations.lingering or self._recreations.orphans)
+
+    def _take_over(self, db: Database, now: float) -> None:
+        """Has new rows go on where those that they are in the place of have ended."""
+        successors = self._recreations.look(db, self._datapath.mirrors, now)
+        for each in successors:
+            self._datapath.hand_over(each.former, each.mirror)
+            mirror, bridge = db.mirrors[each.mirror].name, db.bridge_names.get(each.mirror)
+            log.info("mirror's row was made anew", mirror=mirror, bridge=bridge)
+        self._transitions.take_over({each.mirror for each in successors if each.seamless})
+        self._statistics.take_over(
+            {each.former: each.mirror for each in successors}, self._recreations.lingering
+        )
+
+    def _with_lingering(self, db: Database) -> Database:
+        """The rows, and those that are gone, but whose hooks stay."""
+        if self.restoring:
+            return db
+        return self._recreations.with_lingering(db, self._datapath.mirrors)
 
     def _intended(self, db: Database, now: float) -> Database:
         """The rows, with what we want ourselves, and what other writers have undone."""
@@ -154,13 +185,14 @@ class Reconciler:
 
     def _held(self, db: Database, decisions: _Decisions) -> set[UUID]:
         """The mirrors that are not offloaded, but that OVS may not copy for yet."""
-        return self._transitions.held(
+        held = self._transitions.held(
             db,
             decisions,
             self._datapath.mirrors,
             applied=self._ovsdb.applied(db),
             known=self._ovsdb.last_reconfigure != 0,
         )
+        return held if self.restoring else held | self._recreations.orphans
 
     def _not_offloaded(self, db: Database, decisions: _Decisions) -> set[UUID]:
         """The mirrors with a slot in the maps that are not to be offloaded."""
@@ -184,6 +216,7 @@ class Reconciler:
         """Whether there is more to be done though nothing happens."""
         return bool(
             self._transitions.returning
+            or self.waits_for_rows
             or self._refusals
             or self._datapath.unfinished
             or self._datapath.stuck

@@ -180,7 +180,7 @@ class Sidecar:
     @property
     def moving(self) -> bool:
         """Whether a mirror is on its way to or from OVS, or a transaction is under way."""
-        return self._transitions.under_way or self._ovsdb.busy
+        return self._transitions.under_way or self._reconciler.waits_for_rows or self._ovsdb.busy
 
     @property
     def idle(self) -> bool:

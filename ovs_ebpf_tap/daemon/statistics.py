@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 from uuid import UUID
 
@@ -110,6 +110,10 @@ class MirrorStatistics:
         self.unrecorded = bool(self._totals.unrecorded())
         done = not self.unrecorded and not stale and values == self._writer.held
         self._counted = seen if done else None
+
+    def take_over(self, successors: Mapping[UUID, UUID], lingering: Collection[UUID]) -> None:
+        """As `Totals.take_over`; the source counts on for the rows in others' places."""
+        self._totals.take_over(successors, lingering)
 
     def records(self) -> Mapping[UUID, str]:
         """Each mirror's total as its row is to have it on record."""

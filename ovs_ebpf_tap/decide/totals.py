@@ -14,7 +14,7 @@ A mirror that was never offloaded has no total: OVS's count is enough.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple, Self
@@ -139,6 +139,8 @@ class Totals:
     """The totals of all mirrors that have one."""
 
     _totals: dict[UUID, Total] = field(default_factory=dict)
+    _gone: dict[UUID, Total] = field(default_factory=dict)
+    """Those of rows that are gone, until `take_over`."""
     _mirrors: Mapping[UUID, Mirror] = field(default_factory=dict)
     """The rows as they were last."""
     _refused: set[UUID] = field(default_factory=set)
@@ -162,13 +164,26 @@ class Totals:
             if Count.of_row(mirror.statistics) not in (None, total.shown):
                 self._refused.discard(uuid)
         self._refused &= self._totals.keys()
+        self._gone |= {uuid: total for uuid, total in known.items() if uuid not in mirrors}
+
+    def take_over(self, successors: Mapping[UUID, UUID], lingering: Collection[UUID]) -> None:
+        """Has totals go on in the rows that are in others' places, given by those, with new counts.
+
+        Of rows that are gone, it forgets all others' but those in `lingering`.
+        """
+        for former, mirror in successors.items():
+            total = self._totals.pop(former, None) or self._gone.get(former)
+            if total is not None:
+                self._totals[mirror] = replace(total, ovs=_NONE)
+        self._gone = {uuid: total for uuid, total in self._gone.items() if uuid in lingering}
 
     def end(self, counters: Mapping[UUID, Counters]) -> None:
         """Takes in the last counts of mirrors that have lost their slots."""
         for uuid, last in counters.items():
-            if uuid in self._totals:
-                total = self._totals[uuid].counted(None, as_count(last))
-                self._totals[uuid] = replace(total, ebpf=_NONE)
+            for totals in (self._totals, self._gone):
+                if uuid in totals:
+                    total = totals[uuid].counted(None, as_count(last))
+                    totals[uuid] = replace(total, ebpf=_NONE)
 
     def observe(self, uuid: UUID, statistics: Mapping[str, int]) -> None:
         """Takes in what OVS has written over a row's statistics."""

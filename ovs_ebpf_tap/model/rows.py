@@ -31,6 +31,8 @@ def _mode(external_ids: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in external_ids.items() if key == MODE_KEY}
 
 
+_OVN_KEY = "ovn-owned"
+
 INTERNAL_TYPES = ("internal", "tap")
 """Interface types with a network device that the host, not a VM, is behind."""
 
@@ -113,6 +115,11 @@ class Mirror:
         `select_vlan` alone says so: somebody may have replaced `external_ids` as a whole.
         """
         return self.select_vlan == PARKED_VLANS
+
+    @property
+    def is_of_ovn(self) -> bool:
+        """Whether ovn-controller makes and deletes the row; as `smap_get_bool` reads its mark."""
+        return self.external_ids.get(_OVN_KEY, "").lower() == "true"
 
     @property
     def cut(self) -> int:

@@ -125,13 +125,10 @@ class World:
 
     def remake_mirror(self, name: str, **selection: Any) -> World:
         """Another mirror in the place of the one called so, on the same bridge."""
-        gone = self.mirrors.pop(name)
-        for bridge, row in self.bridges.items():
-            if gone.uuid in row.mirrors:
-                left = tuple(uuid for uuid in row.mirrors if uuid != gone.uuid)
-                self.set_bridge(bridge, mirrors=left)
-                return self.add_mirror(name, bridge=bridge, **selection)
-        raise KeyError(name)
+        uuid = self.mirrors[name].uuid
+        bridge = next(bridge for bridge, row in self.bridges.items() if uuid in row.mirrors)
+        self.remove_mirror(name, bridge)
+        return self.add_mirror(name, bridge=bridge, **selection)
 
     def remove_port(self, name: str) -> World:
         """Removes the port with its interfaces and devices, not what refers to it."""
@@ -143,6 +140,12 @@ class World:
             left = tuple(uuid for uuid in row.ports if uuid != gone.uuid)
             self.set_bridge(bridge, ports=left)
         return self
+
+    def remove_mirror(self, name: str, bridge: str = "br0") -> Mirror:
+        removed, home = self.mirrors.pop(name), self.bridges[bridge]
+        left = tuple(uuid for uuid in home.mirrors if uuid != removed.uuid)
+        self.bridges[bridge] = replace(home, mirrors=left)
+        return removed
 
     def set_mirror(self, name: str, /, **columns: Any) -> None:
         self.mirrors[name] = replace(self.mirrors[name], **columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -92,6 +93,17 @@ class FakeDatapath:
     @property
     def mirrors(self) -> set[UUID]:
         return {rule.mirror for rules in self.rules.values() for rule in rules}
+
+    def hand_over(self, former: UUID, mirror: UUID) -> None:
+        self.rules = {
+            hook: tuple(
+                replace(rule, mirror=mirror) if rule.mirror == former else rule for rule in rules
+            )
+            for hook, rules in self.rules.items()
+        }
+        self.counted = {
+            mirror if uuid == former else uuid: each for uuid, each in self.counted.items()
+        }
 
     def ensure_pins(self) -> None:
         pass

@@ -107,3 +107,36 @@ def test_an_older_builds_counts_are_taken_over_once(maps: dict[str, Any]) -> Non
         slots.take_over(A, Counters(10, 600, 5))
         slots.read()
     assert slots.counters() == {A: Counters(11, 660, 5)}
+
+
+def test_a_slot_is_handed_over_with_its_counts(maps: dict[str, Any]) -> None:
+    slots = CounterSlots(maps)
+    slots.ensure({A})
+    slots.take_over(A, Counters(10, 600))
+    slots.read()
+    count(maps, slots[A], 3, 0)
+    slots.hand_over(A, B)
+    assert slots.counters() == {B: Counters(13, 780)}
+    again = CounterSlots(maps)
+    again.read()
+    assert again.counters() == {B: Counters(13, 780)}
+
+
+def test_a_slot_that_was_half_handed_over_stays_the_other_mirrors(maps: dict[str, Any]) -> None:
+    slots = CounterSlots(maps)
+    slots.ensure({A})
+    key = _key(maps)
+    slots.hand_over(A, B)
+    maps["mirrors"].set(key, maps["mirrors"].get(_key(maps)))
+    again = CounterSlots(maps)
+    again.read()
+    assert again.mirrors == {A, B}
+    again.keep({B})
+    count(maps, again[B], 3, 0)
+    assert not again.ensure({UUID(int=3)})
+    assert again.counters()[B] == Counters(3, 180)
+
+
+def _key(maps: dict[str, Any]) -> bytes:
+    (key,) = maps["mirrors"].items()
+    return bytes(key)

@@ -92,3 +92,10 @@ def test_what_is_attached() -> None:
     assert some.attached == {A: OWN}
     assert some.rules == {A: (rule(),)}
     assert some.mirrors == {UUID(int=1), UUID(int=2)}
+
+
+def test_rules_that_are_handed_over_need_no_other_program() -> None:
+    there = table(a=ActualHook((rule(), rule(8, mirror=2)), SHARED))
+    there.hand_over(UUID(int=1), UUID(int=3))
+    desired = {A: DesiredHook((rule(mirror=3), rule(8, mirror=2)), SHARED)}
+    assert there.changed(desired) == []

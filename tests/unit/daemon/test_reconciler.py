@@ -24,8 +24,10 @@ from ovs_ebpf_tap.daemon.reconciler import Reconciler
 from ovs_ebpf_tap.daemon.statistics import MirrorStatistics
 from ovs_ebpf_tap.daemon.transitions import Transitions
 from ovs_ebpf_tap.decide.planner import Planner
+from ovs_ebpf_tap.decide.recreations import LINGER
+from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.desired import TCX
-from ovs_ebpf_tap.model.rows import STATE_KEY, Mirror
+from ovs_ebpf_tap.model.rows import COUNTED_KEY, STATE_KEY, Mirror
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb
 
 NOW = 1000.0
@@ -42,6 +44,7 @@ class ReconcilerBench:
         self.revalidations: list[FakeRevalidation] = []
         self.drain = FakeDrain()
         self.drain.done = True
+        self.writer = FakeWriter()
         self.now = NOW
         self.reconciler = Reconciler(
             cast(Ovsdb, self.ovsdb),
@@ -49,7 +52,7 @@ class ReconcilerBench:
             Planner(TCX),
             cast(Datapath, self.datapath),
             Transitions(lambda _: self._revalidate(), lambda _: self.drain),
-            MirrorStatistics(self.datapath, FakeWriter()),
+            MirrorStatistics(self.datapath, self.writer),
         )
 
     @property
@@ -190,3 +193,67 @@ def test_it_wakes_up_for_drains_and_faster_programs(bench: ReconcilerBench) -> N
     assert bench.run() == pytest.approx(bench.now + 0.01)
     bench.observer.wake = 1.0
     assert bench.run() == 1.0
+
+
+OVN = {"ovn-owned": "true"}
+
+
+@pytest.fixture
+def ovn(bench: ReconcilerBench) -> ReconcilerBench:
+    """Its mirror is ovn-controller's, and offloaded."""
+    bench.world.set_mirror("m", external_ids=OVN)
+    bench.run_to_rest()
+    assert bench.row.parked
+    return bench
+
+
+def make_anew(bench: ReconcilerBench) -> None:
+    bench.world.add_mirror("m", src="a", dst="b", out="out", external_ids=OVN)
+
+
+def test_hooks_stay_for_a_row_that_is_made_anew(ovn: ReconcilerBench) -> None:
+    former = ovn.world.remove_mirror("m").uuid
+    hooks = {hook: len(rules) for hook, rules in ovn.datapath.rules.items()}
+    ovn.now -= 1
+    wake = ovn.reconciler.run(ovn.now)
+    assert ovn.datapath.mirrors == {former}
+    assert wake <= ovn.now + LINGER
+    assert ovn.reconciler.waits_for_rows
+    assert ovn.observer.watched == ["br0"]
+    make_anew(ovn)
+    ovn.drain.done = False
+    ovn.now += LINGER / 2
+    ovn.reconciler.run(ovn.now)
+    assert ovn.datapath.mirrors == {ovn.mirror}
+    assert {hook: len(rules) for hook, rules in ovn.datapath.rules.items()} == hooks
+    assert ovn.ovsdb.committed[-1].mirrors[0].moves, "parked at once"
+    assert not ovn.reconciler.waits_for_rows
+
+
+def test_hooks_of_a_row_that_is_not_made_anew_go(ovn: ReconcilerBench) -> None:
+    ovn.world.remove_mirror("m")
+    ovn.reconciler.run(ovn.now)
+    assert ovn.datapath.mirrors
+    ovn.reconciler.run(ovn.now + LINGER)
+    assert not ovn.datapath.mirrors
+
+
+def test_mirrors_that_are_given_back_leave_no_hooks_for_rows_that_are_gone(
+    ovn: ReconcilerBench,
+) -> None:
+    ovn.world.remove_mirror("m")
+    ovn.reconciler.restoring = True
+    ovn.reconciler.run(ovn.now)
+    assert not ovn.datapath.mirrors
+
+
+def test_the_count_goes_on_in_a_row_that_is_made_anew(ovn: ReconcilerBench) -> None:
+    ovn.datapath.counted = {ovn.mirror: Counters(7, 700)}
+    ovn.run_to_rest()
+    former = ovn.world.remove_mirror("m").uuid
+    ovn.reconciler.run(ovn.now)
+    ovn.datapath.counted = {former: Counters(8, 800)}
+    make_anew(ovn)
+    ovn.reconciler.run(ovn.now)
+    assert ovn.writer.held[ovn.mirror]["tx_packets"] == 8
+    assert COUNTED_KEY in ovn.ovsdb.committed[-1].mirrors[0].set_ids

@@ -27,6 +27,7 @@ class FakeReconciler:
     passed: bool = False
     restoring: bool = False
     ending: bool = False
+    waits_for_rows: bool = False
     decisions: DecisionLog = field(default_factory=DecisionLog)
     error: Exception | None = None
     runs: int = 0

@@ -244,3 +244,50 @@ class AnyOrderOfCounts(RuleBasedStateMachine):
 
 TestAnyOrderOfCounts = AnyOrderOfCounts.TestCase
 TestAnyOrderOfCounts.settings = settings(max_examples=examples(200), stateful_step_count=30)
+
+
+NEW = UUID(int=2)
+
+
+def anew(packets: int | None = None) -> Mapping[UUID, Mirror]:
+    """The row, made anew: it has nothing on record, and Open vSwitch's count is a new one."""
+    statistics = {} if packets is None else written_by_ovs(packets)
+    return {NEW: replace(row(), uuid=NEW, external_ids={}, statistics=statistics)}
+
+
+def test_a_total_goes_on_in_another_row() -> None:
+    made = totals(row(5), 5)
+    made.look({}, counted(7))
+    made.take_over({}, {M})
+    made.look({}, counted(8))
+    made.take_over({M: NEW}, set())
+    made.look(anew(), {NEW: Counters(9, 9)})
+    assert made.statistics() == {NEW: Count(9, 9).as_statistics}
+    assert made.unrecorded() == {NEW}
+    made.observe(NEW, written_by_ovs(2))
+    assert made.statistics() == {NEW: Count(11, 11).as_statistics}
+
+
+def test_a_total_goes_on_in_a_row_that_comes_at_once() -> None:
+    made = totals(row(5), 5)
+    made.take_over({M: NEW}, set())
+    made.look(anew(), {NEW: Counters(6, 6)})
+    assert made.statistics() == {NEW: Count(6, 6).as_statistics}
+
+
+def test_what_hooks_have_counted_before_they_went_is_not_counted_again() -> None:
+    made = totals(row(5), 5)
+    made.look({}, counted(7))
+    made.end(counted(8))
+    made.take_over({M: NEW}, set())
+    made.look(anew(), {NEW: Counters(1, 1)})
+    assert made.statistics() == {NEW: Count(9, 9).as_statistics}
+
+
+def test_a_total_is_forgotten_with_its_row() -> None:
+    made = totals(row(5), 5)
+    made.look({}, counted(7))
+    made.take_over({}, set())
+    made.take_over({M: NEW}, set())
+    made.look(anew(), {NEW: Counters(1, 1)})
+    assert made.statistics()[NEW]["tx_packets"] == 1
