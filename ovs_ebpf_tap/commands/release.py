@@ -30,6 +30,7 @@ from ovs_ebpf_tap.daemon.runtime import (
     wait_db,
 )
 from ovs_ebpf_tap.decide.handover import forget_edits, next_edits
+from ovs_ebpf_tap.decide.remembered_modes import remember
 from ovs_ebpf_tap.decide.totals import Totals
 from ovs_ebpf_tap.ebpf import pinning
 from ovs_ebpf_tap.errors import TapError
@@ -70,8 +71,10 @@ def release(options: Options, names: tuple[str, ...]) -> list[str]:
             for mirror in chosen
             if mirror.external_ids.get(MODE_KEY) != "native"
         ]
-        if edits:
-            transact(ovsdb, Transaction(tuple(edits)))
+        modes: dict[UUID, str | None] = {mirror.uuid: "native" for mirror in chosen}
+        settings = Transaction(tuple(edits), bridges=remember(db, modes))
+        if settings:
+            transact(ovsdb, settings)
         if names:
             _release_some(options, ovsdb, {mirror.uuid for mirror in chosen})
         else:

@@ -23,6 +23,7 @@ from ovs_ebpf_tap.decide.handover import next_edits
 from ovs_ebpf_tap.decide.modes import bridges_with_work
 from ovs_ebpf_tap.decide.planner import Planner
 from ovs_ebpf_tap.decide.recreations import Recreations
+from ovs_ebpf_tap.decide.remembered_modes import mode_edits, with_remembered
 from ovs_ebpf_tap.model.desired import OFFLOADED, OffloadDecision, Plan
 from ovs_ebpf_tap.model.rows import MODE_KEY, Database
 from ovs_ebpf_tap.model.surroundings import Surroundings
@@ -101,6 +102,7 @@ class Reconciler:
         said = self.decisions.report(planned, plan.decisions, now)
         early = self._transitions.early(planned, plan) | self._writers.resting(now)
         edits = self._next_edits(db, {u: d for u, d in plan.decisions.items() if u not in early})
+        edits = _joined(mode_edits(seen.db), edits)
         if edits:
             self._write(edits, now)
         if said and not edits and not early and not self._is_waiting(now):
@@ -155,6 +157,7 @@ class Reconciler:
 
     def _intended(self, db: Database, now: float) -> Database:
         """The rows, with what we want ourselves, and what other writers have undone."""
+        db = with_remembered(db)
         if self.restoring:
             db = _as_native(db, db.mirrors.keys())
         return self._writers.look(db, now)
@@ -222,6 +225,10 @@ class Reconciler:
             or self._datapath.stuck
             or self._writers.is_contended(now)
         )
+
+
+def _joined(modes: Transaction, edits: Transaction) -> Transaction:
+    return replace(edits, mirrors=(*modes.mirrors, *edits.mirrors), bridges=modes.bridges)
 
 
 def _as_native(db: Database, chosen: Collection[UUID]) -> Database:

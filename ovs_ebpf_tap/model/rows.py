@@ -12,6 +12,7 @@ from uuid import UUID
 
 from ovs_ebpf_tap import abi
 
+KEY_PREFIX = "ebpf-tap-"
 MODE_KEY = "ebpf-tap-mode"
 STATE_KEY = "ebpf-tap-state"
 REASON_KEY = "ebpf-tap-reason"

@@ -38,12 +38,22 @@ class PortEdit:
 
 
 @dataclass(frozen=True)
+class BridgeEdit:
+    """Changes to a Bridge row's `external_ids`; absent keys leave as is."""
+
+    bridge: UUID
+    set_ids: Mapping[str, str] = field(default_factory=dict)
+    delete_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Transaction:
     """One transaction; `reconfigure` asks ovs-vswitchd to say when it has taken it in."""
 
     mirrors: tuple[MirrorEdit, ...] = ()
     ports: tuple[PortEdit, ...] = ()
+    bridges: tuple[BridgeEdit, ...] = ()
     reconfigure: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.mirrors or self.ports or self.reconfigure)
+        return bool(self.mirrors or self.ports or self.bridges or self.reconfigure)

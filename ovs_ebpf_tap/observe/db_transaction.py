@@ -9,7 +9,7 @@ import ovs.db.idl
 import ovs.poller
 import structlog
 
-from ovs_ebpf_tap.model.transaction import MirrorEdit, Transaction
+from ovs_ebpf_tap.model.transaction import BridgeEdit, MirrorEdit, Transaction
 from ovs_ebpf_tap.observe.replica import Replica
 
 log = structlog.get_logger()
@@ -43,10 +43,14 @@ class DbTransaction:
             row = replica.tables["Port"].rows.get(port_edit.port)
             if row is not None:
                 row.protected = port_edit.protected
+        for bridge_edit in edits.bridges:
+            row = replica.tables["Bridge"].rows.get(bridge_edit.bridge)
+            if row is not None:
+                _edit_ids(row, bridge_edit)
         next_cfg = None
         if edits.reconfigure:
             top = next(iter(replica.tables["Open_vSwitch"].rows.values()))
-            if edits.mirrors or edits.ports:
+            if edits.mirrors or edits.ports or edits.bridges:
                 top.increment("next_cfg")
             else:  # python-ovs leaves out an increment where it is all.
                 top.verify("next_cfg")
@@ -87,6 +91,10 @@ def _edit_mirror(row: Any, edit: MirrorEdit) -> None:
     if edit.select_vlan is not None:
         row.verify("select_vlan")
         row.select_vlan = list(edit.select_vlan)
+    _edit_ids(row, edit)
+
+
+def _edit_ids(row: Any, edit: MirrorEdit | BridgeEdit) -> None:
     for key, value in edit.set_ids.items():
         row.setkey("external_ids", key, value)
     for key in edit.delete_ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from talking import Trio, copies_of
 
 RESTARTS = 5
 RATE = 5_000
+MODE = "external_ids:ebpf-tap-mode"
+KEPT = f"{MODE}-m1"
 
 
 @pytest.fixture
@@ -150,6 +153,42 @@ def test_a_sidecar_that_is_killed_in_that_moment_leaves_nothing(
         assert copies.missing == []
     assert hook_count(switch) == hooks
     assert copies_of(*hosts) == 1
+
+
+def test_an_opt_out_outlives_the_row(
+    switch: Switch, tap: SidecarProcess, hosts: Trio, rows: OvnRows
+) -> None:
+    tap.wait_state("m1", "offloaded")
+    tap.native("m1")
+    rows.restart()
+    tap.wait_state("m1", "native")
+    assert switch.get("Mirror", "m1", MODE) == switch.get("Bridge", "br0", KEPT) == "native"
+    tap.stop()
+    rows.restart()
+    tap.start()
+    assert tap.state("m1") == "native"
+    switch.vsctl("remove", "Mirror", "m1", "external_ids", "ebpf-tap-mode")
+    tap.wait_state("m1", "offloaded")
+    assert "mode-m1" not in switch.get("Bridge", "br0", "external_ids")
+    rows.restart()
+    tap.wait_state("m1", "offloaded")
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_release_outlives_the_row(
+    switch: Switch, tap: SidecarProcess, hosts: Trio, rows: OvnRows, running: bool
+) -> None:
+    tap.wait_state("m1", "offloaded")
+    if not running:
+        tap.stop(signal.SIGTERM)
+    assert tap.release("m1").returncode == 0
+    rows.restart()
+    if not running:
+        tap.start()
+    tap.wait_state("m1", "native")
+    tap.offload("m1")
+    rows.restart()
+    tap.wait_state("m1", "offloaded")
 
 
 def test_no_copy_is_missing_when_the_sink_changes(
