@@ -20,11 +20,11 @@ from ovs_ebpf_tap.daemon.statistics import MirrorStatistics
 from ovs_ebpf_tap.daemon.transitions import Transitions
 from ovs_ebpf_tap.decide.conflicts import Writers
 from ovs_ebpf_tap.decide.handover import next_edits
-from ovs_ebpf_tap.decide.modes import bridges_with_work
+from ovs_ebpf_tap.decide.modes import bridges_with_work, wanted
 from ovs_ebpf_tap.decide.planner import Planner
 from ovs_ebpf_tap.decide.recreations import Recreations
 from ovs_ebpf_tap.decide.remembered_modes import mode_edits, with_remembered
-from ovs_ebpf_tap.model.desired import OFFLOADED, OffloadDecision, Plan
+from ovs_ebpf_tap.model.desired import OFFLOAD, OFFLOADED, OffloadDecision, Plan
 from ovs_ebpf_tap.model.rows import MODE_KEY, Database
 from ovs_ebpf_tap.model.surroundings import Surroundings
 from ovs_ebpf_tap.model.transaction import Transaction
@@ -88,12 +88,17 @@ class Reconciler:
         """Makes a pass; returns when the next is due, by the monotonic clock. Raises OSError."""
         self._read_back()
         seen = self._observer.observe(now)
-        self._take_over(seen.db, now)
+        seamless = self._take_over(seen.db, now)
         self._statistics.count(seen.db.mirrors, now)
         if seen == self._done and not self._statistics.unrecorded:
             return self._observer.wake
         self._done = None
         db = self._intended(seen.db, now)
+        at_once = wanted(db, seamless)
+        if at_once:
+            # To plan may take long, and Open vSwitch copies, too.
+            self._write(self._next_edits(seen, db, dict.fromkeys(at_once, OFFLOAD)), now)
+            return now
         planned = self._with_lingering(db)
         self._transitions.look_for_outputs(db)
         plan = self._apply(replace(seen, db=planned), self._held, now)
@@ -101,8 +106,8 @@ class Reconciler:
         self._statistics.count(seen.db.mirrors, now)
         said = self.decisions.report(planned, plan.decisions, now)
         early = self._transitions.early(planned, plan) | self._writers.resting(now)
-        edits = self._next_edits(db, {u: d for u, d in plan.decisions.items() if u not in early})
-        edits = _joined(mode_edits(seen.db), edits)
+        decided = {u: d for u, d in plan.decisions.items() if u not in early}
+        edits = self._next_edits(seen, db, decided)
         if edits:
             self._write(edits, now)
         if said and not edits and not early and not self._is_waiting(now):
@@ -137,17 +142,20 @@ class Reconciler:
         """Whether hooks stay for rows that are gone, and may come again."""
         return bool(self._recreations.lingering or self._recreations.orphans)
 
-    def _take_over(self, db: Database, now: float) -> None:
-        """Has new rows go on where those that they are in the place of have ended."""
+    def _take_over(self, db: Database, now: float) -> set[UUID]:
+        """Has new rows go on where those that they are in the place of have ended.
+
+        Returns those that hooks copy for already as they ask.
+        """
         successors = self._recreations.look(db, self._datapath.mirrors, now)
         for each in successors:
             self._datapath.hand_over(each.former, each.mirror)
             mirror, bridge = db.mirrors[each.mirror].name, db.bridge_names.get(each.mirror)
             log.info("mirror's row was made anew", mirror=mirror, bridge=bridge)
-        self._transitions.take_over({each.mirror for each in successors if each.seamless})
         self._statistics.take_over(
             {each.former: each.mirror for each in successors}, self._recreations.lingering
         )
+        return {each.mirror for each in successors if each.seamless} & self._datapath.mirrors
 
     def _with_lingering(self, db: Database) -> Database:
         """The rows, and those that are gone, but whose hooks stay."""
@@ -205,9 +213,11 @@ class Reconciler:
             if uuid not in decisions or decisions[uuid].state != OFFLOADED
         }
 
-    def _next_edits(self, db: Database, decisions: _Decisions) -> Transaction:
+    def _next_edits(self, seen: Observation, db: Database, decisions: _Decisions) -> Transaction:
         unrecorded = self._statistics.to_record(ending=self.ending)
         edits = next_edits(db, decisions, self._statistics.records(), unrecorded)
+        modes = mode_edits(seen.db)
+        edits = replace(edits, mirrors=(*modes.mirrors, *edits.mirrors), bridges=modes.bridges)
         return self._transitions.with_request(edits)
 
     def _write(self, edits: Transaction, now: float) -> None:
@@ -225,10 +235,6 @@ class Reconciler:
             or self._datapath.stuck
             or self._writers.is_contended(now)
         )
-
-
-def _joined(modes: Transaction, edits: Transaction) -> Transaction:
-    return replace(edits, mirrors=(*modes.mirrors, *edits.mirrors), bridges=modes.bridges)
 
 
 def _as_native(db: Database, chosen: Collection[UUID]) -> Database:

@@ -45,18 +45,12 @@ class Transitions:
         self._drain = drain
         self._revalidations = Revalidations()
         self._draining: dict[UUID, Drain] = {}
-        self._seamless: set[UUID] = set()
-        """The mirrors whose hooks have been copying for other rows, which they are in place of."""
         self._outputs: Mapping[UUID, UUID | None] = {}
         """The output ports of the mirrors that were parked."""
         self.returning = False
         """Whether a mirror keeps hooks that it is to lose, or a revalidation is to be made."""
 
     # To the hooks.
-
-    def take_over(self, mirrors: Collection[UUID]) -> None:
-        """Has the next `early` wait for none of these: their hooks were there before."""
-        self._seamless = set(mirrors)
 
     def early(self, db: Database, plan: Plan) -> set[UUID]:
         """The mirrors whose parking waits until OVS has drained its packet sockets."""
@@ -65,7 +59,6 @@ class Transitions:
             for uuid, decision in plan.decisions.items()
             if decision.state == OFFLOADED and not db.mirrors[uuid].parked
         }
-        parking -= self._seamless
         new = parking - self._draining.keys()
         if new:
             self._draining.update(dict.fromkeys(new, self._drain(_arrivals(plan, new))))

@@ -27,7 +27,7 @@ from ovs_ebpf_tap.decide.planner import Planner
 from ovs_ebpf_tap.decide.recreations import LINGER
 from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.desired import TCX
-from ovs_ebpf_tap.model.rows import COUNTED_KEY, STATE_KEY, Mirror
+from ovs_ebpf_tap.model.rows import COUNTED_KEY, MODE_KEY, STATE_KEY, Mirror
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb
 
 NOW = 1000.0
@@ -223,10 +223,12 @@ def test_hooks_stay_for_a_row_that_is_made_anew(ovn: ReconcilerBench) -> None:
     make_anew(ovn)
     ovn.drain.done = False
     ovn.now += LINGER / 2
+    syncs = ovn.datapath.syncs
     ovn.reconciler.run(ovn.now)
     assert ovn.datapath.mirrors == {ovn.mirror}
     assert {hook: len(rules) for hook, rules in ovn.datapath.rules.items()} == hooks
-    assert ovn.ovsdb.committed[-1].mirrors[0].moves, "parked at once"
+    assert ovn.ovsdb.committed[-1].mirrors[0].moves, "it is parked at once"
+    assert ovn.datapath.syncs == syncs, "before it is planned"
     assert not ovn.reconciler.waits_for_rows
 
 
@@ -257,3 +259,14 @@ def test_the_count_goes_on_in_a_row_that_is_made_anew(ovn: ReconcilerBench) -> N
     ovn.reconciler.run(ovn.now)
     assert ovn.writer.held[ovn.mirror]["tx_packets"] == 8
     assert COUNTED_KEY in ovn.ovsdb.committed[-1].mirrors[0].set_ids
+
+
+def test_a_row_that_is_made_anew_is_not_parked_where_open_vswitch_is_to_copy(
+    ovn: ReconcilerBench,
+) -> None:
+    ovn.world.remove_mirror("m")
+    ovn.world.set_bridge("br0", external_ids={MODE_KEY: "native"})
+    make_anew(ovn)
+    ovn.run_to_rest()
+    assert not ovn.row.parked
+    assert not ovn.datapath.mirrors
