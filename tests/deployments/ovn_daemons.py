@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ovs_ebpf_tap.lab.processes import wait_gone
 from ovs_ebpf_tap.lab.switch import Switch
 
 _SCHEMAS = Path("usr/share/ovn")
@@ -67,6 +68,15 @@ def join(chassis: Switch, southbound: str, name: str, ip: str, mappings: str) ->
             "ovn-bridge-mappings": mappings,
         },
     )
+    _start(chassis, "ovn-controller", "ovn-controller", chassis.db)
+
+
+def restart_controller(chassis: Switch) -> None:
+    """As an upgrade does, which leaves flows and rows where they are."""
+    pid = int((chassis.rundir / "ovn-controller.pid").read_text())
+    control = str(chassis.rundir / f"ovn-controller.{pid}.ctl")
+    chassis.appctl("-t", control, "exit", "--restart")
+    wait_gone(pid)
     _start(chassis, "ovn-controller", "ovn-controller", chassis.db)
 
 

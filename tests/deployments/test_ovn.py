@@ -12,6 +12,7 @@ from deployments.connections import connect
 from deployments.kinds import NumberedFrames
 from deployments.mirrors import UserMirror
 from deployments.outputs import Output
+from deployments.ovn_daemons import restart_controller
 from deployments.ovn_network import (
     BALANCED_IP,
     BALANCED_PORT,
@@ -24,11 +25,14 @@ from deployments.ovn_network import (
     OvnNetwork,
 )
 from deployments.places import Place
+from ovs_ebpf_tap.lab.capture import Capture
+from ovs_ebpf_tap.lab.differences import stream_difference
 from ovs_ebpf_tap.lab.frames import Station
 from ovs_ebpf_tap.lab.ovs_daemons import DEBIAN_12_OVS, NEWER_OVS
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
-from ovs_ebpf_tap.lab.traffic import send
+from ovs_ebpf_tap.lab.traffic import Stream, send
+from ovs_ebpf_tap.lab.waiting import wait_for
 
 TENANT = ("vm10", "vm20", "vm40")
 """The ports of both logical switches on the first chassis."""
@@ -143,3 +147,33 @@ def test_copies_are_those_due(
     with SidecarProcess(deployment.switch) as sidecar:
         problems = compare(deployment, sidecar, mirrors, record_property)
     assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("network", [NEWER_OVS], indirect=True, ids=["ovn 25.03"])
+def test_no_copy_is_missing_when_ovn_controller_starts(network: tuple[Path, OvnNetwork]) -> None:
+    """It makes its rows anew."""
+    _, running = network
+    switch, nbctl = running.chassis[0], running.ovn.nbctl
+    vm1, vm2 = running.machines["vm1"], running.machines["vm2"]
+    output = switch.add_host("anew", "br-int", with_ip=False)
+    switch.set_columns("Interface", output.port, external_ids={"mirror-id": "anew"})
+    nbctl("mirror-add", "anew", "local", "from-lport", "anew")
+    nbctl("lsp-attach-mirror", "vm1", "anew")
+    running.ovn.sync()
+    switch.wait_until("Mirror", "anew", "external_ids:ovn-owned=true")
+    with SidecarProcess(switch) as sidecar:
+        sidecar.wait_state("anew", "offloaded", 30)
+        rows = {switch.get("Mirror", "anew", "_uuid")}
+        with Capture.of(output) as copies:
+            with Stream(vm1, vm2, rate=1000) as stream:
+                for _ in range(2):
+                    restart_controller(switch)
+                    wait_for(lambda: switch.get("Mirror", "anew", "_uuid") not in {"", *rows}, 30)
+                    sidecar.wait_state("anew", "offloaded", 30)
+                    rows.add(switch.get("Mirror", "anew", "_uuid"))
+            copies.wait_quiet()
+            missing = stream_difference(stream.sent, copies.sequences(stream.stream_id)).missing
+    nbctl("mirror-del", "anew")
+    running.ovn.sync()
+    assert missing == []
+    assert len(rows) == 3
