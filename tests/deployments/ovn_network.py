@@ -17,6 +17,8 @@ from ovs_ebpf_tap.lab.vsctl_arguments import column_settings
 ROUTER_1 = Address("0a:00:00:00:01:01", "10.1.0.1")
 ROUTER_2 = Address("0a:00:00:00:02:01", "10.2.0.1")
 ROUTER_OUTSIDE = Address("0a:00:00:00:ff:01", "172.16.0.1")
+WIRE = "wire"
+"""The device of each chassis that leads to the other."""
 OUTSIDE_IP = "172.16.0.254"
 FLOATING_IP = "172.16.0.10"
 """Of the first machine."""
@@ -102,17 +104,17 @@ class OvnNetwork(Resource):
     def _connect_chassis(self) -> None:
         """A wire between the chassis, and a bridge at each end whose address tunnels have."""
         first, second = self.chassis
-        peer = ("peer", "name", "wire", "netns", second.ns.name)
-        first.ns.run("ip", "link", "add", "wire", "type", "veth", *peer)
+        peer = ("peer", "name", WIRE, "netns", second.ns.name)
+        first.ns.run("ip", "link", "add", WIRE, "type", "veth", *peer)
         for number, switch in enumerate(self.chassis, 1):
             switch.add_bridge("br-phy")
             switch.add_bridge("br-ex")
             switch.add_bridge("br-int", fail_mode="secure")
-            switch.vsctl("add-port", "br-phy", "wire")
-            switch.ns.run(*("ip", "link", "set", "wire", "mtu", str(_ENCAPSULATED_MTU)), *("up",))
+            switch.vsctl("add-port", "br-phy", WIRE)
+            switch.ns.run(*("ip", "link", "set", WIRE, "mtu", str(_ENCAPSULATED_MTU)), *("up",))
             switch.ns.run("ip", "addr", "add", f"192.168.0.{number}/24", "dev", "br-phy")
             switch.ns.run("ip", "link", "set", "br-phy", "up")
-            switch.ns.run("ethtool", "-K", "wire", "tx", "off")
+            switch.ns.run("ethtool", "-K", WIRE, "tx", "off")
 
     def _join(self) -> None:
         for number, switch in enumerate(self.chassis, 1):

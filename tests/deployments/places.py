@@ -12,6 +12,11 @@ from ovs_vlans import Bundle
 
 from deployments.due import Passed
 from ovs_ebpf_tap.lab.capture import Capture, CapturePoint, Direction
+from ovs_ebpf_tap.lab.frames import IP_UDP
+from ovs_ebpf_tap.lab.netns import Netns
+
+_GENEVE_PORT = (6081).to_bytes(2)
+_OPTIONS_LENGTH, _GENEVE_OPTIONS = 42, 50
 
 TRUNK = Bundle("trunk", 0, None, None, 0x88A8, "never")
 
@@ -35,6 +40,21 @@ class Place:
     of_switch: bool = False
     by_number: bool = False
     inner: Callable[[bytes], bytes | None] | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device in a namespace."""
+
+    ns: Netns
+    device: str
+
+
+def within_geneve(frame: bytes) -> bytes | None:
+    """What a tunnel's frame carries, None of another frame."""
+    if frame[12:14] != b"\x08\0" or frame[23] != IP_UDP or frame[36:38] != _GENEVE_PORT:
+        return None
+    return frame[_GENEVE_OPTIONS + 4 * (frame[_OPTIONS_LENGTH] & 0x3F) :]
 
 
 class Watch:

@@ -21,10 +21,11 @@ from deployments.ovn_network import (
     FLOATING_IP,
     OUTSIDE_IP,
     SERVER_PORT,
+    WIRE,
     Machine,
     OvnNetwork,
 )
-from deployments.places import Place
+from deployments.places import Device, Place, within_geneve
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.differences import stream_difference
 from ovs_ebpf_tap.lab.frames import Station
@@ -37,6 +38,13 @@ from ovs_ebpf_tap.lab.waiting import wait_for
 TENANT = ("vm10", "vm20", "vm40")
 """The ports of both logical switches on the first chassis."""
 
+TUNNEL = "ovn-chassi-0"
+
+WITH_TUNNEL = [
+    UserMirror("all", select_all=True, offloaded=False),
+    UserMirror("tunnel-in", src=[TUNNEL], offloaded=False),
+]
+"""Apart from the others: as a native mirror, the first would select their output ports."""
 BY_HAND = [
     UserMirror("one-in", src=["vm10"]),
     UserMirror("one-out", dst=["vm10"], output="tap", offloaded=False),
@@ -84,8 +92,11 @@ class OvnDeployment:
     @property
     def places(self) -> Sequence[Place]:
         """The machines on it."""
-        machines = self._network.machines
-        return [Place(port, machines[port.removesuffix("0")]) for port in TENANT]
+        machines, switch = self._network.machines, self.switch
+        return [
+            *(Place(port, machines[port.removesuffix("0")]) for port in TENANT),
+            Place(TUNNEL, Device(switch.ns, WIRE), of_switch=True, inner=within_geneve),
+        ]
 
     def add_mirror(self, mirror: UserMirror, output: Output) -> None:
         """Has OVN make it."""
@@ -145,7 +156,11 @@ def test_copies_are_those_due(
     deployment = OvnDeployment(f"ovn {'25.03' if newer else '23.03'}", running)
     mirrors = BY_HAND + (BY_OVN if newer else [])
     with SidecarProcess(deployment.switch) as sidecar:
-        problems = compare(deployment, sidecar, mirrors, record_property)
+        problems = compare(deployment, sidecar, WITH_TUNNEL, record_property)
+        for mirror in WITH_TUNNEL:
+            deployment.switch.remove_mirror(mirror.name, deployment.bridge)
+        first = len(WITH_TUNNEL)
+        problems += compare(deployment, sidecar, mirrors, record_property, first)
     assert not problems, "\n".join(problems)
 
 
