@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from deployments.mirrors import UserMirror
 from deployments.rows import BridgePlan, PortRow, Talk
 from deployments.usual_mirrors import of_all_ports, usual_mirrors
@@ -18,7 +20,7 @@ def _talks(*names: str) -> list[Talk]:
 
 
 # libvirt: `<vlan>` of an interface, with and without `trunk` and `nativeMode`.
-_LIBVIRT = BridgePlan(
+LIBVIRT = BridgePlan(
     "libvirt",
     bridge="ovsbr0",
     bridges={"ovsbr0": {}},
@@ -104,6 +106,60 @@ _OVS_CNI = BridgePlan(
 )
 
 
+def _admitted(port: str) -> Iterator[str]:
+    """Has a machine send with its own addresses, by tables for each of them."""
+    here = f"in_port={{{port}}}"
+    yield f"table=0,priority=100,{here},actions=note:00.00.00.0a.00.00,resubmit(,10)"
+    yield f"table=10,priority=45000,{here},dl_src={{{port}.mac}},actions=resubmit(,20)"
+    yield f"table=10,priority=40000,{here},actions=drop"
+    own = f"table=20,priority=45000,{here}"
+    yield f"{own},ip,nw_src={{{port}.ip}},actions=NORMAL"
+    yield f"{own},ipv6,ipv6_src={{{port}.ip6}},actions=NORMAL"
+    yield f"table=20,priority=50000,{here},arp,arp_spa={{{port}.ip}},actions=NORMAL"
+    yield f"table=20,priority=49000,{here},arp,actions=drop"
+    booting = "udp,nw_src=0.0.0.0,nw_dst=255.255.255.255,tp_src=68,tp_dst=67"
+    yield f"table=20,priority=44000,{here},{booting},actions=NORMAL"
+    for protocol in ("ip", "ipv6"):
+        yield f"table=20,priority=40000,{here},{protocol},actions=drop"
+    yield f"table=20,priority=100,{here},actions=NORMAL"
+
+
+# OpenNebula: ports with a tag are native-untagged, with tables against false addresses.
+_ONE = ("one-7-0", "one-8-0", "one-9-0")
+_OPENNEBULA = BridgePlan(
+    "opennebula",
+    bridge="onebr10",
+    bridges={"onebr10": {}},
+    ports={
+        "one-7-0": PortRow("onebr10", tag=30, vlan_mode="native-untagged"),
+        "one-8-0": PortRow("onebr10", tag=30, vlan_mode="native-untagged"),
+        "one-9-0": PortRow("onebr10", "tap", tag=30, vlan_mode="native-untagged"),
+        "one-10-0": PortRow("onebr10", "tap", trunks=(10, 20), vlan_mode="trunk"),
+        "eno2": PortRow("onebr10"),
+    },
+    talks=[
+        *_talks(*_ONE),
+        *(
+            Talk("one-10-0", "one-7-0", (10,)),
+            Talk("eno2", "one-7-0", (10,)),
+            Talk("eno2", "one-9-0"),
+        ),
+    ],
+    connections=[("one-7-0", "one-8-0")],
+    mirrors=[
+        *usual_mirrors("one-7-0", "one-8-0", _ONE, vlan=30),
+        *of_all_ports(),
+        UserMirror("trunk", src=["one-10-0"], dst=["one-10-0"]),
+        UserMirror("uplink", src=["eno2"], dst=["eno2"]),
+    ],
+    flows={
+        "onebr10": [
+            "table=0,priority=0,actions=NORMAL",
+            *(flow for port in _ONE for flow in _admitted(port)),
+        ]
+    },
+)
+
 # kube-ovn: pods' pairs without tags, its own internal port, a provider's bridge by a patch port,
 # where services of a network outside are sent to their pods.
 _PODS = ("1a2b3c4d_h", "5e6f7081_h", "92a3b4c5_h")
@@ -133,4 +189,4 @@ _KUBE_OVN = BridgePlan(
     flows={"br-provider": ["priority=0,actions=NORMAL", _SERVICE]},
 )
 
-PLANS = (_LIBVIRT, _PROXMOX, _OVS_CNI, _KUBE_OVN)
+PLANS = (LIBVIRT, _PROXMOX, _OVS_CNI, _OPENNEBULA, _KUBE_OVN)
