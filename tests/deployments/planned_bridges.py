@@ -13,6 +13,7 @@ from deployments.connections import connect
 from deployments.kinds import NumberedFrames
 from deployments.mirrors import UserMirror
 from deployments.outputs import Output
+from deployments.paced import send_paced
 from deployments.places import Place, Watch
 from deployments.rows import BridgePlan, PortRow, Talk
 from ovs_ebpf_tap.lab.frames import Address, Tag, ip_bytes, vlans
@@ -105,7 +106,8 @@ class PlannedBridges(Resource):
             for talk in self.plan.talks:
                 src, dst = self._machines[talk.src], self._machines[talk.dst]
                 frames = self._frames.between(src, dst)
-                src.send(frame for each in frames for frame in self._tagged(talk, each))
+                tagged = (frame for each in frames for frame in self._tagged(talk, each))
+                send_paced(src.send, tagged)
                 for capture in watch.captures():
                     capture.wait_quiet(_QUIET)
         for client, server in self.plan.connections:

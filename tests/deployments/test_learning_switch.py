@@ -12,6 +12,7 @@ from deployments.connections import connect
 from deployments.kinds import NumberedFrames
 from deployments.mirrors import UserMirror
 from deployments.outputs import Output
+from deployments.paced import send_paced
 from deployments.places import Place, access
 from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
@@ -54,7 +55,7 @@ class LearningSwitch:
         """Frames of all kinds between all, and a connection."""
         a, b, *_ = self._hosts
         for src, dst in itertools.permutations(self._hosts, 2):
-            src.send(self._frames.between(src, dst))
+            send_paced(src.send, self._frames.between(src, dst))
         connect(a.ns, b.ns, b.ip)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from deployments.ovn_network import (
     Machine,
     OvnNetwork,
 )
+from deployments.paced import send_paced
 from deployments.places import Device, Place, within_geneve
 from ovs_ebpf_tap.lab.capture import Capture
 from ovs_ebpf_tap.lab.differences import stream_difference
@@ -129,7 +131,7 @@ class OvnDeployment:
             (outside, outside.via_router(FLOATING_IP)),
         ]
         for source, to in pairs:
-            send(source, self._frames.between(source, to))
+            send_paced(partial(send, source), self._frames.between(source, to))
         for client, server, address in [
             (vm1, vm2, vm2.ip),
             (vm1, vm4, vm4.ip),
