@@ -11,6 +11,7 @@ from functools import cached_property
 from uuid import UUID
 
 from ovs_ebpf_tap import abi
+from ovs_ebpf_tap.model.tunnel import TunnelOptions
 
 KEY_PREFIX = "ebpf-tap-"
 MODE_KEY = "ebpf-tap-mode"
@@ -40,7 +41,7 @@ INTERNAL_TYPES = ("internal", "tap")
 
 @dataclass(frozen=True)
 class Interface:
-    """A row of the Interface table; its name is its device's."""
+    """A row of the Interface table; its name is its device's, but for tunnels."""
 
     uuid: UUID
     name: str
@@ -52,6 +53,8 @@ class Interface:
     """Whether Open vSwitch did not take its device although there was one."""
     ifindex: int | None = None
     """Of the device that has its name, where Open vSwitch looks; 0 if there is none."""
+    tunnel: TunnelOptions | None = None
+    """Of a tunnel port whose frames can be told from others'."""
     # Not on the row, but remembered of it: see `departures` and `openings`.
     away: bool = False
     """Whether the device that Open vSwitch has open is in another network namespace."""
@@ -218,7 +221,8 @@ def mirror_devices(db: Database, bridge: Bridge, mirror: Mirror) -> set[str]:
     if mirror.output_port is not None:
         ports.add(mirror.output_port)
     interfaces = (uuid for port in ports & db.ports.keys() for uuid in db.ports[port].interfaces)
-    return {db.interfaces[uuid].name for uuid in interfaces if uuid in db.interfaces}
+    rows = (db.interfaces[uuid] for uuid in interfaces if uuid in db.interfaces)
+    return {row.name if row.tunnel is None else row.tunnel.device for row in rows}
 
 
 def bridges_of_datapaths(db: Database) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from ovs_ebpf_tap.model.rows import Bridge, Database, Interface, Mirror, Port
+from ovs_ebpf_tap.model.tunnel import TunnelOptions
 from ovs_ebpf_tap.observe.replica import Replica
 
 # LEGACY_MAX_VLAN_HEADERS and FLOW_MAX_VLAN_HEADERS in OVS's `include/openvswitch/flow.h`.
@@ -152,6 +153,7 @@ def _interface(row: Any, columns: Sequence[str]) -> Interface:
         refused=any(number < 0 for number in row.ofport)
         and _NO_DEVICE not in _first(row.error, ""),
         ifindex=_first(row.ifindex),
+        tunnel=TunnelOptions.parse(row.type, row.options),
     )
 
 

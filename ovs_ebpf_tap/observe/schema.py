@@ -59,6 +59,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
         "ofport",
         "error",
         "ifindex",
+        "options",
         "ingress_policing_rate",
         "ingress_policing_kpkts_rate",
     ),
