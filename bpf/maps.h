@@ -104,6 +104,9 @@ struct tap_departures {
 BPF_F_TABLE("hash", u32, struct tap_hook, ingress, TAP_MAX_HOOKS, BPF_F_NO_PREALLOC);
 /* key: ifindex of a device with an egress hook; value: its rules */
 BPF_F_TABLE("hash", u32, struct tap_hook, egress, TAP_MAX_HOOKS, BPF_F_NO_PREALLOC);
+/* key: frames of a tunnel port at the hook of its device; value: its rules */
+BPF_F_TABLE("hash", struct tap_tunnel, struct tap_hook, tunnels, TAP_MAX_TUNNELS,
+	    BPF_F_NO_PREALLOC);
 /* key: index; value: a rule. Hooks have ranges of them. */
 BPF_TABLE("array", u32, struct tap_rule, rules, TAP_MAX_RULES);
 /* key: index; value: the VLAN settings of a hook's port */
@@ -123,7 +126,7 @@ BPF_TABLE("array", u32, struct tap_departures, departures, TAP_SETS);
 /* key: 0; value: intermediate results of one program, on each CPU */
 BPF_TABLE("percpu_array", u32, struct tap_scratch, scratch, 1);
 /* key: TAP_NEXT_*; value: a program to tail-call */
-BPF_PROG_ARRAY(next, 3);
+BPF_PROG_ARRAY(next, 4);
 /* key: 0; value: ifindex of the cutter; 0 if there is none */
 BPF_TABLE("array", u32, u32, cutter, 1);
 

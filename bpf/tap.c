@@ -15,6 +15,7 @@
 #include "rules.h"
 #include "specialized.h"
 #include "tap.h"
+#include "tunnel.h"
 #include "verdict.h"
 
 /* Rules that one run of tap_rules applies; the verifier's work is proportional to it. */
@@ -102,6 +103,10 @@ static __always_inline int tap_run_hook(struct __sk_buff *skb, const struct tap_
 		return tap_receive_copy(skb);
 	if (hook->flags & TAP_HOOK_RULES)
 		tap_start_rules(skb, hook->first, hook->flags);
+	if (hook->flags & TAP_HOOK_TUNNELS) {
+		skb->cb[TAP_CB_FLAGS] = hook->flags;
+		next.call(skb, TAP_NEXT_TUNNEL);
+	}
 	return TAP_NEXT;
 }
 

@@ -12,6 +12,9 @@
  *	ifindex -> { first, flags } -->	[first .. first + n) --> rewrites, vlans, matches
  *			     `------------------------------> ports --> vlans
  *
+ * A device that carries the frames of several tunnel ports has an entry without
+ * rules, with TAP_HOOK_TUNNELS; each of its ports has one in the map of tunnels.
+ *
  * The rules of a hook are written once, to a range that no hook names, and
  * then published by one 8-byte update of the hook's entry. An index that was
  * given back, in any of these maps, is not reused for TAP_QUARANTINE_MS, so a
@@ -27,6 +30,7 @@
 #define TAP_PARKED_VLAN 4095
 
 #define TAP_MAX_HOOKS 16384
+#define TAP_MAX_TUNNELS 16384
 #define TAP_MAX_RULES 131072
 #define TAP_MAX_RULES_PER_HOOK 256
 #define TAP_MAX_MIRRORS 4096
@@ -43,6 +47,7 @@
 #define TAP_NEXT_RULES 0
 #define TAP_NEXT_EXTRACT 1
 #define TAP_NEXT_FINISH 2
+#define TAP_NEXT_TUNNEL 3
 
 /*
  * Constants that are bound when a program is loaded. Each is a member of a struct
@@ -126,7 +131,7 @@ struct tap_shortcut {
  * group's later selections do not.
  */
 struct tap_rule {
-	__u32 hook;	/* ifindex of the hook's device: the entry is not stale */
+	__u32 hook;	/* ifindex of the hook's device, or number of its tunnel port: the entry is not stale */
 	__u32 output;	/* ifindex of the output device */
 	__u32 group;	/* what a packet is copied to once: a port or a VLAN */
 	__u32 flags;	/* TAP_RULE_* */
@@ -138,16 +143,18 @@ struct tap_rule {
 	__u32 selection;	/* rules of a group with the same number copy the same packets */
 };
 
-/* A hook, by ifindex: which rules it has. */
+/* A hook, by ifindex or tunnel: which rules it has. */
 struct tap_hook {
 	__u32 first;	/* index of its first rule; of tap_output's hook, of its rewrite */
 	__u32 flags;	/* TAP_HOOK_*, and how many rules */
 	__u32 program;	/* id of the hook's specialized program; 0: it has none */
-	__u32 pad;
+	__u32 port;	/* number of the tunnel port, for both its directions; 0: the hook is a device's */
 };
 
 /* Mask of how many rules. */
-#define TAP_HOOK_RULES 0x3ff
+#define TAP_HOOK_RULES 0x1ff
+/* The device carries the frames of tunnel ports, which have the rules. */
+#define TAP_HOOK_TUNNELS 0x200
 /* The rules have TAP_RULE_ARRIVAL: no copies come to this hook. */
 #define TAP_HOOK_ARRIVAL 0x400
 /* A filter's action makes the copies: the program's return value says whether. */
@@ -160,6 +167,26 @@ struct tap_hook {
 #define TAP_HOOK_LIMIT_SHIFT 14
 /* Shift of the port's index in the ports map; 0: a trunk of all VLANs. */
 #define TAP_HOOK_PORT_SHIFT 16
+
+/*
+ * Which frames of a device are those of one tunnel port of Open vSwitch. IPv4 addresses
+ * are mapped into IPv6's. What TAP_TUNNEL_ANY_* leave open is 0.
+ */
+struct tap_tunnel {
+	__u32 ifindex;
+	__u32 flags;	/* TAP_TUNNEL_* */
+	__u32 key;
+	__u8 remote[16];	/* the peer */
+	__u8 local[16];
+};
+
+/* Frames that leave, which carry what the port's options say: nothing is left open. */
+#define TAP_TUNNEL_LEAVING 1
+#define TAP_TUNNEL_ANY_KEY 2
+#define TAP_TUNNEL_ANY_REMOTE 4
+#define TAP_TUNNEL_ANY_LOCAL 8
+/* As TAP_TUNNEL_ANY_LOCAL, behind it: a flow tells the address. */
+#define TAP_TUNNEL_FLOW_LOCAL 16
 
 /* How a port's VLAN tags become the VLANs of packets in the bridge, and back. */
 #define TAP_TAGS_KEEP 0

@@ -43,8 +43,21 @@ class HookAttacher:
         """Whether the kernel has act_mirred, as far as is known."""
         self._refused: dict[Hook, Attachment] = {}
 
-    def final(self, rules: tuple[Rule, ...], arriving: Set[FrameRewrite] | None) -> Attachment:
-        """As `fastest`, as far as is known of this kernel and the devices."""
+    def final(
+        self,
+        hook: Hook,
+        rules: tuple[Rule, ...],
+        arriving: Set[FrameRewrite] | None,
+        *,
+        tunnels: bool = False,
+    ) -> Attachment:
+        """As `fastest`, as far as is known of this kernel and the devices.
+
+        `tunnels` says whether the device carries tunnel ports that have hooks; one program tells
+        them apart, and applies their rules.
+        """
+        if tunnels or hook.tunnel is not None:
+            return Attachment(self._kind, tunnels=tunnels)
         may_act = self._has_action and len(rules) == 1 and self._monitor.is_up(rules[0].output)
         return fastest(self._kind, rules, arriving, may_act=may_act)
 
@@ -56,7 +69,7 @@ class HookAttacher:
         for hook, desired in changed.items():
             try:
                 self._refused.pop(hook, None)
-                self._writer.replace(hook, desired.rules, Attachment(desired.attachment.kind))
+                self._writer.replace(hook, desired.rules, desired.attachment.shared)
             except OSError as error:
                 if error.errno != ENODEV:
                     refused[hook.ifindex] = error

@@ -44,6 +44,13 @@ class Attachment:
     """The device that the filter's action copies to, by ifindex; 0 without an action."""
     tags: bool = False
     """Whether the copies that the action makes carry a copy tag."""
+    tunnels: bool = False
+    """Whether it is the hook of a device that carries tunnel ports, which have the rules."""
+
+    @property
+    def shared(self) -> Attachment:
+        """The same, with the shared program of its direction."""
+        return Attachment(self.kind, tunnels=self.tunnels)
 
 
 def fastest(

@@ -208,8 +208,11 @@ class Datapath:
     def _goal(self, rules: Rules) -> dict[Hook, DesiredHook]:
         self.attacher.forget(rules.keys())
         receiving = receiving_hooks(rules)
+        carrying = {hook.of_device for hook in rules if hook.tunnel is not None}
         return {
-            hook: DesiredHook(each, self.attacher.final(each, receiving.get(hook)))
+            hook: DesiredHook(
+                each, self.attacher.final(hook, each, receiving.get(hook), tunnels=hook in carrying)
+            )
             for hook, each in rules.items()
         }
 

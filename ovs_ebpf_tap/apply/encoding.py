@@ -10,7 +10,7 @@ from uuid import UUID
 from ovs_ebpf_tap import abi
 from ovs_ebpf_tap.apply.interned_array import InternedArray
 from ovs_ebpf_tap.ebpf import bpf
-from ovs_ebpf_tap.model.desired import Hook, Rule, VlanIngressPolicy
+from ovs_ebpf_tap.model.desired import INGRESS, Hook, Rule, VlanIngressPolicy
 from ovs_ebpf_tap.model.frame_rewrite import ALL, KEEP, FrameRewrite
 from ovs_ebpf_tap.model.match import ANY, Match
 
@@ -19,6 +19,7 @@ _HOOK_ARRIVAL = abi.constant("HOOK_ARRIVAL")
 _HOOK_ACTION = abi.constant("HOOK_ACTION")
 _HOOK_DEDUP = abi.constant("HOOK_DEDUP")
 _HOOK_MATCH = abi.constant("HOOK_MATCH")
+_HOOK_TUNNELS = abi.constant("HOOK_TUNNELS")
 _HOOK_LIMIT_SHIFT = abi.constant("HOOK_LIMIT_SHIFT")
 _HOOK_PORT_SHIFT = abi.constant("HOOK_PORT_SHIFT")
 _KEEP_VID = abi.constant("KEEP_VID")
@@ -90,6 +91,16 @@ class Encoding:
         """How many rules a hook with these flags has."""
         return flags & _HOOK_RULES
 
+    @staticmethod
+    def carries_tunnels(flags: int) -> bool:
+        """Whether a hook with these flags is of a device that carries tunnel ports."""
+        return bool(flags & _HOOK_TUNNELS)
+
+    @staticmethod
+    def carrying_flags(direction: str) -> int:
+        """The `flags` of the hook of a device that carries tunnel ports."""
+        return _HOOK_TUNNELS | _HOOK_ARRIVAL * (direction == INGRESS)
+
     def hook_flags(self, rules: Sequence[Rule], *, by_action: bool = False) -> int:
         """The `flags` of a hook with these rules, whose copies a filter's action may make.
 
@@ -132,7 +143,7 @@ class Encoding:
         )
         return _RULE.pack(
             **_numbers(rule, _RULE_NUMBERS),
-            hook=hook.ifindex,
+            hook=hook.number,
             flags=flags | _REWRITE_FLAGS.pack(rewrite) | _DERIVED_REWRITE_FLAGS.pack(rewrite),
             max_len=rewrite.max_len,
             slot=slot,

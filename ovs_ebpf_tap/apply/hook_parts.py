@@ -59,17 +59,28 @@ class HookParts:
             program = each.program if each.build == self.programs.build else None
             found[hook] = ActualHook(
                 entry.rules,
-                Attachment(CLSACT, bool(entry.program), entry.rewrite, each.action, each.untagged),
+                Attachment(
+                    CLSACT,
+                    bool(entry.program),
+                    entry.rewrite,
+                    each.action,
+                    each.untagged,
+                    entry.tunnels,
+                ),
                 outdated=hook not in entries or program != entry.program,
             )
         for hook, program in self.links.read().items():
             entry = entries.get(hook, _NO_ENTRY)
             found[hook] = ActualHook(
                 entry.rules,
-                Attachment(TCX, bool(entry.program), entry.rewrite),
+                Attachment(TCX, bool(entry.program), entry.rewrite, tunnels=entry.tunnels),
                 outdated=hook not in entries
                 or program != (entry.program or self.programs.ids[hook.direction]),
             )
+        for hook, actual in found.items():
+            carrying = found.get(hook.of_device)
+            if hook.tunnel is not None and carrying is not None and carrying.attachment is not None:
+                actual.attachment = Attachment(carrying.attachment.kind)
         return found
 
     def _read_entries(self) -> dict[Hook, _Entry]:
@@ -98,8 +109,8 @@ class HookParts:
             rewrite = self.encoding.rewrite_at(entry["first"]) if finishes else None
         except Exception as error:
             unexpected.reason(f"entry of {hook}", error)
-            return _Entry((), program, None)
-        return _Entry(rules, program, rewrite)
+            return _Entry((), program, None, False)
+        return _Entry(rules, program, rewrite, self.encoding.carries_tunnels(entry["flags"]))
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,8 @@ class _Entry:
     program: int
     rewrite: FrameRewrite | None
     """What the program makes of copies that arrive."""
+    tunnels: bool
+    """Whether the device carries tunnel ports."""
 
 
-_NO_ENTRY = _Entry((), 0, None)
+_NO_ENTRY = _Entry((), 0, None, False)

@@ -35,7 +35,7 @@ class ActualHook:
         if self.outdated or self.rules != desired.rules:
             return False
         self.rules = desired.rules  # The same objects are found equal sooner.
-        return self.attachment in (final, Attachment(final.kind))
+        return self.attachment in (final, final.shared)
 
 
 class HookTable:
@@ -89,6 +89,14 @@ class HookTable:
             )
             if kept:
                 goal[hook] = goal.get(hook, ()) + kept
+        for carrying in {hook.of_device for hook in goal if hook.tunnel is not None}:
+            goal.setdefault(carrying, ())
+            if held:  # Ports without rules keep their frames from those with less narrow options.
+                goal |= {
+                    hook: ()
+                    for hook in self.actual.keys() - goal.keys()
+                    if hook.tunnel is not None and hook.of_device == carrying
+                }
         for finishing in finishing_hooks(goal):
             goal.setdefault(finishing, ())
         return goal
@@ -108,7 +116,12 @@ class HookTable:
             receiving = receiving_hooks({hook: each.rules for hook, each in goal.items()})
             before, attached = receiving_hooks(self.rules), self.attached
             changed.sort(
-                key=lambda hook: (hook not in receiving, hook in before, hook not in attached)
+                key=lambda hook: (
+                    hook not in receiving,
+                    bool(goal[hook].rules),
+                    hook in before,
+                    hook not in attached,
+                )
             )
         return changed
 

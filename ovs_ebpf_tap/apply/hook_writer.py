@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from errno import EOPNOTSUPP
 
 from ovs_ebpf_tap.apply.attachment import Attachment
 from ovs_ebpf_tap.apply.hook_parts import HookParts
 from ovs_ebpf_tap.apply.hook_table import ActualHook, HookTable
 from ovs_ebpf_tap.apply.rule_ranges import Range
+from ovs_ebpf_tap.apply.tunnel_key import has_local_address
 from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.model.desired import CLSACT, TCX, Hook, Rule
 from ovs_ebpf_tap.util.probes import probe
@@ -61,7 +63,12 @@ class HookWriter:
         program that replaces another is attached first: the other may go by the present entry.
         """
         if not attachment.specialized:
-            flags = self._parts.encoding.hook_flags(rules)
+            encoding = self._parts.encoding
+            flags = (
+                encoding.carrying_flags(hook.direction)
+                if attachment.tunnels
+                else encoding.hook_flags(rules)
+            )
             self._parts.entries.publish(hook, first=there.first, flags=flags)
             self._attach(hook, attachment, self._parts.programs.fd(hook.direction), 0)
             return
@@ -98,7 +105,14 @@ class HookWriter:
         }
 
     def _attach(self, hook: Hook, attachment: Attachment, program: int, number: int) -> None:
-        """Attaches the program, before a program of the other kind is removed."""
+        """Attaches the program, before a program of the other kind is removed.
+
+        The program of a tunnel port is that of its device.
+        """
+        if hook.tunnel is not None:
+            return
+        if attachment.tunnels and not has_local_address():
+            raise OSError(EOPNOTSUPP, "programs learn a tunnel's local address from Linux 5.19 on")
         links, filters = self._parts.links, self._parts.filters
         actual = self._table.actual.get(hook)
         before = actual.attachment.kind if actual and actual.attachment else None
@@ -116,9 +130,10 @@ class HookWriter:
         """Detaches the hook, then removes its entry and rules. Raises OSError."""
         probe("hooks about to go")
         parts, actual = self._parts, self._table.actual[hook]
-        if actual.attachment is not None and actual.attachment.kind == TCX:
-            parts.links.detach(hook)
-        parts.filters.detach(hook)
+        if hook.tunnel is None:
+            if actual.attachment is not None and actual.attachment.kind == TCX:
+                parts.links.detach(hook)
+            parts.filters.detach(hook)
         parts.entries.delete(hook)
         parts.ranges.give_back(hook)
         del self._table.actual[hook]

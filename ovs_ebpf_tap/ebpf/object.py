@@ -15,6 +15,7 @@ NEXT = {
     "tap_rules": abi.constant("NEXT_RULES"),
     "tap_extract_key": abi.constant("NEXT_EXTRACT"),
     "tap_finish": abi.constant("NEXT_FINISH"),
+    "tap_tunnel": abi.constant("NEXT_TUNNEL"),
 }
 XDP = "tap_shorten"
 """The one that is no classifier."""
@@ -28,6 +29,7 @@ TEMPLATES = {
 MAPS = (
     "ingress",
     "egress",
+    "tunnels",
     "rules",
     "ports",
     "rewrites",
@@ -47,7 +49,7 @@ MAPS = (
 COPY_TAG = "copy_tag"
 """The map with the copy tag, which no program reads."""
 
-LATER = frozenset({"tap_deliver", XDP, "cutter"})
+LATER = frozenset({"tap_deliver", XDP, "cutter", "tap_tunnel", "tunnels"})
 """What the pins of earlier versions lack, that an upgrade takes over."""
 
 FORMER = {

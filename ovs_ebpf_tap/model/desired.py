@@ -11,6 +11,7 @@ from uuid import UUID
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, KEEP, FrameRewrite
 from ovs_ebpf_tap.model.match import Match
 from ovs_ebpf_tap.model.rows import PARKED_VLANS, SELECT_VLAN_KEY, STATE_KEY
+from ovs_ebpf_tap.model.tunnel import Tunnel
 from ovs_ebpf_tap.util.text import printable
 
 INGRESS = "ingress"
@@ -45,10 +46,21 @@ def keys_agree(external_ids: Mapping[str, str]) -> bool:
 
 
 class Hook(NamedTuple):
-    """The ingress or egress TC hook of a device."""
+    """The ingress or egress TC hook of a device, or of one tunnel port among those it carries."""
 
     ifindex: int
     direction: str
+    tunnel: Tunnel | None = None
+
+    @property
+    def of_device(self) -> Hook:
+        """The device's hook, which a tunnel port's is part of."""
+        return Hook(self.ifindex, self.direction)
+
+    @property
+    def number(self) -> int:
+        """What programs count departures by: of the port."""
+        return self.ifindex if self.tunnel is None else self.tunnel.port
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,14 @@ STRUCTS: dict[str, dict[str, Any]] = {
         "first": ctypes.c_uint32,
         "flags": ctypes.c_uint32,
         "program": ctypes.c_uint32,
-        "pad": ctypes.c_uint32,
+        "port": ctypes.c_uint32,
+    },
+    "tunnel": {
+        "ifindex": ctypes.c_uint32,
+        "flags": ctypes.c_uint32,
+        "key": ctypes.c_uint32,
+        "remote": ctypes.c_uint8 * 16,
+        "local": ctypes.c_uint8 * 16,
     },
     "port": {
         "mode": ctypes.c_uint32,
@@ -105,7 +112,7 @@ STRUCTS: dict[str, dict[str, Any]] = {
     "match": {"mask": ctypes.c_uint64 * 11, "value": ctypes.c_uint64 * 11},
 }
 # Not of numbers alone.
-BYTES = ("key", "match", "template", "global")
+BYTES = ("key", "match", "template", "global", "tunnel")
 NUMBERS = [name for name in STRUCTS if name not in BYTES]
 
 
@@ -239,7 +246,9 @@ def test_flags_of_rules_are_bits_of_their_own() -> None:
 def test_hook_flags_have_room_for_what_they_hold() -> None:
     names = ("RULES", "LIMIT_SHIFT", "PORT_SHIFT")
     rules, limit, port = (abi.constant(f"HOOK_{name}") for name in names)
-    flags = [abi.constant(f"HOOK_{name}") for name in ("ARRIVAL", "ACTION", "DEDUP", "MATCH")]
+    flags = [
+        abi.constant(f"HOOK_{name}") for name in ("TUNNELS", "ARRIVAL", "ACTION", "DEDUP", "MATCH")
+    ]
     assert abi.constant("MAX_RULES_PER_HOOK") <= rules
     assert len({rules & flag for flag in flags} | {0}) == 1
     assert all(flag.bit_count() == 1 for flag in flags)

@@ -52,7 +52,7 @@ class AttacherBench:
         )
 
     def goal(self, *hooks: Hook) -> dict[Hook, DesiredHook]:
-        final = self.attacher.final((RULE,), None)
+        final = self.attacher.final(hooks[0], (RULE,), None)
         return dict.fromkeys(hooks, DesiredHook((RULE,), final))
 
 

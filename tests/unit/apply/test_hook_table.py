@@ -12,10 +12,12 @@ from ovs_ebpf_tap.apply.attachment import Attachment
 from ovs_ebpf_tap.apply.hook_table import ActualHook, DesiredHook, HookTable
 from ovs_ebpf_tap.model.desired import CLSACT, EGRESS, INGRESS, TCX, Hook, Rule
 from ovs_ebpf_tap.model.desired import VlanIngressPolicy as Policy
+from ovs_ebpf_tap.model.tunnel import ANY, Tunnel
 
 (RULE,) = switch("a out").add_mirror(src="a", out="out").plan().hooks[Hook(100, INGRESS)]
 SHARED, OWN = Attachment(TCX), Attachment(TCX, True)
 A, B, C = (Hook(n, INGRESS) for n in (1, 2, 3))
+VX1, VX2 = (Hook(4, INGRESS, Tunnel(1 << 31 | n, False, n, ANY, ANY)) for n in (1, 2))
 
 
 def rule(output: int = 9, mirror: int = 1, vlan: int | None = None) -> Rule:
@@ -85,6 +87,30 @@ def test_held_mirrors_keep_their_rules() -> None:
 def test_hooks_that_finish_copies_are_desired_too() -> None:
     tagging = rule(vlan=5)
     assert table().with_held({A: (tagging,)}, set()) == {A: (tagging,), Hook(9, EGRESS): ()}
+
+
+def test_devices_that_carry_tunnels_have_hooks_too() -> None:
+    assert table().with_held({VX1: (rule(),)}, set()) == {VX1: (rule(),), VX1.of_device: ()}
+
+
+def test_narrower_tunnels_keep_their_frames_from_held_mirrors() -> None:
+    some = HookTable()
+    some.actual = {
+        VX1: ActualHook((rule(mirror=2),), SHARED),
+        VX2: ActualHook((), SHARED),
+        VX1.of_device: ActualHook((), SHARED),
+    }
+    held = {VX1: (rule(mirror=2),), VX2: (), VX1.of_device: ()}
+    assert some.with_held({}, {UUID(int=2)}) == held
+    assert some.with_held({VX1: (rule(),)}, set()) == {VX1: (rule(),), VX1.of_device: ()}
+
+
+def test_narrower_tunnels_come_first_and_go_last() -> None:
+    goal = {VX1: DesiredHook((rule(),), SHARED), VX2: DesiredHook((), SHARED)}
+    assert table().changed(goal) == [VX2, VX1]
+    some = HookTable()
+    some.actual = {VX2: ActualHook((), SHARED), VX1: ActualHook((rule(),), SHARED)}
+    assert some.gone({}) == [VX1, VX2]
 
 
 def test_what_is_attached() -> None:

@@ -27,6 +27,7 @@ from ovs_ebpf_tap.apply.tcx import TcxLinks
 from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.ebpf.programs import Programs
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS, TCX, Hook
+from ovs_ebpf_tap.model.tunnel import ANY, Tunnel
 from ovs_ebpf_tap.util import probes
 
 QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
@@ -62,7 +63,7 @@ class WriterBench:
         self.said: list[str] = []
         self.clock = Clock()
         structs = {"rules": "rule", "ports": "port", "rewrites": "rewrite"}
-        self.maps: dict[str, Any] = {INGRESS: FakeHash(), EGRESS: FakeHash()}
+        self.maps: dict[str, Any] = {n: FakeHash() for n in (INGRESS, EGRESS, "tunnels")}
         self.maps |= {n: FakeMap(abi.layout(struct).size, 16) for n, struct in structs.items()}
         self.maps |= {"vlans": FakeMap(512, 16), "matches": FakeMap(1, 16)}
         self.links = FakeLinks()
@@ -165,3 +166,29 @@ def test_a_hook_goes_before_its_entry_and_rules(bench: WriterBench) -> None:
     assert not bench.maps[INGRESS].values
     assert not bench.table.actual
     assert A not in bench.parts.ranges
+
+
+def test_tunnel_ports_go_by_the_program_of_their_device(bench: WriterBench) -> None:
+    tunnel = Hook(1, INGRESS, Tunnel(1 << 31, False, 7, ANY, ANY))
+    bench.writer.replace(tunnel, (RULE,), SHARED)
+    assert not bench.links.there
+    bench.writer.replace(A, (), replace(SHARED, tunnels=True))
+    assert bench.links.there == {A: 3}
+    flags = abi.constant("HOOK_TUNNELS") | abi.constant("HOOK_ARRIVAL")
+    assert bench.entry(A)["flags"] == flags
+    entry = bench.entry(tunnel)
+    assert entry["port"] == 1 << 31
+    assert bench.parts.encoding.length(entry["flags"]) == 1
+    bench.writer.remove(tunnel)
+    assert bench.links.there == {A: 3}
+    assert not bench.maps["tunnels"].values
+    assert tunnel not in bench.parts.ranges
+
+
+def test_a_kernel_that_tells_no_local_address(
+    bench: WriterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="5.15.0-91-generic"))
+    with pytest.raises(OSError, match=r"Linux 5\.19"):
+        bench.writer.replace(A, (), replace(SHARED, tunnels=True))
+    assert not bench.maps[INGRESS].values
