@@ -90,7 +90,7 @@ def _arrivals(db: Database, devices: Mapping[str, Device]) -> tuple[Meter, ...]:
         layout = _layout(db, bridge, devices)
         ports = (each.port for uuid, each in layout.seen.items() if uuid not in layout.reserved)
         found += _meters(layout, ports, arrival=True)
-    return tuple(found)
+    return tuple(dict.fromkeys(found))  # Tunnel ports share a device.
 
 
 def _meters(layout: BridgePorts, ports: Iterable[Port], *, arrival: bool) -> tuple[Meter, ...]:
@@ -155,9 +155,11 @@ class _Finder:
 
     def _check_devices(self) -> None:
         for port in {*self.sources, *self.destinations}:
-            devices = self._layout.seen[port.uuid].devices
-            if not devices or None in devices:
+            seen = self._layout.seen[port.uuid]
+            if not seen.devices or None in seen.devices:
                 raise _NotKnownError(f"port {port.name} has no network device to count")
+            if any(interface.tunnel is not None for interface in seen.interfaces):
+                raise _NotKnownError(f"port {port.name} shares its device with other tunnels")
 
     def _not_admitted(self) -> str | None:
         for port in self.sources:

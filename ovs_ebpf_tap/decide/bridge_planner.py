@@ -13,6 +13,7 @@ from ovs_ebpf_tap.decide.components import split
 from ovs_ebpf_tap.decide.native_limit import is_over_native_limit
 from ovs_ebpf_tap.decide.seen_port import SeenPort
 from ovs_ebpf_tap.decide.topology import BridgeContext
+from ovs_ebpf_tap.decide.tunnel_ports import TunnelPorts
 from ovs_ebpf_tap.model.desired import Plan
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import OpenFlow, PortFlags
@@ -35,6 +36,7 @@ class BridgeInput:
     openflow: OpenFlow
     surroundings: Surroundings
     multi_bridge_mirrors: frozenset[UUID]
+    tunnel_ports: TunnelPorts
 
 
 @dataclass(frozen=True)
@@ -141,4 +143,5 @@ def _make_context(given: BridgeInput, ports: BridgePorts, seen: _SeenPorts) -> B
         ),
         tunnels=tuple(port for port in seen.tunnels if port.uuid not in ports.reserved),
         protected=inner[0].name if inner else None,
+        tunnel_ports=given.tunnel_ports,
     )

@@ -14,6 +14,7 @@ from ovs_ebpf_tap.decide.checks import (
     port_devices,
     port_hooks,
     snaplen,
+    tunnels,
 )
 from ovs_ebpf_tap.decide.topology import Topology
 from ovs_ebpf_tap.model.desired import (
@@ -37,6 +38,7 @@ def check_mirror(topology: Topology, mirror: Mirror) -> OffloadDecision:
         snaplen.check_snaplen(topology, mirror)
         mirror_ports.check_outputs(topology, mirror)
         mirror_ports.check_selected(topology, mirror)
+        tunnels.check_tunnels(topology, mirror)
         port_hooks.check_filters(topology, mirror)
         snaplen.check_super_packets(topology, mirror)
         port_devices.check_destinations(topology, mirror)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from uuid import UUID
 
 from ovs_ebpf_tap.decide.bridge_planner import BridgeInput, BridgePlanner
+from ovs_ebpf_tap.decide.tunnel_ports import TunnelPorts
 from ovs_ebpf_tap.model.desired import NATIVE, Hook, OffloadDecision, Plan, Rule
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import OpenFlow
@@ -50,6 +51,7 @@ class Planner:
         self._attach = attach
         self._bridges: dict[UUID, BridgePlanner] = {}
         self._components: list[Plan] = []
+        self._tunnel_ports = TunnelPorts()
         self._plan = Plan()
 
     def plan(
@@ -70,17 +72,30 @@ class Planner:
         self._bridges = {uuid: known.get(uuid) or BridgePlanner() for uuid in db.bridges}
         on_bridges = Counter(uuid for bridge in db.bridges.values() for uuid in bridge.mirrors)
         multi_bridge = frozenset(uuid for uuid, count in on_bridges.items() if count > 1)
+        before = self._tunnel_ports
+        self._tunnel_ports = before.following(db)
         room = MAX_MIRRORS
         components: list[Plan] = []
         for bridge in sorted(db.bridges.values(), key=lambda bridge: bridge.name):
             given = BridgeInput(
-                db, bridge, devices, self._attach, refused, openflow, surroundings, multi_bridge
+                db,
+                bridge,
+                devices,
+                self._attach,
+                refused,
+                openflow,
+                surroundings,
+                multi_bridge,
+                self._tunnel_ports,
             )
             for plan in self._plan_bridge(given, room, unplaced):
                 components.append(plan)
                 room -= plan.offloaded + len(unplaced & plan.decisions.keys())
-        if components != self._components:
-            self._plan = _joined(components)
+        if components != self._components or before != self._tunnel_ports:
+            joined = _joined(components)
+            hooks = {**joined.hooks, **self._tunnel_ports.narrower(joined.hooks)}
+            plan = Plan(joined.decisions, hooks)
+            self._plan = self._plan if plan == self._plan else plan
         self._components = components
         return self._plan
 

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+from ovs_ebpf_tap.decide.tunnel_ports import tunnel_of
 from ovs_ebpf_tap.decide.vlan import PortVlans
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS, Hook
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.reasons import port_reasons
 from ovs_ebpf_tap.model.reasons.reason import Reason
 from ovs_ebpf_tap.model.rows import INTERNAL_TYPES, Bridge, Database, Interface, Port
+from ovs_ebpf_tap.model.tunnel import TunnelOptions
 
 DEVICE_TYPES = ("", "system", *INTERNAL_TYPES)
 """Interface types with a network device."""
+
+_PORT_OF_KERNEL = "openvswitch"
+"""The kind of the master of a port's device."""
 
 _KERNELS, _TUN = "openvswitch", "tun"
 """What kind internal devices are of: the kernel's datapath's own, or taps."""
@@ -29,7 +34,8 @@ def to_ingress(interface: Interface) -> bool:
 def hook_of(interface: Interface, device: Device, *, arrival: bool) -> Hook:
     """The hook that the interface's packets pass when they arrive in the switch, or leave it."""
     inward = to_ingress(interface) != arrival
-    return Hook(device.ifindex, INGRESS if inward else EGRESS)
+    direction = INGRESS if inward else EGRESS
+    return Hook(device.ifindex, direction, tunnel_of(interface, arrival=arrival))
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ def _find_device(
     kernel's datapath. What the row says of the device is true of any that has the name where Open
     vSwitch looks; so one that has left is remembered.
     """
+    if interface.tunnel is not None and datapath_type != "netdev":
+        return _find_tunnels(interface.tunnel, devices), None
     device = devices.get(interface.name)
     if interface.bound is not None and not interface.away:
         return _find_bound(interface.bound, device, devices)
@@ -95,6 +103,17 @@ def _find_device(
     if any(each.ifindex == interface.ifindex for each in devices.values()):
         return None, port_reasons.RENAMED
     return None, None
+
+
+def _find_tunnels(options: TunnelOptions, devices: Mapping[str, Device]) -> Device | None:
+    """The device that carries tunnel ports with these options.
+
+    ovs-vswitchd makes it anew when it starts.
+    """
+    device = devices.get(options.device)
+    if device is None or device.name != options.device or device.kind != options.kind:
+        return None
+    return device if device.slave == _PORT_OF_KERNEL else None
 
 
 def _find_bound(

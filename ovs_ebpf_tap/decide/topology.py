@@ -10,6 +10,7 @@ from uuid import UUID
 
 from ovs_ebpf_tap.decide.bridge_ports import BridgePorts
 from ovs_ebpf_tap.decide.components import MirrorComponent
+from ovs_ebpf_tap.decide.tunnel_ports import TunnelPorts
 from ovs_ebpf_tap.model.device import Device
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
 from ovs_ebpf_tap.model.frame_rewrite import vlan_set
@@ -46,6 +47,8 @@ class BridgeContext:
     """The dot1q-tunnels that are no output ports."""
     protected: str | None
     """The name of a protected port that is no output port."""
+    tunnel_ports: TunnelPorts
+    """Of the kernel's datapath, those of other bridges included."""
 
 
 class Topology(BridgePorts):

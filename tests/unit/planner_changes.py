@@ -16,6 +16,7 @@ from ovs_ebpf_tap.model.desired import (
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
 from ovs_ebpf_tap.model.limits import MAX_NATIVE_MIRRORS
 from ovs_ebpf_tap.model.rows import MODE_KEY
+from ovs_ebpf_tap.model.tunnel import TunnelOptions
 
 NOWHERE = UUID(int=0xDEAD)
 
@@ -44,6 +45,18 @@ def new_port(name: str, **settings: Any) -> Change:
         world.remove_port(name)
         world.add_port(name, **settings)
         world.remake_mirror("m", src="a b", dst="a b", out="out")
+
+    return change
+
+
+def tunnel(name: str, **options: str) -> Change:
+    """A VXLAN port in the place of the one called so, with the device that carries it."""
+    found = TunnelOptions.parse("vxlan", {"remote_ip": "10.0.0.1", **options})
+    made = new_port(name, type="vxlan", state={"tunnel": found}, device=None)
+
+    def change(world: World) -> None:
+        world.add_device("vxlan_sys_4789", kind="vxlan", slave="openvswitch")
+        made(world)
 
     return change
 

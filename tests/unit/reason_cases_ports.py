@@ -19,6 +19,7 @@ from planner_changes import (
     reserve,
     select_output,
     to_vlan,
+    tunnel,
 )
 
 from ovs_ebpf_tap.model.desired import (
@@ -29,7 +30,43 @@ from ovs_ebpf_tap.model.device import Device
 
 CASES: list[ReasonCase] = [
     # The selected ports.
-    ("tunnel", new_port("b", type="vxlan", device=None), NATIVE, "port b is of type vxlan"),
+    (
+        "tunnel of the userspace datapath",
+        both(NETDEV, tunnel("b", key="1")),
+        NATIVE,
+        "port b is of type vxlan",
+    ),
+    ("tunnel of another type", new_port("b", type="stt", device=None), NATIVE, "port b is of type"),
+    (
+        "tunnel to a host's name",
+        tunnel("b", remote_ip="peer.example"),
+        NATIVE,
+        "the options of tunnel port b do not tell its packets from those of other ports",
+    ),
+    (
+        "beside a tunnel to a host's name",
+        both(tunnel("b", key="1"), tunnel("c", remote_ip="peer.example")),
+        NATIVE,
+        "the options of tunnel port c do not tell its packets from those of other ports",
+    ),
+    (
+        "tunnel with keys from flows",
+        tunnel("b", key="flow"),
+        NATIVE,
+        "it selects what leaves through tunnel port b, and flows tell with which key or addresses",
+    ),
+    (
+        "tunnels that send alike",
+        both(tunnel("b", key="1"), tunnel("c", in_key="2", out_key="1")),
+        NATIVE,
+        "it selects what leaves through tunnel port b, and port c may send with the same key and",
+    ),
+    (
+        "output to a tunnel",
+        tunnel("out", key="1"),
+        NATIVE,
+        "output port out is of type vxlan",
+    ),
     ("DPDK", new_port("b", type="dpdk", device=None), NATIVE, "port b is of type dpdk"),
     (
         "not Ethernet",

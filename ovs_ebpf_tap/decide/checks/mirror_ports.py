@@ -10,6 +10,7 @@ from ovs_ebpf_tap.decide.checks.port_devices import (
 )
 from ovs_ebpf_tap.decide.checks.port_hooks import check_hooks
 from ovs_ebpf_tap.decide.checks.snaplen import check_cut_at
+from ovs_ebpf_tap.decide.checks.tunnels import is_hooked_tunnel
 from ovs_ebpf_tap.decide.topology import Topology
 from ovs_ebpf_tap.model.reasons import port_reasons
 from ovs_ebpf_tap.model.rows import Mirror, Port
@@ -31,7 +32,8 @@ def check_selected(topology: Topology, mirror: Mirror) -> None:
     for port in topology.selected(mirror):
         where = f"port {port.name}"
         for interface in topology.interfaces(port):
-            check_type(topology, interface, where)
+            if not is_hooked_tunnel(topology, interface):
+                check_type(topology, interface, where)
             if interface.name in topology.context.flags.no_receive_stp:
                 raise port_reasons.NO_RECEIVE_STP.error(where=where)
             check_place(topology, interface, where)

@@ -45,8 +45,27 @@ INTERNAL_SNAPLEN = Reason(
 
 INTERFACE_TYPE = Reason(
     "{where} is of type {type}",
-    "Hooks are on network devices, and patch, tunnel and DPDK ports, for example, have none.",
+    "Hooks are on network devices. Patch and DPDK ports, for example, have none, nor do tunnels on "
+    "the userspace datapath. Hooks send no copies into tunnels.",
     "Select ports, and an output, with a network device.",
+)
+TUNNEL_OPTIONS = Reason(
+    "the options of tunnel port {port} do not tell its packets from those of other ports",
+    "The `remote_ip` is a host's name, or the port carries packets without an Ethernet header.",
+    "Give the port's `remote_ip` and `local_ip` as addresses, and no other `packet_type` than "
+    "`legacy_l2`.",
+)
+TUNNEL_BY_FLOW = Reason(
+    "it selects what leaves through tunnel port {port}, and flows tell with which key or addresses",
+    "A hook sees key and addresses, and another tunnel port may send with the same.",
+    "Give the port a `remote_ip`, and a `key` that is not `flow`, or do not select it as a "
+    "destination.",
+)
+TUNNELS_ALIKE = Reason(
+    "it selects what leaves through tunnel port {port}, and port {other} may send with the same "
+    "key and addresses",
+    "A hook sees key and addresses, not through which port a packet leaves.",
+    "Give the ports different keys or addresses, or do not select them as destinations.",
 )
 NOT_ETHERNET = Reason(
     "{where}: device {device} is not an Ethernet device",

@@ -14,6 +14,7 @@ from ovs_ebpf_tap.decide.bridge_planner import BridgeInput, BridgePlanner
 from ovs_ebpf_tap.decide.component_planner import ComponentPlanner
 from ovs_ebpf_tap.decide.components import MirrorComponent
 from ovs_ebpf_tap.decide.topology import BridgeContext
+from ovs_ebpf_tap.decide.tunnel_ports import TunnelPorts
 from ovs_ebpf_tap.model.desired import NATIVE, OFFLOADED, TCX, OffloadDecision
 from ovs_ebpf_tap.model.limits import MAX_MIRRORS
 from ovs_ebpf_tap.model.reasons import row_reasons
@@ -54,6 +55,7 @@ class Bench:
             openflow=world.openflow,
             surroundings=world.surroundings,
             multi_bridge_mirrors=frozenset(),
+            tunnel_ports=TunnelPorts(),
         )
 
     def plan(

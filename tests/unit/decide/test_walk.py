@@ -8,6 +8,7 @@ from builders import World, switch
 from ovs_ebpf_tap.decide.components import split
 from ovs_ebpf_tap.decide.topology import BridgeContext, Topology
 from ovs_ebpf_tap.decide.traversal import TraversalState
+from ovs_ebpf_tap.decide.tunnel_ports import TunnelPorts
 from ovs_ebpf_tap.decide.walk import Walk, walk
 from ovs_ebpf_tap.model.desired import TCX
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
@@ -30,6 +31,7 @@ def topology_of(world: World) -> Topology:
         has_untagged_output=False,
         tunnels=(),
         protected=None,
+        tunnel_ports=TunnelPorts(),
     )
     return Topology(component, context)
 
