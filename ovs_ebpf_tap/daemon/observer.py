@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import ovs.poller
 
+from ovs_ebpf_tap.daemon.flow_analysis import FlowAnalysis
+from ovs_ebpf_tap.decide.followed_ports import followed_ports
 from ovs_ebpf_tap.decide.policing import CoolDown
 from ovs_ebpf_tap.model import surroundings
 from ovs_ebpf_tap.model.device import Device
@@ -23,6 +25,7 @@ from ovs_ebpf_tap.observe.hw_offload import HwOffload
 from ovs_ebpf_tap.observe.openings import Openings
 from ovs_ebpf_tap.observe.ovsdb import Ovsdb
 from ovs_ebpf_tap.observe.vswitchd import seconds_since_start
+from ovs_ebpf_tap.util.timers import wake_at
 
 
 class Events(NamedTuple):
@@ -66,6 +69,7 @@ class Observer:
         self._monitor = monitor
         self._cool_down = cool_down
         self._flow_tables = FlowTables(ovs_run_dir)
+        self._flow_analysis = FlowAnalysis()
         self._openflow = OpenFlow()
         self._hw_offload = HwOffload(ovs_run_dir)
         self._departures = Departures(ovs_run_dir)
@@ -78,8 +82,9 @@ class Observer:
         """Takes in what has happened. Raises OSError if it is not to be had."""
         seen = self._ovsdb.run()
         if self._flow_tables.run():
-            self._openflow = OpenFlow(self._flow_tables.traits, self._flow_tables.port_flags)
+            self._openflow = replace(self._openflow, port_flags=self._flow_tables.port_flags)
             seen = True
+        seen |= self._analyse()
         others = self._monitor.others
         changes = self._monitor.run()
         if changes.left:
@@ -119,6 +124,24 @@ class Observer:
             self._ports = _devices_of(db.interfaces.values(), devices)
         return self._ports
 
+    def follow_flows(self, db: Database) -> OpenFlow:
+        """Follows the flow tables that mirrors of these rows depend on, from now on.
+
+        Returns what is known; of ports that are new, what can be found out in a moment.
+        """
+        ports = followed_ports(db)
+        if ports != self._flow_analysis.ports:
+            self._flow_tables.watch(ports)
+            self._flow_analysis.ports = ports
+            self._analyse()
+        return self._openflow
+
+    def _analyse(self) -> bool:
+        changed = self._flow_analysis.run(self._flow_tables)
+        if changed:
+            self._openflow = replace(self._openflow, traits=self._flow_analysis.traits)
+        return changed
+
     @property
     def wake(self) -> float:
         """When it is to be observed again though nothing happens; of the monotonic clock."""
@@ -128,14 +151,12 @@ class Observer:
         """Why hooks do not see all packets of a device, by ifindex."""
         return self._hw_offload.hidden(seen.devices) if seen.db.hw_offload else {}
 
-    def watch(self, bridges: Collection[str]) -> None:
-        """Follows the flow tables of these bridges from now on, and of no others."""
-        self._flow_tables.watch(bridges)
-
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""
         self._ovsdb.wait(poller)
         self._flow_tables.wait(poller)
+        if self._flow_analysis.wake < float("inf"):
+            wake_at(poller, self._flow_analysis.wake)
         poller.fd_wait(self._monitor.fileno(), ovs.poller.POLLIN)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from ovs_ebpf_tap.daemon.statistics import MirrorStatistics
 from ovs_ebpf_tap.daemon.transitions import Transitions
 from ovs_ebpf_tap.decide.conflicts import Writers
 from ovs_ebpf_tap.decide.handover import next_edits
-from ovs_ebpf_tap.decide.modes import bridges_with_work, wanted
+from ovs_ebpf_tap.decide.modes import wanted
 from ovs_ebpf_tap.decide.planner import Planner
 from ovs_ebpf_tap.decide.recreations import Recreations
 from ovs_ebpf_tap.decide.remembered_modes import mode_edits, with_remembered
@@ -101,8 +101,8 @@ class Reconciler:
             return now
         planned = self._with_lingering(db)
         self._transitions.look_for_outputs(db)
+        seen = replace(seen, openflow=self._observer.follow_flows(planned))
         plan = self._apply(replace(seen, db=planned), self._held, now)
-        self._observer.watch(bridges_with_work(planned))
         self._statistics.count(seen.db.mirrors, now)
         said = self.decisions.report(planned, plan.decisions, now)
         early = self._transitions.early(planned, plan) | self._writers.resting(now)

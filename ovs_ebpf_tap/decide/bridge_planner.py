@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from uuid import UUID
@@ -20,7 +20,7 @@ from ovs_ebpf_tap.model.flow_traits import OpenFlow, PortFlags
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, TUNNEL
 from ovs_ebpf_tap.model.limits import MAX_MIRRORS
 from ovs_ebpf_tap.model.reasons import row_reasons
-from ovs_ebpf_tap.model.rows import Bridge, Database, Port
+from ovs_ebpf_tap.model.rows import PATCH_TYPE, Bridge, Database, PatchPeer, Port
 from ovs_ebpf_tap.model.surroundings import Surroundings
 
 
@@ -69,6 +69,13 @@ class _SeenPorts:
     def has_access(self) -> bool:
         """Whether some port is an access port."""
         return any(each.vlans.mode == ACCESS for each in self.by_uuid.values())
+
+    @cached_property
+    def access_ofports(self) -> frozenset[int]:
+        """The OpenFlow numbers of access ports."""
+        access = (each for each in self.by_uuid.values() if each.vlans.mode == ACCESS)
+        rows = (row for each in access for row in each.interfaces)
+        return frozenset(row.ofport for row in rows if row.ofport is not None)
 
     @cached_property
     def tunnels(self) -> list[Port]:
@@ -125,16 +132,49 @@ class BridgePlanner:
             self._components[first] = planner
 
 
+def _has_second_tags(ports: BridgePorts, seen: _SeenPorts) -> bool:
+    """Whether packets may arrive with a second tag that OVS does not look at."""
+    return any(
+        each.vlans.mode != ACCESS and uuid not in ports.reserved
+        for uuid, each in seen.by_uuid.items()
+    )
+
+
+def _silent_patches(given: BridgeInput, seen: _SeenPorts) -> Iterator[UUID]:
+    """The patch ports on which nothing arrives: the peer is not there, or nothing is sent to it."""
+    for uuid, port in seen.by_uuid.items():
+        patches = [row for row in port.interfaces if row.type == PATCH_TYPE]
+        peers = [given.db.patch_peer(row.uuid) for row in patches]
+        if patches and not any(_may_send(given, peer) for peer in peers if peer is not None):
+            yield uuid
+
+
+def _may_send(given: BridgeInput, peer: PatchPeer) -> bool:
+    """Whether the other bridge may send something to its end of a patch."""
+    traits = given.openflow.traits.get(peer.bridge.name)
+    ofport = peer.interface.ofport
+    if traits is None or ofport is None or ofport not in traits.ports:
+        return True
+    mirrors = (given.db.mirrors.get(uuid) for uuid in peer.bridge.mirrors)
+    copied = any(
+        mirror is not None and (mirror.output_port == peer.port or mirror.output_vlan is not None)
+        for mirror in mirrors
+    )
+    paths = traits.ports[ofport]
+    return copied or traits.normal or paths.numbered is not None or paths.undecided
+
+
 def _make_context(given: BridgeInput, ports: BridgePorts, seen: _SeenPorts) -> BridgeContext:
     outputs = (output for mirror in ports.mirrors for output in ports.outputs(mirror))
     inner = [port for port in seen.protected if port.uuid not in ports.reserved]
+    traits = given.openflow.traits.get(given.bridge.name)
     return BridgeContext(
         db=given.db.settings,
         bridge=given.bridge.settings,
         attach=given.attach,
         refused=given.refused,
         surroundings=given.surroundings,
-        traits=given.openflow.traits.get(given.bridge.name),
+        traits=traits,
         flags=given.openflow.port_flags.get(given.bridge.name, PortFlags()),
         multi_bridge_mirrors=given.multi_bridge_mirrors,
         over_native_limit=is_over_native_limit(ports),
@@ -142,6 +182,11 @@ def _make_context(given: BridgeInput, ports: BridgePorts, seen: _SeenPorts) -> B
             seen.has_access and any(ports.vlans(each).mode == ACCESS for each in outputs)
         ),
         tunnels=tuple(port for port in seen.tunnels if port.uuid not in ports.reserved),
+        silent=frozenset(_silent_patches(given, seen)),
+        access_ofports=seen.access_ofports,
+        leaves_tags=traits is None
+        or traits.strips
+        or (traits.normal and _has_second_tags(ports, seen)),
         protected=inner[0].name if inner else None,
         tunnel_ports=given.tunnel_ports,
     )

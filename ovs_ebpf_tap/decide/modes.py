@@ -28,13 +28,3 @@ def wanted(db: Database, mirrors: Collection[UUID]) -> set[UUID]:
         for uuid in bridge.mirrors
         if uuid in mirrors and mode_of(db, bridge, db.mirrors[uuid]) == OFFLOAD_MODE
     }
-
-
-def bridges_with_work(db: Database) -> set[str]:
-    """The names of the bridges with a mirror that is to be offloaded if it can be."""
-    return {
-        bridge.name
-        for bridge in db.bridges.values()
-        for uuid in bridge.mirrors
-        if uuid in db.mirrors and mode_of(db, bridge, db.mirrors[uuid]) == OFFLOAD_MODE
-    }

@@ -7,8 +7,9 @@ from typing import Self
 
 from ovs_ebpf_tap.decide.seen_port import to_ingress
 from ovs_ebpf_tap.decide.topology import Topology
-from ovs_ebpf_tap.decide.vlan import Path
+from ovs_ebpf_tap.decide.vlan import Path, PortVlans
 from ovs_ebpf_tap.model.desired import VlanIngressPolicy
+from ovs_ebpf_tap.model.frame_rewrite import ACCESS
 from ovs_ebpf_tap.model.rows import Port
 
 VLAN_ETHERNET_HEADER = 18
@@ -34,7 +35,7 @@ class PortDirection:
     @classmethod
     def of(cls, topology: Topology, port: Port, *, arrival: bool) -> Self:
         """One direction of a port of the component."""
-        vlans = topology.vlans(port) if arrival else topology.vlans(port).leaving
+        vlans = topology.vlans(port) if arrival else _leaving(topology, port)
         max_len = _max_arriving(topology, port) if arrival else 0
         policy = VlanIngressPolicy(vlans.mode, vlans.tag, vlans.admitted, max_len)
         taps = any(map(to_ingress, topology.interfaces(port)))
@@ -52,6 +53,19 @@ class PortDirection:
             # (`netif_rx` in its `net/openvswitch/vport-internal_dev.c`).
             late=topology.netdev or taps,
         )
+
+
+def _leaving(topology: Topology, port: Port) -> PortVlans:
+    """The VLAN settings for frames that have left through the port.
+
+    OVS's `mirror_packet` looks at tags as if the frame had arrived there. An access port admits
+    none, but NORMAL leaves it those behind the one that it takes off, and OVS copies these.
+    """
+    vlans = topology.vlans(port)
+    numbered = any(paths.numbered is not None for paths in topology.paths(port))
+    if vlans.mode == ACCESS and numbered and not topology.context.leaves_tags:
+        return vlans
+    return vlans.leaving
 
 
 def _is_flooded(topology: Topology, port: Port) -> bool:

@@ -12,7 +12,7 @@ from ovs_ebpf_tap.decide.bridge_ports import BridgePorts
 from ovs_ebpf_tap.decide.components import MirrorComponent
 from ovs_ebpf_tap.decide.tunnel_ports import TunnelPorts
 from ovs_ebpf_tap.model.device import Device
-from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags, PortPaths
 from ovs_ebpf_tap.model.frame_rewrite import vlan_set
 from ovs_ebpf_tap.model.reasons.reason import Reason
 from ovs_ebpf_tap.model.rows import Bridge, Database, Interface, Mirror, Port
@@ -45,6 +45,13 @@ class BridgeContext:
     """Whether an output takes tags off of copies."""
     tunnels: tuple[Port, ...]
     """The dot1q-tunnels that are no output ports."""
+    silent: frozenset[UUID]
+    """The patch ports on which nothing arrives."""
+    access_ofports: frozenset[int]
+    """The OpenFlow numbers of access ports."""
+    leaves_tags: bool
+    """Whether packets may leave through access ports with a tag that was behind another, which OVS
+    does not look at."""
     protected: str | None
     """The name of a protected port that is no output port."""
     tunnel_ports: TunnelPorts
@@ -118,6 +125,25 @@ class Topology(BridgePorts):
         if mirror.uuid not in self._vlan_sets:
             self._vlan_sets[mirror.uuid] = vlan_set(mirror.desired_vlans)
         return self._vlan_sets[mirror.uuid]
+
+    # Flows.
+
+    def ofports(self, port: UUID) -> list[int]:
+        """The OpenFlow numbers of the port's interfaces."""
+        rows = self.seen[port].interfaces
+        return [interface.ofport for interface in rows if interface.ofport is not None]
+
+    def paths(self, port: Port) -> list[PortPaths]:
+        """How packets may leave through the port's interfaces, as far as that is known."""
+        known = self.context.traits.ports if self.context.traits is not None else {}
+        return [known[ofport] for ofport in self.ofports(port.uuid) if ofport in known]
+
+    def flows_are_known(self, port: Port) -> bool:
+        """Whether it is known how packets may leave through each of the port's interfaces."""
+        known = self.paths(port)
+        asked = [paths for paths in known if paths.origins is not None or paths.undecided]
+        vlans = any(not each.vlans.plain for each in self.seen.values())
+        return len(asked if vlans else known) == len(self.ofports(port.uuid))
 
     # Devices.
 

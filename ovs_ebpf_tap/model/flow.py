@@ -65,6 +65,12 @@ class Known:
         """What is known of these bits."""
         return Known(self.value & mask, self.mask & mask)
 
+    def moved(self, source: Bits, destination: Bits) -> Known:
+        """What is known of a field, as that of another of the same width."""
+        here = self.only(source.mask)
+        value, mask = here.value >> source.offset, here.mask >> source.offset
+        return Known(value << destination.offset, mask << destination.offset)
+
     def both(self, other: Known) -> Known:
         """What the two say together; they have to meet."""
         return Known(self.value | other.value, self.mask | other.mask)
@@ -155,7 +161,7 @@ class Flow:
     """Flows of a table that match the same metadata, and do the same as far as it is told here.
 
     A flow that learns others is told twice: as itself, and as the flows that it may add, if these
-    have outputs.
+    have outputs or change packets.
     """
 
     table: int

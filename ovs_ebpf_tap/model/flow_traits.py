@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ovs_ebpf_tap.model.flow import FlowName, Known
+
+
+class FollowedPort(NamedTuple):
+    """A port that flows are followed back from."""
+
+    reserved: bool
+    """Whether it is reserved for a mirror's output."""
+    vlans: bool
+    """Whether ports of its bridge have VLAN settings."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +26,10 @@ class PortPaths:
     """A flow that may send it a packet twice in one form."""
     numbered: FlowName | None = None
     """A flow that sends to it otherwise than by NORMAL, so that no VLAN is translated."""
-    origins: frozenset[Known] = frozenset()
-    """The port and the VLAN with which packets may have arrived that leave that way."""
-    tagged_origins: frozenset[Known] = frozenset()
+    origins: frozenset[Known] | None = None
+    """The port and the VLAN with which packets may have arrived that leave that way; None if VLANs
+    do not matter."""
+    tagged_origins: frozenset[Known] | None = None
     """Those of packets that may have a VLAN tag when they leave that way."""
     undecided: bool = False
     """There are too many flows to follow."""
@@ -29,13 +40,19 @@ class FlowTraits:
     """What some flow of a bridge does to packets, whether or not packets reach it."""
 
     modifies: bool = False
-    """Changes the packet itself, or what it is encapsulated in."""
+    """Changes the packet."""
     outputs: bool = False
     """Sends to ports otherwise than with NORMAL: no VLAN is translated on the way."""
-    repeats: bool = False
-    """May send the packet out of one port more than once."""
+    normal: bool = True
+    """Sends to ports with NORMAL."""
+    strips: bool = False
+    """Takes a VLAN tag off, behind which there may be another."""
     ports: Mapping[int, PortPaths] = field(default_factory=dict)
-    """By OpenFlow number: those of ports that were asked for."""
+    """By OpenFlow number: the ports that leaving packets are mirrored of."""
+
+
+UNKNOWN = FlowTraits(modifies=True, outputs=True, strips=True)
+"""Of flow tables too large to be looked at; those of ports have to be added."""
 
 
 @dataclass(frozen=True)

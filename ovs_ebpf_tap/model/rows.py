@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 from uuid import UUID
 
 from ovs_ebpf_tap import abi
@@ -35,6 +36,7 @@ def _mode(external_ids: Mapping[str, str]) -> dict[str, str]:
 
 _OVN_KEY = "ovn-owned"
 
+PATCH_TYPE = "patch"
 INTERNAL_TYPES = ("internal", "tap")
 """Interface types with a network device that the host, not a VM, is behind."""
 
@@ -55,6 +57,10 @@ class Interface:
     """Of the device that has its name, where Open vSwitch looks; 0 if there is none."""
     tunnel: TunnelOptions | None = None
     """Of a tunnel port whose frames can be told from others'."""
+    ofport: int | None = None
+    """Its number in OpenFlow 1.1 and later; None while Open vSwitch has not opened it."""
+    peer: str | None = None
+    """Of a patch port: the name of the interface that it is tied to."""
     # Not on the row, but remembered of it: see `departures` and `openings`.
     away: bool = False
     """Whether the device that Open vSwitch has open is in another network namespace."""
@@ -165,6 +171,14 @@ class Bridge:
         return replace(self, ports=(), mirrors=(), external_ids=_mode(self.external_ids))
 
 
+class PatchPeer(NamedTuple):
+    """The other end of a patch port."""
+
+    bridge: Bridge
+    port: UUID
+    interface: Interface
+
+
 @dataclass(frozen=True)
 class Database:
     """The rows that matter, and the Open_vSwitch row's settings."""
@@ -189,6 +203,27 @@ class Database:
         return {
             mirror: bridge.name for bridge in self.bridges.values() for mirror in bridge.mirrors
         }
+
+    @cached_property
+    def _patch_ends(self) -> Mapping[str, PatchPeer]:
+        """The patch ports that there are, by the names of their interfaces."""
+        return {
+            row.name: PatchPeer(bridge, port, row)
+            for bridge in self.bridges.values()
+            for port in bridge.ports
+            if port in self.ports
+            for row in map(self.interfaces.get, self.ports[port].interfaces)
+            if row is not None and row.type == PATCH_TYPE
+        }
+
+    def patch_peer(self, interface: UUID) -> PatchPeer | None:
+        """The other end of a patch port, if both name each other: `ofport_update_peer` in
+        `ofproto/ofproto-dpif.c`; None for an interface of another type."""
+        row = self.interfaces.get(interface)
+        if row is None or row.peer is None:
+            return None
+        peer = self._patch_ends.get(row.peer)
+        return peer if peer is not None and peer.interface.peer == row.name else None
 
     @cached_property
     def revalidation_toggles(self) -> tuple[RevalidationToggle, ...]:

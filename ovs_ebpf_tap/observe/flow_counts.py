@@ -6,7 +6,6 @@ collector stop everything for long.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import count
 from typing import TypeVar
 
@@ -74,11 +73,6 @@ class FlowCounts:
             for alike in self._alike.values():
                 self._name(alike)
         return self._flows.copy()
-
-    @property
-    def traits(self) -> Iterable[int]:
-        """Those of all flows."""
-        return {does.traits for does in self._alike}
 
     def _add(self, does: Does, name: int) -> tuple[_Alike, int]:
         alike = self._alike.get(does)

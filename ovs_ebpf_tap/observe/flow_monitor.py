@@ -6,7 +6,7 @@ the control socket), is late, and costs ovs-vswitchd's main thread 650 ms each t
 flows, where the monitor costs 300 ms once, and nothing that can be measured for each change after.
 Monitors of OpenFlow 1.0 will not do: they leave out `push_vlan` and `write_actions`. Those of 1.3
 and later need Open vSwitch 3.0 or later; with an earlier one, or on a bridge whose `protocols` has
-none of 1.3, 1.4 and 1.5, the traits of the flow tables stay unknown.
+none of 1.3, 1.4 and 1.5, the flow tables stay unknown.
 
 Flows that OVS hides are not told of: those of in-band control, which send to NORMAL only. What a
 controller does with a packet-out is in no flow.
@@ -22,8 +22,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ovs_ebpf_tap.model.flow import Group, Pipeline
-from ovs_ebpf_tap.model.flow_traits import FlowTraits
-from ovs_ebpf_tap.observe import ofp, ofp_actions
+from ovs_ebpf_tap.observe import ofp
 from ovs_ebpf_tap.observe.flow_counts import VERSIONS, FlowCounts
 from ovs_ebpf_tap.observe.ofp_groups import groups
 from ovs_ebpf_tap.observe.ofp_pipeline import ANYTHING, groups_of
@@ -48,11 +47,16 @@ class FlowMonitor(Channel):
         self._groups_arriving: list[bytes] | None = None
         self._groups_due = 0.0
         self._groups_version = next(VERSIONS)
+        self._known: int | None = None
+        """The last version of which all groups were known."""
 
     @property
     def version(self) -> int | None:
-        """A number for each pipeline that was seen, never twice; None until all flows were."""
-        return max(self._counts.version, self._groups_version) if self._complete else None
+        """A number for each pipeline that was seen, never twice; None until all flows were, and the
+        groups that they use."""
+        if self._complete and self._counts.groups.keys() <= self._groups.keys():
+            self._known = max(self._counts.version, self._groups_version)
+        return self._known
 
     @property
     def pipeline(self) -> Pipeline:
@@ -65,20 +69,6 @@ class FlowMonitor(Channel):
         return Pipeline(self._counts.flows, {**self._groups, **unknown})
 
     @property
-    def traits(self) -> FlowTraits | None:
-        """The traits of all flows together; None until all of them were seen."""
-        if not self._complete:
-            return None
-        here = 0
-        for traits in self._counts.traits:
-            here |= traits
-        return FlowTraits(
-            modifies=bool(here & ofp_actions.MODIFIES),
-            outputs=bool(here & ofp_actions.OUTPUTS),
-            repeats=bool(here & ofp_actions.REPEATS),
-        )
-
-    @property
     def _serves(self) -> bool:
         return self._complete
 
@@ -87,6 +77,7 @@ class FlowMonitor(Channel):
         self._counts.clear()
         self._set_groups({})
         self._groups_read, self._groups_arriving = b"", None
+        self._known = None
 
     def _choose(self, offered: frozenset[int]) -> int | None:
         return max(offered & LATER_VERSIONS, default=None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import ovs.poller
 
 from ovs_ebpf_tap.model.flow import Pipeline
-from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.flow_traits import PortFlags
 from ovs_ebpf_tap.observe.flow_monitor import FlowMonitor
 from ovs_ebpf_tap.observe.openflow_channel import Channel, management_socket, may_serve
 from ovs_ebpf_tap.observe.port_flags import PortFlagsPoller
@@ -28,10 +28,8 @@ class FlowTables:
         self._flows: dict[str, FlowMonitor] = {}
         self._ports: dict[str, PortFlagsPoller] = {}
         self._order: deque[Channel] = deque()
-        self.traits: Mapping[str, FlowTraits] = {}
-        """By bridge; those of which nothing is known, not yet or no longer, are absent."""
         self.port_flags: Mapping[str, PortFlags] = {}
-        """By bridge, as `traits`."""
+        """By bridge; those of which nothing is known, not yet or no longer, are absent."""
 
     def watch(self, bridges: Collection[str]) -> None:
         """Watches these bridges from now on, and no others; any number of times."""
@@ -50,25 +48,24 @@ class FlowTables:
         self.watch(())
 
     def run(self) -> bool:
-        """Takes in what has arrived; returns whether `traits` or `port_flags` changed."""
+        """Takes in what has arrived; returns whether `port_flags` changed."""
         until = time.monotonic() + _RUN
         for _ in range(len(self._order)):
             self._order.rotate(-1)  # Those that time does not reach come first the next time.
             self._order[-1].run(until)
             if time.monotonic() >= until:
                 break
-        flows = ((name, channel.traits) for name, channel in self._flows.items())
-        traits = {name: each for name, each in flows if each is not None}
         ports = ((name, channel.flags) for name, channel in self._ports.items())
         flags = {name: each for name, each in ports if each is not None}
-        changed = (traits, flags) != (self.traits, self.port_flags)
+        changed = flags != self.port_flags
         if changed:
-            self.traits, self.port_flags = traits, flags
+            self.port_flags = flags
         return changed
 
     @property
     def versions(self) -> Mapping[str, int]:
-        """By bridge, as `traits`: another number whenever its pipeline is another."""
+        """By bridge: another number whenever its pipeline is another; bridges of which nothing is
+        known, not yet or no longer, are absent."""
         numbers = ((name, channel.version) for name, channel in self._flows.items())
         return {name: number for name, number in numbers if number is not None}
 

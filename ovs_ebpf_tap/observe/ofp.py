@@ -11,7 +11,6 @@ from struct import Struct
 from typing import NamedTuple
 
 from ovs_ebpf_tap.model.flow import Flow
-from ovs_ebpf_tap.observe.ofp_actions import traits_of_instructions
 from ovs_ebpf_tap.observe.ofp_fields import match_of
 from ovs_ebpf_tap.observe.ofp_pipeline import instructions_of
 
@@ -229,10 +228,9 @@ class Does(NamedTuple):
     """What a flow does."""
 
     flows: tuple[Flow, ...]
-    """Itself, if it does anything, and the flows that it may add, if they have outputs."""
+    """Itself, if it does anything, and the flows that it may add, as `Flow` has it."""
     groups: frozenset[int]
     """The groups that it uses."""
-    traits: int
 
 
 class FlowUpdate(NamedTuple):
@@ -286,5 +284,4 @@ def _flow_update(version: int, content: bytes, at: int, end: int, removed: bool)
     instructions = content[middle:end]
     parsed = instructions_of(table, instructions)
     own = (Flow(table, match_of(match), parsed.actions),) if parsed.actions else ()
-    traits = traits_of_instructions(instructions)
-    return FlowUpdate(key, cookie, Does(own + parsed.learned, parsed.groups, traits))
+    return FlowUpdate(key, cookie, Does(own + parsed.learned, parsed.groups))

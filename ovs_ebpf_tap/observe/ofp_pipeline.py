@@ -75,7 +75,7 @@ class Instructions:
 
     actions: Actions
     learned: tuple[Flow, ...]
-    """The flows that it may add, those that have outputs."""
+    """The flows that it may add, those that have outputs or change packets."""
     groups: frozenset[int]
     """The groups that it uses."""
 
@@ -279,7 +279,7 @@ class _Parser:
 
     def _learn(self, action: bytes, *, second: bool) -> Iterable[Action]:
         learned = learn(action, second=second)
-        if any(isinstance(each, Output) for each in learned.actions):
+        if any(isinstance(each, Output | Modify) for each in learned.actions):
             if self._table is None:
                 return ANYTHING
             flow = Flow(learned.table, learned.match, simplified(learned.actions))

@@ -10,8 +10,9 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from ovs_ebpf_tap.model.rows import Bridge, Database, Interface, Mirror, Port
+from ovs_ebpf_tap.model.rows import PATCH_TYPE, Bridge, Database, Interface, Mirror, Port
 from ovs_ebpf_tap.model.tunnel import TunnelOptions
+from ovs_ebpf_tap.observe.ofp_fields import widened
 from ovs_ebpf_tap.observe.replica import Replica
 
 # LEGACY_MAX_VLAN_HEADERS and FLOW_MAX_VLAN_HEADERS in OVS's `include/openvswitch/flow.h`.
@@ -154,7 +155,15 @@ def _interface(row: Any, columns: Sequence[str]) -> Interface:
         and _NO_DEVICE not in _first(row.error, ""),
         ifindex=_first(row.ifindex),
         tunnel=TunnelOptions.parse(row.type, row.options),
+        ofport=_ofport(row.ofport),
+        peer=row.options.get("peer") if row.type == PATCH_TYPE else None,
     )
+
+
+def _ofport(numbers: Sequence[int]) -> int | None:
+    """The number that OpenFlow 1.1 and later have: those of reserved ports have 32 bits."""
+    found = next((number for number in numbers if number >= 0), None)
+    return None if found is None else widened(found)
 
 
 def _mirror(row: Any, columns: Sequence[str]) -> Mirror:

@@ -56,6 +56,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "Interface": (
         "name",
         "type",
+        "options",
         "ofport",
         "error",
         "ifindex",

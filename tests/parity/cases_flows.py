@@ -245,17 +245,18 @@ CASES = [
         Case(
             f"group_{name}",
             ports("a b c m"),
-            left("more than once", CaseMirror(dst="b c", output="m")),
+            [CaseMirror(dst="b c", output="m")],
             [*BOTH_WAYS, ("a", talk("a", "b")), ("a", talk("a", "c"))],
             groups=[f"group_id=1,{group}"],
             flows=["in_port={a},actions=group:1", "priority=0,actions=NORMAL"],
+            modifies=True,
         )
         for name, group in GROUPS.items()
     ),
     Case(
         "learned_flows",
         ports("a b m"),
-        left("more than once", CaseMirror(src="b", dst="a", output="m")),
+        [CaseMirror(src="b", dst="a", output="m")],
         [("a", talk("a", "b")), ("b", talk("b", "a"))],
         flows=[
             "table=0,in_port={a},actions=learn(table=1,NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],"
@@ -285,14 +286,14 @@ CASES = [
     Case(
         "output_between_access_ports",
         ports("m", a=CasePort(tag=10), b=CasePort(tag=20)),
-        left("VLAN settings", CaseMirror(src="a", dst="b", output="m")),
+        left("VLAN settings differ", CaseMirror(src="a", dst="b", output="m")),
         [*BOTH_WAYS, *TAGGED],
         flows=["in_port={a},actions=output:{b}", "in_port={b},actions=output:{a}"],
     ),
     Case(
         "output_to_an_access_port",
         ports("a m", b=CasePort(tag=20)),
-        left("VLAN settings", CaseMirror(dst="b", output="m")),
+        [CaseMirror(dst="b", output="m")],
         [*BOTH_WAYS, *TAGGED],
         flows=["in_port={a},actions=output:{b}"],
         all_hooks=True,
@@ -300,7 +301,7 @@ CASES = [
     Case(
         "output_what_is_not_admitted",
         ports("b m", a=CasePort(tag=10), c=CasePort(trunks=(20,))),
-        left("VLAN settings", CaseMirror(src="a c", dst="c", output="m")),
+        left("VLAN settings differ", CaseMirror(src="a c", dst="c", output="m")),
         [*BOTH_WAYS, *TAGGED, ("c", flood("c")), ("c", flood("c", [20]))],
         flows=["in_port={a},actions=output:{c}", "in_port={c},actions=output:{b}"],
     ),
@@ -308,7 +309,7 @@ CASES = [
         "output_several_times",
         ports("a b m"),
         left(
-            "more than once",
+            "more than once, which Open vSwitch copies once",
             CaseMirror(src="a", dst="b", output="m"),
             CaseMirror(dst="b", output="m"),
         ),
@@ -318,7 +319,7 @@ CASES = [
     Case(
         "output_several_times_destination_only",
         ports("a b m"),
-        left("more than once", CaseMirror(dst="b", output="m")),
+        left("more than once, which Open vSwitch copies once", CaseMirror(dst="b", output="m")),
         BOTH_WAYS,
         flows=["in_port={a},actions=output:{b},output:{b}", "priority=0,actions=NORMAL"],
     ),
@@ -340,20 +341,56 @@ CASES = [
     Case(
         "sent_back_twice_as_often",
         ports("a b m"),
-        left("more than once", CaseMirror(src="a", dst="a b", output="m")),
+        left(
+            "more than once, which Open vSwitch copies once",
+            CaseMirror(src="a", dst="a b", output="m"),
+        ),
         [("a", [broadcast("a")] * 20), ("b", [broadcast("a")] * 5)],
         flows=["in_port={a},actions=in_port,output:{b},in_port", "priority=0,actions=NORMAL"],
     ),
     Case(
         "vlan_of_the_way",
         ports("a m", b=CasePort(tag=20), n=CasePort(tag=20)),
-        left(
-            "VLAN settings",
-            CaseMirror(src="a", dst="b", output="m"),
+        [
+            *left("VLAN settings differ", CaseMirror(src="a", dst="b", output="m")),
             CaseMirror(dst="b", output="n"),
-        ),
-        [("a", [with_tags(broadcast("a"), [10])]), *BOTH_WAYS],
+        ],
+        [("a", [with_tags(broadcast("a"), [10])]), *TAGGED, *BOTH_WAYS],
         flows=["in_port={a},dl_vlan=10,actions=strip_vlan,output:{b}", "priority=0,actions=NORMAL"],
+    ),
+    Case(
+        "a_second_tag_is_left_to_an_access_port",
+        ports("a m", b=CasePort(tag=20)),
+        [CaseMirror(dst="b", output="m")],
+        [("a", flood("a", [10, 20])), ("a", flood("a", [10])), *BOTH_WAYS],
+        flows=["in_port={a},dl_vlan=10,actions=strip_vlan,output:{b}"],
+    ),
+    Case(
+        "between_ports_of_one_vlan",
+        ports("m", a=CasePort(tag=20), b=CasePort(tag=20)),
+        [CaseMirror(src="a b", dst="a b", output="m")],
+        [*BOTH_WAYS, ("a", talk("a", "b"))],
+        flows=["in_port={a},ip,actions=output:{b}", "priority=0,actions=NORMAL"],
+    ),
+    Case(
+        "networks_by_registers",
+        ports("m", a=CasePort(tag=10), b=CasePort(tag=10), c=CasePort(tag=20), d=CasePort(tag=20)),
+        [CaseMirror(src="a b c d", dst="a b c d", output="m")],
+        [*BOTH_WAYS, ("a", talk("a", "b")), ("c", flood("c")), ("c", flood("d"))],
+        flows=[
+            "table=0,in_port={a},actions=load:10->NXM_NX_REG6[],resubmit(,73)",
+            "table=0,in_port={b},actions=load:10->NXM_NX_REG6[],resubmit(,73)",
+            "table=0,in_port={c},actions=load:20->NXM_NX_REG6[],resubmit(,73)",
+            "table=0,in_port={d},actions=load:20->NXM_NX_REG6[],resubmit(,73)",
+            "table=73,priority=9,reg6=10,ip,actions=load:1->NXM_NX_REG5[],resubmit(,82)",
+            "table=73,priority=9,reg6=20,ip,actions=load:2->NXM_NX_REG5[],resubmit(,82)",
+            "table=73,priority=0,actions=NORMAL",
+            "table=82,reg5=1,in_port={a},actions=output:{b}",
+            "table=82,reg5=1,in_port={b},actions=output:{a}",
+            "table=82,reg5=2,in_port={c},actions=output:{d}",
+            "table=82,reg5=2,in_port={d},actions=output:{c}",
+        ],
+        all_hooks=True,
     ),
     Case(
         "drop_of_one_port",
@@ -391,7 +428,7 @@ CASES = [
     Case(
         "all_action",
         ports("m", a=CasePort(tag=10), b=CasePort(tag=20), c=CasePort()),
-        left("VLAN settings", CaseMirror(src="a", dst="b c", output="m")),
+        left("VLAN settings differ", CaseMirror(src="a", dst="b c", output="m")),
         BOTH_WAYS,
         flows=["actions=ALL"],
     ),

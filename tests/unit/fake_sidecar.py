@@ -11,8 +11,10 @@ from uuid import UUID
 from builders import World
 
 from ovs_ebpf_tap.daemon.observer import Events, Observation
+from ovs_ebpf_tap.decide.followed_ports import followed_ports
 from ovs_ebpf_tap.model.counters import Counters
 from ovs_ebpf_tap.model.desired import Hook, Rule
+from ovs_ebpf_tap.model.flow_traits import OpenFlow
 from ovs_ebpf_tap.model.rows import Database
 from ovs_ebpf_tap.model.transaction import Transaction
 
@@ -169,7 +171,8 @@ class FakeObserver:
         self.world = world
         self.events = Events(False, False, False, frozenset())
         self.wake = math.inf
-        self.watched: list[str] = []
+        self.followed: list[str] = []
+        """Bridges."""
         self.refreshed = 0
         self.closed = False
 
@@ -187,11 +190,12 @@ class FakeObserver:
             world.db, dict(world.devices), world.openflow, surroundings.state, surroundings.reserved
         )
 
+    def follow_flows(self, db: Database) -> OpenFlow:
+        self.followed = sorted(followed_ports(db))
+        return self.world.openflow
+
     def hidden(self, seen: Observation) -> Mapping[int, str]:
         return {}
-
-    def watch(self, bridges: Collection[str]) -> None:
-        self.watched = sorted(bridges)
 
     def wait(self, poller: Any) -> None:
         pass

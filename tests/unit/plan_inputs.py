@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -16,7 +17,8 @@ from ovs_ebpf_tap.model.desired import (
     Plan,
 )
 from ovs_ebpf_tap.model.device import Device
-from ovs_ebpf_tap.model.flow_traits import FlowTraits, OpenFlow, PortFlags
+from ovs_ebpf_tap.model.flow import IN_PORT, FlowName, Known
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, OpenFlow, PortFlags, PortPaths
 from ovs_ebpf_tap.model.rows import (
     MODE_KEY,
     PROTECTED_KEY,
@@ -124,7 +126,19 @@ MIRROR_COLUMNS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         ),
     }
 )
-TRAITS = mostly(FlowTraits(), st.none() | st.builds(FlowTraits, *[st.booleans()] * 3))
+ORIGINS = st.frozensets(st.just(Known()) | st.integers(1, 6).map(partial(Known.of, IN_PORT)))
+PATHS = st.builds(
+    PortPaths,
+    mostly(None, st.just(FlowName(1, 2, 3))),
+    st.none() | st.just(FlowName(4, 5, 6)),
+    ORIGINS,
+    ORIGINS,
+    mostly(False, st.just(True)),
+)
+LEADING = mostly({}, st.dictionaries(st.integers(1, 6), PATHS))
+TRAITS = mostly(
+    FlowTraits(), st.none() | st.builds(FlowTraits, *[st.booleans()] * 3, ports=LEADING)
+)
 
 
 def mostly_from(near: list[UUID], far: list[UUID]) -> st.SearchStrategy[UUID]:

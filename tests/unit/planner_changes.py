@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from ovs_ebpf_tap.model.desired import (
     CLSACT,
     INGRESS,
 )
-from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags, PortPaths
 from ovs_ebpf_tap.model.limits import MAX_NATIVE_MIRRORS
 from ovs_ebpf_tap.model.rows import MODE_KEY
 from ovs_ebpf_tap.model.tunnel import TunnelOptions
@@ -118,6 +119,32 @@ def flows(traits: FlowTraits | None) -> Change:
     return lambda world: world.traits.update({"br0": traits})
 
 
+def leads_to(*, normal: bool = True, **ports: PortPaths | None) -> Change:
+    """What is known of how packets come to ports, whose OpenFlow numbers `ofport` gives."""
+
+    def change(world: World) -> None:
+        for each, interface in world.interfaces.items():
+            world.interfaces[each] = replace(interface, ofport=ofport(each))
+        known = {each: ports.get(each, PortPaths()) for each in world.interfaces}
+        found = {
+            ofport(each): replace(
+                paths,
+                origins=paths.origins or frozenset(),
+                tagged_origins=paths.tagged_origins or frozenset(),
+            )
+            for each, paths in known.items()
+            if paths is not None
+        }
+        world.traits["br0"] = FlowTraits(outputs=True, normal=normal, ports=found)
+
+    return change
+
+
+def ofport(name: str) -> int:
+    """The OpenFlow number that `leads_to` gives a port."""
+    return sum(name.encode())
+
+
 def bond(mode: str | None, active: str | None) -> Change:
     """As the output, with the member in use."""
 
@@ -154,9 +181,9 @@ def on_two_bridges(world: World) -> None:
     world.set_bridge("br1", mirrors=world.bridges["br0"].mirrors)
 
 
-def selects(destinations: str) -> Change:
+def selects(destinations: str, *, src: str = "") -> Change:
     def change(world: World) -> None:
-        world.remake_mirror("m", dst=destinations, out="out")
+        world.remake_mirror("m", src=src, dst=destinations, out="out")
 
     return change
 

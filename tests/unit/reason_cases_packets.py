@@ -9,8 +9,10 @@ from planner_changes import (
     beside,
     both,
     flows,
+    leads_to,
     mirror,
     new_port,
+    ofport,
     port,
     selects,
     to_vlan,
@@ -20,7 +22,13 @@ from planner_changes import (
 from ovs_ebpf_tap.model.desired import (
     NATIVE,
 )
-from ovs_ebpf_tap.model.flow_traits import FlowTraits
+from ovs_ebpf_tap.model.flow import IN_PORT, FlowName, Known
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortPaths
+
+BY_NUMBER = FlowName(82, 90, 0)
+NUMBERED = PortPaths(numbered=BY_NUMBER, origins=frozenset({Known()}))
+TAGGED = PortPaths(numbered=BY_NUMBER, tagged_origins=frozenset({Known.of(IN_PORT, ofport("a"))}))
+FROM_PORT_A = PortPaths(numbered=BY_NUMBER, origins=frozenset({Known.of(IN_PORT, ofport("a"))}))
 
 CASES: list[ReasonCase] = [
     # Leaving packets.
@@ -109,16 +117,69 @@ CASES: list[ReasonCase] = [
         "it selects leaving packets, and the flow tables are not known (yet)",
     ),
     (
-        "outputs beside VLANs",
-        both(flows(FlowTraits(outputs=True)), port("b", tag=5)),
+        "flows to a port unknown",
+        leads_to(b=None),
         NATIVE,
-        "it selects leaving packets of ports with VLAN settings, and flows that output to ports",
+        "it selects leaving packets, and the flow tables are not known (yet)",
+    ),
+    (
+        "flows to a port undecided",
+        leads_to(b=PortPaths(undecided=True)),
+        NATIVE,
+        "it selects leaving packets, and the bridge has too many flows to find out within a second "
+        "how packets come to port b",
     ),
     (
         "repeats",
-        flows(FlowTraits(repeats=True)),
+        leads_to(b=PortPaths(repeats=FlowName(3, 90, 7))),
         NATIVE,
-        "it selects leaving packets, and flows output to a port more than once",
+        "flow table=3,priority=90,cookie=0x7 may output a packet to port b more than once",
+    ),
+    (
+        "outputs to a native-tagged port",
+        both(leads_to(b=NUMBERED), port("b", vlan_mode="native-tagged", tag=5)),
+        NATIVE,
+        "flow table=82,priority=90 outputs to port b by number, whose VLAN settings are native-tag",
+    ),
+    (
+        "outputs to a port with priority-tags",
+        both(leads_to(b=NUMBERED), port("b", priority_tags="always")),
+        NATIVE,
+        "flow table=82,priority=90 outputs to port b by number, whose VLAN settings are with prior",
+    ),
+    (
+        "outputs to an access port, with a tag",
+        both(leads_to(b=TAGGED), port("b", tag=5), selects("b")),
+        NATIVE,
+        "flow table=82,priority=90 outputs to access port b by number, also packets that may",
+    ),
+    (
+        "outputs between VLANs",
+        both(leads_to(b=NUMBERED), port("b", tag=5), selects("b", src="a")),
+        NATIVE,
+        "flow table=82,priority=90 outputs to port b by number packets that are also selected at "
+        "port a, whose VLAN settings differ",
+    ),
+    (
+        "outputs between VLANs, by two mirrors",
+        both(leads_to(b=NUMBERED), port("b", tag=5), selects("b"), beside(src="a", out="out")),
+        NATIVE,
+        "flow table=82,priority=90 outputs to port b by number packets that are also selected at "
+        "port a, whose VLAN settings differ",
+    ),
+    (
+        "outputs to two VLANs",
+        both(leads_to(b=NUMBERED, c=FROM_PORT_A), port("b", tag=5), selects("b c")),
+        NATIVE,
+        "flow table=82,priority=90 outputs to port b by number packets that are also selected at "
+        "port c, whose VLAN settings differ",
+    ),
+    (
+        "outputs to an output, and NORMAL",
+        both(leads_to(out=NUMBERED), port("out", tag=5), selects("out b")),
+        NATIVE,
+        "flow table=82,priority=90 outputs to port out by number packets that are also selected at "
+        "port b, whose VLAN settings differ",
     ),
     # Other mirrors.
     (

@@ -11,6 +11,7 @@ from ovs_ebpf_tap.decide.checks.port_devices import (
 from ovs_ebpf_tap.decide.checks.port_hooks import check_hooks
 from ovs_ebpf_tap.decide.checks.snaplen import check_cut_at
 from ovs_ebpf_tap.decide.checks.tunnels import is_hooked_tunnel
+from ovs_ebpf_tap.decide.seen_port import DEVICE_TYPES
 from ovs_ebpf_tap.decide.topology import Topology
 from ovs_ebpf_tap.model.reasons import port_reasons
 from ovs_ebpf_tap.model.rows import Mirror, Port
@@ -30,6 +31,8 @@ def check_outputs(topology: Topology, mirror: Mirror) -> None:
 def check_selected(topology: Topology, mirror: Mirror) -> None:
     """That hooks can see what the mirror selects."""
     for port in topology.selected(mirror):
+        if _needs_no_hook(topology, mirror, port):
+            continue
         where = f"port {port.name}"
         for interface in topology.interfaces(port):
             if not is_hooked_tunnel(topology, interface):
@@ -39,6 +42,27 @@ def check_selected(topology: Topology, mirror: Mirror) -> None:
             check_place(topology, interface, where)
             check_lost(topology, interface, where)
         check_hooks(topology, port, where)
+
+
+def _needs_no_hook(topology: Topology, mirror: Mirror, port: Port) -> bool:
+    """Whether no copy is due of a port without a device that is not made at other ports.
+
+    A patch is no wire: what leaves by it was copied, in its form then, when it arrived on a port.
+    """
+    if any(
+        interface.type in DEVICE_TYPES or is_hooked_tunnel(topology, interface)
+        for interface in topology.interfaces(port)
+    ):
+        return False
+    if not topology.vlans(port).inside & topology.vlan_set(mirror):
+        return True
+    sources, silent = topology.source_uuids(mirror), topology.context.silent
+    if port.uuid in sources and port.uuid not in silent:
+        return False
+    elsewhere = topology.seen.keys() - topology.reserved - silent
+    return port.uuid not in topology.destination_uuids(mirror) or (
+        topology.whole and elsewhere <= set(sources)
+    )
 
 
 def _check_output(topology: Topology, output: Port, where: str, *, named: bool) -> None:

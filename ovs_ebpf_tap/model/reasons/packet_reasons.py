@@ -60,17 +60,35 @@ FLOWS_UNKNOWN = Reason(
     "Wait a moment; if it lasts, add `OpenFlow13`, `OpenFlow14` or `OpenFlow15` to the bridge's "
     "`protocols`.",
 )
+FLOWS_TOO_MANY = Reason(
+    "it selects leaving packets, and the bridge has too many flows to find out within a second how "
+    "packets come to port {port}",
+    "What flows do to a packet decides whether Open vSwitch copies it again when it leaves.",
+    "Select no leaving packets of the port.",
+)
 FLOWS_BYPASS_VLANS = Reason(
-    "it selects leaving packets of ports with VLAN settings, and flows that output to ports pass "
-    "by these",
-    "Tags of a packet that a flow outputs to a port do not tell which VLAN it was in.",
-    "Use only `NORMAL` in flows, or select no leaving packets.",
+    "{flow} outputs to port {port} by number, whose VLAN settings are {settings}",
+    "Tags of a packet that a flow outputs to such a port do not tell which VLAN it was in.",
+    "Have flows output to the port with `NORMAL`, make it a trunk or an access port without "
+    "`priority-tags`, or do not select what leaves there.",
+)
+FLOWS_KEEP_TAGS = Reason(
+    "{flow} outputs to access port {port} by number, also packets that may have a VLAN tag",
+    "Open vSwitch does not copy such a packet, but one that NORMAL sends there with a second tag; "
+    "a hook can't tell them apart.",
+    "Have the flow take the tag off (`strip_vlan`), or do not select what leaves there.",
+)
+FLOWS_MIX_VLANS = Reason(
+    "{flow} outputs to port {port} by number packets that are also selected at port {other}, whose "
+    "VLAN settings differ",
+    "A hook sees the packet in one VLAN at one port, and in another VLAN at the other.",
+    "Give the ports the same VLAN settings, select one of them, or give the mirrors of the two "
+    "different outputs.",
 )
 FLOWS_REPEAT = Reason(
-    "it selects leaving packets, and flows output to a port more than once, which Open vSwitch "
-    "copies once",
+    "{flow} may output a packet to port {port} more than once, which Open vSwitch copies once",
     "A hook can't tell the second packet from the first one of another packet that is alike.",
-    "Have flows output to each port once, or select no leaving packets.",
+    "Have flows output to the port once, or do not select what leaves there.",
 )
 
 # Copies of other mirrors.

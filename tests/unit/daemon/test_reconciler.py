@@ -104,7 +104,7 @@ def test_a_mirror_is_offloaded(bench: ReconcilerBench) -> None:
     assert bench.row.parked
     assert bench.row.external_ids[STATE_KEY] == "offloaded"
     assert bench.reconciler.decisions.offloaded == 1
-    assert bench.observer.watched == ["br0"]
+    assert bench.observer.followed == ["br0"]
 
 
 def test_hooks_come_before_the_row_is_parked(bench: ReconcilerBench) -> None:
@@ -219,7 +219,7 @@ def test_hooks_stay_for_a_row_that_is_made_anew(ovn: ReconcilerBench) -> None:
     assert ovn.datapath.mirrors == {former}
     assert wake <= ovn.now + LINGER
     assert ovn.reconciler.waits_for_rows
-    assert ovn.observer.watched == ["br0"]
+    assert ovn.observer.followed == ["br0"]
     make_anew(ovn)
     ovn.drain.done = False
     ovn.now += LINGER / 2

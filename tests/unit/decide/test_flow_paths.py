@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovs_ebpf_tap.decide.flow_graph import FlowGraph
-from ovs_ebpf_tap.decide.flow_paths import port_paths
+from ovs_ebpf_tap.decide.flow_paths import port_paths, traits_of
 from ovs_ebpf_tap.model.flow import (
     ALL_PORTS,
     ANY_PORT,
@@ -40,7 +40,7 @@ from ovs_ebpf_tap.model.flow import (
     ToGroup,
     register,
 )
-from ovs_ebpf_tap.model.flow_traits import PortPaths
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, FollowedPort, PortPaths
 
 REG5, REG6, REG14, REG15 = register(5), register(6), register(14), register(15)
 P, Q, R = 1, 2, 3
@@ -67,7 +67,7 @@ def pipeline(*flows: Flow, groups: dict[int, Group] | None = None) -> Pipeline:
 
 
 def paths(given_: Pipeline, port: int = Q, *, reserved: bool = False) -> PortPaths:
-    return port_paths(given_, FlowGraph.of(given_), port, reserved=reserved)
+    return port_paths(given_, FlowGraph.of(given_), port, FollowedPort(reserved, vlans=True))
 
 
 def arriving(*numbers: int) -> frozenset[Known]:
@@ -85,6 +85,10 @@ REPEATING = {
     "NORMAL twice": [flow(0, (), Output(NORMAL), Output(NORMAL))],
     "and to any port": [flow(0, (), Output(ANY_PORT), OUT_Q)],
     "by a register": [flow(0, (), OUT_Q, load(REG5, Q), OutputField(REG5))],
+    "by a register, as NORMAL": [flow(0, (), OUT_Q, load(REG5, 0xFFFA), OutputField(REG5))],
+    "by a register, back": [
+        flow(0, (), Output(IN_PORT_PORT), load(REG5, 0xFFF8), OutputField(REG5))
+    ],
     "by an unknown register": [flow(0, (), OUT_Q, Forget(REG5.mask), OutputField(REG5))],
     "in a table": [flow(0, (), Resubmit(1), OUT_Q), flow(1, (), OUT_Q)],
     "in a table twice": [flow(0, (), Resubmit(1), Resubmit(1)), flow(1, (), OUT_Q)],
@@ -252,8 +256,9 @@ def test_origins_behind_a_change() -> None:
     """Other forms count, too."""
     found = paths(pipeline(flow(0, [(IN_PORT, P)], Clone((Modify(), OUT_Q)))))
     assert found.origins == arriving(P)
-    assert paths(pipeline(flow(0, (), OUT_Q))).origins == {Known()}
-    assert paths(pipeline(flow(0, (), Output(NORMAL)))) == PortPaths()
+    assert paths(pipeline(flow(0, (), OUT_Q))).origins == frozenset({Known()})
+    found = paths(pipeline(flow(0, (), Output(NORMAL))))
+    assert found == PortPaths(origins=frozenset(), tagged_origins=frozenset())
 
 
 def test_tagged_packets() -> None:
@@ -270,7 +275,24 @@ def test_tagged_packets() -> None:
     assert found.tagged_origins == frozenset()
     found = paths(pipeline(flow(0, [(IN_PORT, P)], *push, OUT_Q), flow(0, [(IN_PORT, R)], OUT_Q)))
     tagged = Known.of(IN_PORT, R).both(Known.of(VLAN, VLAN_PRESENT, VLAN_PRESENT))
-    assert found.tagged_origins == {*arriving(P), tagged}
+    assert found.tagged_origins == arriving(P) | {tagged}
+
+
+@pytest.mark.parametrize(
+    ("actions", "traits"),
+    [
+        ((Output(NORMAL),), FlowTraits()),
+        ((), FlowTraits(normal=False)),
+        ((Clone((OUT_Q,)),), FlowTraits(normal=False, outputs=True)),
+        ((OutputField(REG5),), FlowTraits(outputs=True)),
+        ((Clone((Modify(always=False),)),), FlowTraits(normal=False, modifies=True)),
+        ((load(VLAN, 0),), FlowTraits(normal=False, strips=True)),
+        ((load(VLAN, VLAN_PRESENT | 5), load(REG5, 0)), FlowTraits(normal=False)),
+    ],
+)
+def test_traits(actions: tuple[Action, ...], traits: FlowTraits) -> None:
+    """What some flow does, whether packets reach it or not."""
+    assert traits_of(FlowGraph.of(pipeline(flow(7, (), *actions))), {}) == traits
 
 
 def test_loops_end() -> None:
@@ -294,7 +316,7 @@ def test_too_many_flows() -> None:
 # Random pipelines, beside packets that take random ways through them.
 
 FIELDS = [REG5, REG15, IN_PORT, VLAN]
-VALUES = [0, 1, 2, VLAN_PRESENT]
+VALUES = [0, 1, 2, VLAN_PRESENT, IN_PORT_PORT & 0xFFFF, NORMAL & 0xFFFF, FLOOD & 0xFFFF]
 fields = st.sampled_from(FIELDS)
 values = st.sampled_from(VALUES)
 loads = st.builds(lambda bits, value: load(bits, value), fields, values)
@@ -394,8 +416,8 @@ class Packet:
                 if port != in_port:
                     self.leave(port, numbered=True)
             case OutputField(source):
-                if self.get(source) != in_port:
-                    self.leave(self.get(source), numbered=True)
+                number = self.get(source)
+                self.do(Output(number | 0xFFFF0000 if number > 0xFF00 else number))
             case Load(written):
                 self.put(written)
             case Move(source, destination):
@@ -435,6 +457,6 @@ def test_no_packet_does_what_was_not_found(through: Pipeline, seed: int) -> None
         for port, _, numbered, tagged in packet.left:
             if port in found and numbered:
                 assert found[port].numbered is not None
-                assert any(origin.meets(each) for each in found[port].origins)
+                assert any(origin.meets(each) for each in found[port].origins or ())
                 if tagged:
-                    assert any(origin.meets(each) for each in found[port].tagged_origins)
+                    assert any(origin.meets(each) for each in found[port].tagged_origins or ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,9 +18,11 @@ from planner_changes import (
     filtered,
     flags,
     flows,
+    leads_to,
     mirror,
     new_port,
     no_device,
+    ofport,
     plain,
     port,
     refuse,
@@ -36,8 +39,19 @@ from ovs_ebpf_tap.model.desired import (
     OFFLOADED,
     TCX,
 )
-from ovs_ebpf_tap.model.flow_traits import FlowTraits
+from ovs_ebpf_tap.model.flow import IN_PORT, FlowName, Known
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortPaths
 from ovs_ebpf_tap.model.rows import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY
+
+NUMBERED = PortPaths(numbered=FlowName(0, 1, 0), origins=frozenset({Known()}))
+
+
+def untagged(name: str) -> PortPaths:
+    """Packets without a tag come from one port by number."""
+    return replace(NUMBERED, origins=frozenset({Known.of(IN_PORT, ofport(name))}))
+
+
+FROM_PORT_C = replace(untagged("c"), tagged_origins=untagged("c").origins)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +143,22 @@ from ovs_ebpf_tap.model.rows import MODE_KEY, PROTECTED_KEY, SELECT_VLAN_KEY
         flows(FlowTraits(outputs=True)),
         flows(FlowTraits(modifies=True)),
         both(flows(FlowTraits(modifies=True)), port("b", tag=5)),
+        leads_to(b=NUMBERED),
+        both(leads_to(b=NUMBERED), port("b", trunks=(5, 6)), selects("b")),
+        # Ports of one VLAN, or of several between which flows send nothing.
+        both(leads_to(b=NUMBERED), port("a", tag=5), port("b", tag=5)),
+        both(leads_to(b=NUMBERED), port("b", tag=5), selects("b")),
+        both(leads_to(b=untagged("c")), port("b", tag=5)),
+        both(leads_to(b=untagged("c"), a=untagged("x")), port("b", tag=5)),
+        # Tags that no port but an access port lets in, or that NORMAL leaves to none.
+        both(leads_to(b=FROM_PORT_C), port("b", tag=5), port("c", tag=5), selects("b")),
+        both(leads_to(b=FROM_PORT_C, normal=False), port("b", tag=5), selects("b")),
+        both(
+            leads_to(b=FROM_PORT_C),
+            *(port(each, tag=5) for each in "abc"),
+            mirror(select_all=True),
+        ),
+        both(flows(None), mirror(select_vlan=(4095,)), leads_to(b=None)),
         # Those of a parked mirror are what they were, until they are known again.
         both(flows(None), mirror(select_vlan=(4095,))),
         # Other mirrors.
@@ -163,7 +193,7 @@ def test_what_does_not_matter(change: Change) -> None:
         port("b", tag=5, priority_tags="always"),
         both(port("out", protected=True), port("c", protected=True)),
         both(flows(None), port("b", tag=5)),
-        flows(FlowTraits(True, True, True)),
+        leads_to(b=PortPaths(repeats=FlowName(0, 1, 0))),
     ],
 )
 def test_what_does_not_matter_to_arrivals(change: Change) -> None:

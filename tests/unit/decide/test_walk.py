@@ -30,6 +30,9 @@ def topology_of(world: World) -> Topology:
         over_native_limit=False,
         has_untagged_output=False,
         tunnels=(),
+        silent=frozenset(),
+        access_ofports=frozenset(),
+        leaves_tags=True,
         protected=None,
         tunnel_ports=TunnelPorts(),
     )

@@ -13,7 +13,7 @@ LEARNED = Flow(9, Known(), (Output(3),))
 def flow(
     match: bytes, *flows: Flow, cookie: int = 0, groups: frozenset[int] = frozenset()
 ) -> FlowUpdate:
-    return FlowUpdate((0, 5, match), cookie, Does(flows, groups, 0))
+    return FlowUpdate((0, 5, match), cookie, Does(flows, groups))
 
 
 def gone(match: bytes) -> FlowUpdate:

@@ -16,6 +16,7 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flow_traits import traits_in
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.flow import Flow, FlowName, Group, Known, Output, Pipeline, ToGroup
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
@@ -149,15 +150,15 @@ def test_flows_from_first_to_last() -> None:
 
         connection.sendall(flows(flow(1), flow(2, OUTPUT), more=True))
         assert not tables.run()
-        assert tables.traits == {}, "not all of them were seen"
+        assert traits_in(tables) == {}, "not all of them were seen"
         connection.sendall(flows(flow(3)))
-        assert tables.run()
-        assert tables.traits == {"br0": FlowTraits(outputs=True)}
+        tables.run()
+        assert traits_in(tables) == {"br0": FlowTraits(outputs=True)}
 
         def after(*updates: bytes) -> FlowTraits:
             connection.sendall(flows(*updates))
             tables.run()
-            return tables.traits["br0"]
+            return traits_in(tables)["br0"]
 
         both = FlowTraits(modifies=True, outputs=True)
         assert after(flow(4, PUSH_VLAN, event=1)) == both
@@ -249,9 +250,11 @@ def test_groups_are_looked_at_while_flows_use_them(monkeypatch: pytest.MonkeyPat
         assert requests() == [], "no flow uses a group"
 
         monkeypatch.setattr(flow_monitor, "_POLL", 0.05)
+        before = tables.versions["br0"]
         connection.sendall(flows(flow(2, GROUP_7, event=1)))
         tables.run()
         assert groups() == {7: Group((ANYTHING,))}
+        assert tables.versions["br0"] == before, "a group is not known yet"
         assert requests() == [ofp.GROUP_DESC], "the group is not known"
         # 7 uses 8, which nothing is known of.
         reply(group(7, OUTPUT_TO_1, struct.pack("!HHI", 22, 8, 8)))
@@ -317,7 +320,7 @@ def test_a_bridge_with_openflow_1_0_alone_has_no_traits() -> None:
         for_ports.sendall(ports_10())
         tables.run()
         assert tables.port_flags == {"br0": PortFlags()}
-        assert tables.traits == {}
+        assert traits_in(tables) == {}
 
 
 def test_a_refusal_to_monitor_flows_is_final(quick: None) -> None:
@@ -331,7 +334,7 @@ def test_a_refusal_to_monitor_flows_is_final(quick: None) -> None:
         tables.run()
         assert not peer.received(connection)
         assert not peer.closed(connection)
-        assert tables.traits == {}
+        assert traits_in(tables) == {}
 
 
 def test_echo_is_answered() -> None:
@@ -348,7 +351,7 @@ def test_messages_arrive_byte_by_byte() -> None:
         for byte in ALL_VERSIONS + flows(flow(1, OUTPUT), flow(2, PUSH_VLAN)):
             connection.sendall(bytes([byte]))
             tables.run()
-        assert tables.traits == {"br0": FlowTraits(modifies=True, outputs=True)}
+        assert traits_in(tables) == {"br0": FlowTraits(modifies=True, outputs=True)}
 
 
 def test_what_is_known_goes_with_the_connection_and_comes_again(quick: None) -> None:
@@ -356,13 +359,13 @@ def test_what_is_known_goes_with_the_connection_and_comes_again(quick: None) -> 
         connection, _ = peer.connections
         connection.sendall(ALL_VERSIONS + flows(flow(1, OUTPUT)))
         tables.run()
-        assert tables.traits
+        assert traits_in(tables)
         connection.close()
-        assert tables.run()
-        assert tables.traits == {}
+        tables.run()
+        assert traits_in(tables) == {}
         until(tables, peer.accept, "another connection")
         peer.connections[-1].sendall(ALL_VERSIONS + flows(flow(1)))
-        until(tables, lambda: tables.traits == {"br0": FlowTraits()}, "flows seen anew")
+        until(tables, lambda: traits_in(tables) == {"br0": FlowTraits()}, "flows seen anew")
 
 
 def test_only_what_is_watched_is_known() -> None:
@@ -371,11 +374,11 @@ def test_only_what_is_watched_is_known() -> None:
         connection.sendall(ALL_VERSIONS + flows())
         tables.run()
         tables.watch(["br0", "br1", "br0"])
-        assert tables.traits
+        assert traits_in(tables)
         tables.watch(["br1", "../br0"])
         assert all(peer.closed(each) for each in peer.connections)
-        assert tables.run()
-        assert tables.traits == {}
+        tables.run()
+        assert traits_in(tables) == {}
         assert peer.accept() == 0
 
 
@@ -397,7 +400,7 @@ def test_nobody_listens(tmp_path: Path, quick: None) -> None:
 def backed_off(tables: FlowTables, peer: OpenFlowPeer) -> bool:
     """Whether both connections are closed, and are not made again at once."""
     until(tables, lambda: all(map(peer.closed, peer.connections)), "connections that are closed")
-    assert tables.traits == {}
+    assert traits_in(tables) == {}
     assert tables.port_flags == {}
     time.sleep(0.06)
     return not tables.run() and peer.accept() == 0
@@ -487,7 +490,7 @@ def test_many_flows_are_taken_in_by_and_by() -> None:
             some = [flow(number, OUTPUT) for number in range(start, start + chunk)]
             waiting += flows(*some, more=start + chunk < 20_000)
         runs = 0
-        while not tables.traits:
+        while not traits_in(tables):
             with contextlib.suppress(BlockingIOError):
                 del waiting[: connection.send(waiting)]
             tables.run()

@@ -1,0 +1,148 @@
+"""Works out what bridges' flows mean for mirrors, a little at a time.
+
+Under a controller flows change all the time. What was found holds until it is worked out anew,
+which takes `_SHARE` of a core at most.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
+
+from ovs_ebpf_tap.decide.flow_graph import FlowGraph
+from ovs_ebpf_tap.decide.flow_paths import port_paths, traits_of
+from ovs_ebpf_tap.model.flow import Pipeline
+from ovs_ebpf_tap.model.flow_traits import UNKNOWN, FlowTraits, FollowedPort, PortPaths
+
+_SHARE = 0.02
+_SLICE = 0.02
+"""Seconds after which `run` leaves the rest for the next time."""
+
+_MOST = 1.0
+"""Seconds of work on one pipeline, after which the ports that are left stay undecided."""
+
+Ports = Mapping[int, FollowedPort]
+"""By OpenFlow number."""
+
+
+class Tables(Protocol):
+    """Where pipelines come from: `FlowTables`."""
+
+    @property
+    def versions(self) -> Mapping[str, int]:
+        """By bridge: another number whenever its pipeline is another."""
+
+    def pipeline(self, bridge: str) -> Pipeline:
+        """A bridge's pipeline as it is now."""
+
+
+@dataclass
+class _Work:
+    """What is found of a pipeline."""
+
+    version: int
+    pipeline: Pipeline
+    building: Iterator[FlowGraph | None] = field(init=False)
+    graph: FlowGraph | None = None
+    """None until it is built."""
+    found: dict[tuple[int, FollowedPort], PortPaths] = field(default_factory=dict)
+    spent: float = 0.0
+    """Seconds of work on it."""
+
+    def __post_init__(self) -> None:
+        self.building = FlowGraph.build(self.pipeline)
+
+    def run(self, ports: Ports, until: float) -> bool:
+        """Works until about then; returns whether all of these ports were looked at."""
+        began = time.monotonic()
+        until = min(until, began + _MOST - self.spent)
+        while self.graph is None and time.monotonic() < until:
+            self.graph = next(self.building)
+        for port, followed in ports.items() - self.found.keys():
+            if self.graph is None or time.monotonic() >= until:
+                break
+            paths = port_paths(self.pipeline, self.graph, port, followed)
+            self.found[port, followed] = paths
+        self.spent += time.monotonic() - began
+        if self.spent >= _MOST:
+            for asked in ports.items() - self.found.keys():
+                self.found[asked] = PortPaths(undecided=True)
+            return True
+        return self.graph is not None and ports.items() <= self.found.keys()
+
+    def traits(self, ports: Ports) -> FlowTraits:
+        """What is known of the pipeline, when all of these ports were looked at."""
+        found = {port: self.found[port, followed] for port, followed in ports.items()}
+        return traits_of(self.graph, found) if self.graph else replace(UNKNOWN, ports=found)
+
+
+@dataclass
+class _Bridge:
+    """What holds for a bridge, and what is being worked out for it."""
+
+    ports: Ports = field(default_factory=dict)
+    held: _Work | None = None
+    begun: _Work | None = None
+    rest_until: float = 0.0
+    traits: FlowTraits | None = None
+
+    def run(self, version: int, pipeline: Callable[[], Pipeline], ports: Ports) -> None:
+        """Works for a while on what is newest."""
+        until = time.monotonic() + _SLICE
+        if self.begun is None and self._may_begin(version):
+            self.begun = _Work(version, pipeline())
+        if self.begun is not None:
+            if not self.begun.run(ports, until):
+                return
+            self.held, self.begun = self.begun, None
+            self.rest_until = time.monotonic() + self.held.spent / _SHARE
+        elif self.held is None or ports == self.ports or not self.held.run(ports, until):
+            return
+        self.ports = dict(ports)
+        self.traits = self.held.traits(ports)
+
+    def _may_begin(self, version: int) -> bool:
+        if self.held is None:
+            return True
+        return self.held.version != version and time.monotonic() >= self.rest_until
+
+    def wake(self, version: int, ports: Ports) -> float:
+        """When there is more to do."""
+        if self.begun is not None or self.held is None or ports != self.ports:
+            return 0.0
+        return self.rest_until if self.held.version != version else float("inf")
+
+
+class FlowAnalysis:
+    """Follows pipelines and the ports that are asked for; drive it with `run`."""
+
+    def __init__(self) -> None:
+        self._bridges: dict[str, _Bridge] = {}
+        self.ports: Mapping[str, Ports] = {}
+        """Those that matter, by bridge."""
+        self.traits: Mapping[str, FlowTraits] = {}
+        """By bridge; those of which nothing is known, not yet or no longer, are absent."""
+        self.wake = float("inf")
+        """When there is something to do though nothing happens; of the monotonic clock."""
+
+    def run(self, tables: Tables) -> bool:
+        """Works for a while on what the pipelines are now; returns whether `traits` changed."""
+        versions = tables.versions
+        self._bridges = {name: self._bridges.get(name) or _Bridge() for name in versions}
+        self.wake = float("inf")
+        for name, bridge in self._bridges.items():
+            ports = self.ports.get(name, {})
+            bridge.run(versions[name], partial(tables.pipeline, name), ports)
+            self.wake = min(self.wake, bridge.wake(versions[name], ports))
+        traits = {
+            name: bridge.traits
+            for name, bridge in self._bridges.items()
+            if bridge.traits is not None
+        }
+        changed = traits != self.traits
+        if changed:
+            self.traits = traits
+        return changed
