@@ -1,15 +1,14 @@
 """Works out what bridges' flows mean for mirrors, a little at a time.
 
 Under a controller flows change all the time. What was found holds until it is worked out anew,
-which takes `_SHARE` of a core at most.
+which takes `_SHARE` of a core at most; more, after a flow that itself names a port twice.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Protocol
 
 from ovs_ebpf_tap.decide.flow_graph import FlowGraph
@@ -17,12 +16,13 @@ from ovs_ebpf_tap.decide.flow_paths import port_paths, traits_of
 from ovs_ebpf_tap.model.flow import Pipeline
 from ovs_ebpf_tap.model.flow_traits import UNKNOWN, FlowTraits, FollowedPort, PortPaths
 
-_SHARE = 0.02
+_SHARE = 0.01
+_REPEATING_SHARE = 0.2
 _SLICE = 0.02
 """Seconds after which `run` leaves the rest for the next time."""
 
 _MOST = 1.0
-"""Seconds of work on one pipeline, after which the ports that are left stay undecided."""
+"""Seconds of CPU time for one pipeline, after which the ports that are left stay undecided."""
 
 Ports = Mapping[int, FollowedPort]
 """By OpenFlow number."""
@@ -34,6 +34,9 @@ class Tables(Protocol):
     @property
     def versions(self) -> Mapping[str, int]:
         """By bridge: another number whenever its pipeline is another."""
+
+    def repeating(self, bridge: str) -> int:
+        """The version of a bridge's last flow that names a port in two outputs."""
 
     def pipeline(self, bridge: str) -> Pipeline:
         """A bridge's pipeline as it is now."""
@@ -50,15 +53,16 @@ class _Work:
     """None until it is built."""
     found: dict[tuple[int, FollowedPort], PortPaths] = field(default_factory=dict)
     spent: float = 0.0
-    """Seconds of work on it."""
+    """Seconds of CPU time."""
 
     def __post_init__(self) -> None:
         self.building = FlowGraph.build(self.pipeline)
 
     def run(self, ports: Ports, until: float) -> bool:
         """Works until about then; returns whether all of these ports were looked at."""
-        began = time.monotonic()
-        until = min(until, began + _MOST - self.spent)
+        # Others, the controller for one, may need the processors meanwhile.
+        began = time.thread_time()
+        until = min(until, time.monotonic() + _MOST - self.spent)
         while self.graph is None and time.monotonic() < until:
             self.graph = next(self.building)
         for port, followed in ports.items() - self.found.keys():
@@ -66,7 +70,7 @@ class _Work:
                 break
             paths = port_paths(self.pipeline, self.graph, port, followed)
             self.found[port, followed] = paths
-        self.spent += time.monotonic() - began
+        self.spent += time.thread_time() - began
         if self.spent >= _MOST:
             for asked in ports.items() - self.found.keys():
                 self.found[asked] = PortPaths(undecided=True)
@@ -86,34 +90,40 @@ class _Bridge:
     ports: Ports = field(default_factory=dict)
     held: _Work | None = None
     begun: _Work | None = None
-    rest_until: float = 0.0
+    ended: float = 0.0
+    """When `held` was, by the monotonic clock."""
     traits: FlowTraits | None = None
 
-    def run(self, version: int, pipeline: Callable[[], Pipeline], ports: Ports) -> None:
+    def run(self, tables: Tables, name: str, ports: Ports) -> None:
         """Works for a while on what is newest."""
-        until = time.monotonic() + _SLICE
-        if self.begun is None and self._may_begin(version):
-            self.begun = _Work(version, pipeline())
+        now = time.monotonic()
+        until = now + _SLICE
+        if self.begun is None and now >= self._due(tables, name):
+            self.begun = _Work(tables.versions[name], tables.pipeline(name))
         if self.begun is not None:
             if not self.begun.run(ports, until):
                 return
             self.held, self.begun = self.begun, None
-            self.rest_until = time.monotonic() + self.held.spent / _SHARE
+            self.ended = time.monotonic()
         elif self.held is None or ports == self.ports or not self.held.run(ports, until):
             return
         self.ports = dict(ports)
         self.traits = self.held.traits(ports)
 
-    def _may_begin(self, version: int) -> bool:
+    def _due(self, tables: Tables, name: str) -> float:
+        """When to look at the pipeline again."""
         if self.held is None:
-            return True
-        return self.held.version != version and time.monotonic() >= self.rest_until
-
-    def wake(self, version: int, ports: Ports) -> float:
-        """When there is more to do."""
-        if self.begun is not None or self.held is None or ports != self.ports:
             return 0.0
-        return self.rest_until if self.held.version != version else float("inf")
+        if self.held.version == tables.versions[name]:
+            return float("inf")
+        repeating = tables.repeating(name) > self.held.version
+        return self.ended + self.held.spent / (_REPEATING_SHARE if repeating else _SHARE)
+
+    def wake(self, tables: Tables, name: str, ports: Ports) -> float:
+        """When there is more to do."""
+        if self.begun is not None or ports != self.ports:
+            return 0.0
+        return self._due(tables, name)
 
 
 class FlowAnalysis:
@@ -130,13 +140,12 @@ class FlowAnalysis:
 
     def run(self, tables: Tables) -> bool:
         """Works for a while on what the pipelines are now; returns whether `traits` changed."""
-        versions = tables.versions
-        self._bridges = {name: self._bridges.get(name) or _Bridge() for name in versions}
+        self._bridges = {name: self._bridges.get(name) or _Bridge() for name in tables.versions}
         self.wake = float("inf")
         for name, bridge in self._bridges.items():
             ports = self.ports.get(name, {})
-            bridge.run(versions[name], partial(tables.pipeline, name), ports)
-            self.wake = min(self.wake, bridge.wake(versions[name], ports))
+            bridge.run(tables, name, ports)
+            self.wake = min(self.wake, bridge.wake(tables, name, ports))
         traits = {
             name: bridge.traits
             for name, bridge in self._bridges.items()

@@ -156,6 +156,21 @@ Action = Output | OutputField | Load | Move | Forget | Modify | Resubmit | ToGro
 Actions = tuple[Action, ...]
 
 
+def outputs_of(actions: Actions) -> Iterator[int]:
+    """The ports that actions name in outputs, as `Output.port`."""
+    for action in actions:
+        if isinstance(action, Output):
+            yield action.port
+        elif isinstance(action, Clone):
+            yield from outputs_of(action.actions)
+
+
+def names_twice(actions: Actions) -> bool:
+    """Whether actions name some port in two outputs."""
+    outputs = list(outputs_of(actions)) if len(actions) > 1 else ()
+    return len(outputs) != len(set(outputs))
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
     """Flows of a table that match the same metadata, and do the same as far as it is told here.

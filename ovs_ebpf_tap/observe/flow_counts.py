@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import count
 from typing import TypeVar
 
-from ovs_ebpf_tap.model.flow import Flow, FlowName
+from ovs_ebpf_tap.model.flow import Flow, FlowName, names_twice
 from ovs_ebpf_tap.observe.ofp import Does, FlowUpdate
 
 _Key = TypeVar("_Key")
@@ -22,13 +22,25 @@ _PRIORITY = 16
 """Bits of what makes a name: the cookie below the priority, and that below the table."""
 
 
+class _Kind:
+    """Flows that are the same to `model/flow.py`."""
+
+    __slots__ = "flow", "name", "users"
+
+    def __init__(self, flow: Flow, name: int) -> None:
+        self.flow = flow
+        self.name = name
+        self.users = 0
+
+
 class _Alike:
     """Flows that do the same, by their names."""
 
-    __slots__ = "does", "names"
+    __slots__ = "does", "kinds", "names"
 
-    def __init__(self, does: Does) -> None:
+    def __init__(self, does: Does, kinds: tuple[_Kind, ...]) -> None:
         self.does = does
+        self.kinds = kinds
         self.names: dict[int, int] = {}
 
 
@@ -41,13 +53,14 @@ class FlowCounts:
         self._there: dict[int, _Alike] = {}
         self._names: dict[int, int] = {}
         self._alike: dict[Does, _Alike] = {}
-        self._kinds: dict[Flow, int] = {}
-        self._flows: dict[Flow, FlowName] = {}
+        self._kinds: dict[Flow, _Kind] = {}
         self._names_are_old = False
         self.groups: dict[int, int] = {}
         """How many kinds of flows use a group, by its number."""
         self.version = next(VERSIONS)
         """A higher one whenever other flows are there than before, but for their names."""
+        self.repeating = self.version
+        """The version of the last flow that names a port in two outputs."""
 
     def take(self, update: FlowUpdate) -> None:
         """Takes in a flow, or that it is there no longer."""
@@ -60,10 +73,10 @@ class FlowCounts:
 
     def clear(self) -> None:
         """Forgets all."""
-        for tables in (self._there, self._names, self._alike, self._kinds, self._flows):
+        for tables in (self._there, self._names, self._alike, self._kinds):
             tables.clear()
         self.groups.clear()
-        self.version = next(VERSIONS)
+        self.version = self.repeating = next(VERSIONS)
 
     @property
     def flows(self) -> dict[Flow, FlowName]:
@@ -71,44 +84,52 @@ class FlowCounts:
         if self._names_are_old:
             self._names_are_old = False
             for alike in self._alike.values():
-                self._name(alike)
-        return self._flows.copy()
+                _name(alike)
+        return {flow: _unpacked(kind.name) for flow, kind in self._kinds.items()}
 
     def _add(self, does: Does, name: int) -> tuple[_Alike, int]:
         alike = self._alike.get(does)
         if alike is None:
-            alike = self._alike[does] = _Alike(does)
+            kinds = tuple(self._use(flow, name) for flow in does.flows)
+            alike = self._alike[does] = _Alike(does, kinds)
             for group in does.groups:
                 _count(self.groups, group, 1)
-            for flow in does.flows:
-                _count(self._kinds, flow, 1)
-                if flow not in self._flows:
-                    self._flows[flow] = _unpacked(name)
-                    self.version = next(VERSIONS)
         alike.names[name] = alike.names.get(name, 0) + 1
         return alike, name
+
+    def _use(self, flow: Flow, name: int) -> _Kind:
+        kind = self._kinds.get(flow)
+        if kind is None:
+            kind = self._kinds[flow] = _Kind(flow, name)
+            self.version = next(VERSIONS)
+            if names_twice(flow.actions):
+                self.repeating = self.version
+        kind.users += 1
+        return kind
 
     def _drop(self, alike: _Alike, name: int) -> None:
         _count(alike.names, name, -1)
         if alike.names:
             if name not in alike.names:
-                self._name(alike)
+                _name(alike)
             return
         del self._alike[alike.does]
         for group in alike.does.groups:
             _count(self.groups, group, -1)
-        for flow in alike.does.flows:
-            _count(self._kinds, flow, -1)
-            if flow in self._kinds:
+        for kind in alike.kinds:
+            kind.users -= 1
+            if kind.users:
                 self._names_are_old = True
             else:
-                del self._flows[flow]
+                del self._kinds[kind.flow]
                 self.version = next(VERSIONS)
 
-    def _name(self, alike: _Alike) -> None:
-        """Gives flows the name of one that is there."""
-        name = _unpacked(next(iter(alike.names)))
-        self._flows.update(dict.fromkeys(alike.does.flows, name))
+
+def _name(alike: _Alike) -> None:
+    """Gives flows the name of one that is there."""
+    name = next(iter(alike.names))
+    for kind in alike.kinds:
+        kind.name = name
 
 
 def _packed(update: FlowUpdate) -> int:

@@ -25,7 +25,6 @@ from ovs_ebpf_tap.model.flow import Group, Pipeline
 from ovs_ebpf_tap.observe import ofp
 from ovs_ebpf_tap.observe.flow_counts import VERSIONS, FlowCounts
 from ovs_ebpf_tap.observe.ofp_groups import groups
-from ovs_ebpf_tap.observe.ofp_pipeline import ANYTHING, groups_of
 from ovs_ebpf_tap.observe.openflow_channel import LATER_VERSIONS, Channel
 
 _POLL = 1.0
@@ -48,25 +47,30 @@ class FlowMonitor(Channel):
         self._groups_due = 0.0
         self._groups_version = next(VERSIONS)
         self._known: int | None = None
-        """The last version of which all groups were known."""
+        """The last version, once the groups of one were known."""
 
     @property
     def version(self) -> int | None:
-        """A number for each pipeline that was seen, never twice; None until all flows were, and the
-        groups that they use."""
-        if self._complete and self._counts.groups.keys() <= self._groups.keys():
+        """A number for each pipeline that was seen, never twice; None until one was: all flows, and
+        the groups that they use."""
+        known = self._complete and self._counts.groups.keys() <= self._groups.keys()
+        if known or self._known is not None:
             self._known = max(self._counts.version, self._groups_version)
         return self._known
 
     @property
+    def repeating(self) -> int:
+        """The version of the last flow that names a port in two outputs."""
+        return self._counts.repeating
+
+    @property
     def pipeline(self) -> Pipeline:
-        """All flows and groups that were seen; groups that are not known yet may do anything."""
-        used = set(self._counts.groups)
-        for group in self._groups.values():
-            for bucket in group.buckets:
-                used.update(groups_of(bucket))
-        unknown = dict.fromkeys(used - self._groups.keys(), Group((ANYTHING,)))
-        return Pipeline(self._counts.flows, {**self._groups, **unknown})
+        """All flows and groups that were seen.
+
+        A flow's group that is new is not known for a moment; a bucket's may not exist. Neither
+        counts: what OVS does where there is no group is nothing.
+        """
+        return Pipeline(self._counts.flows, self._groups.copy())
 
     @property
     def _serves(self) -> bool:

@@ -69,6 +69,10 @@ class FlowTables:
         numbers = ((name, channel.version) for name, channel in self._flows.items())
         return {name: number for name, number in numbers if number is not None}
 
+    def repeating(self, bridge: str) -> int:
+        """The version of a bridge's last flow that names a port in two outputs."""
+        return self._flows[bridge].repeating
+
     def pipeline(self, bridge: str) -> Pipeline:
         """A bridge's pipeline as it is now."""
         return self._flows[bridge].pipeline

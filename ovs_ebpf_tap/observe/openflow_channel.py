@@ -35,7 +35,7 @@ _BACK_OFF = 10.0
 """Seconds before the next try with a peer that does not answer, or with what it should not; most
 seconds before it where connections end early."""
 
-_REST = 0.05
+_REST = 0.1
 """Seconds after which a connection that serves is read again: of a thousand changes a second, each
 would wake up the loop."""
 

@@ -28,12 +28,16 @@ def sending(*ports: int) -> Pipeline:
 class FakeTables:
     """Bridges with their pipelines, each with a version of its own."""
 
-    def __init__(self, **pipelines: Pipeline) -> None:
+    def __init__(self, *, repeating: int = 0, **pipelines: Pipeline) -> None:
+        self._repeating = repeating
         self.pipelines = pipelines
 
     @property
     def versions(self) -> dict[str, int]:
         return {name: id(each) for name, each in self.pipelines.items()}
+
+    def repeating(self, _bridge: str) -> int:
+        return self._repeating
 
     def pipeline(self, bridge: str) -> Pipeline:
         return self.pipelines[bridge]
@@ -89,6 +93,18 @@ def test_changes_take_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     made.run(FakeTables(br0=TWICE))
     assert made.run(FakeTables(br0=ORDINARY))
     assert made.traits == {"br0": FlowTraits(ports={1: PortPaths()})}
+
+
+def test_a_flow_that_names_a_port_twice_is_looked_at_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flow_analysis, "_SHARE", 1e-9)
+    monkeypatch.setattr(flow_analysis, "_REPEATING_SHARE", 1e9)
+    made = analysis(br0={1: PLAIN})
+    made.run(FakeTables(br0=ORDINARY))
+    assert not made.run(FakeTables(br0=TWICE, repeating=id(ORDINARY)))
+    assert made.run(FakeTables(br0=TWICE, repeating=id(ORDINARY) + 1))
+    assert made.traits["br0"].ports == {1: REPEATING}
 
 
 def test_work_is_done_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovs_ebpf_tap.model.flow import Flow, FlowName, Known, Output
+from ovs_ebpf_tap.model.flow import Clone, Flow, FlowName, Known, Output
 from ovs_ebpf_tap.observe.flow_counts import FlowCounts
 from ovs_ebpf_tap.observe.ofp import Does, FlowUpdate
 
@@ -43,6 +43,15 @@ def test_the_version_is_another_when_other_flows_are_there() -> None:
     assert changes(gone(b"b"))
     assert counts.flows == {}
     assert sorted(versions) == versions
+
+
+def test_flows_that_name_a_port_twice_are_told() -> None:
+    counts = FlowCounts()
+    twice = Output(1), Clone((Output(2), Output(1)))
+    counts.take(flow(b"a", Flow(0, Known(), twice)))
+    assert counts.repeating == counts.version
+    counts.take(flow(b"b", TWO))
+    assert counts.repeating < counts.version
 
 
 def test_a_name_is_that_of_a_flow_that_is_there() -> None:
