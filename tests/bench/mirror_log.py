@@ -67,6 +67,11 @@ class MirrorLog:
         """The rows as they are."""
         return list(self._rows.values())
 
+    @property
+    def told(self) -> list[MirrorUpdate]:
+        """All that the database has told of, in order."""
+        return list(self._told)
+
     def wait_row(
         self, name: str, since: float, what: Callable[[MirrorUpdate], bool]
     ) -> MirrorUpdate:

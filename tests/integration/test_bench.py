@@ -31,6 +31,16 @@ def test_control() -> None:
     assert all(row["limits"] and row["worst"] >= 0 for row in rows)
 
 
+def test_churn() -> None:
+    small = ("--seconds=0.5", "--rounds=1", "--rate=100", "--flows=100", "--json")
+    command = (sys.executable, "-m", "bench.flow_churn", *small)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["unit"] for row in rows] == ["% of a core", "s", *4 * ["% of a core", "", "s"]]
+    assert all(row["worst"] == 0 for row in rows if not row["unit"])
+
+
 def test_copy() -> None:
     small = ("--setups=2", "--rounds=1", "--batches=1", "--no-others")
     command = (sys.executable, "-m", "bench.copy_cost", *small)
