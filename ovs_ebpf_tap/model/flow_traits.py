@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ovs_ebpf_tap.model.flow import FlowName, Known
+from ovs_ebpf_tap.model.tunnel import GeneveOption
 
 
 class FollowedPort(NamedTuple):
@@ -57,7 +58,7 @@ UNKNOWN = FlowTraits(modifies=True, outputs=True, strips=True)
 
 @dataclass(frozen=True)
 class PortFlags:
-    """Names of ports with the flags that `ovs-ofctl mod-port` sets."""
+    """Names of ports with the flags that `ovs-ofctl mod-port` sets, and what all ports take."""
 
     no_receive: frozenset[str] = frozenset()
     """Ports where OVS drops what arrives, uncopied, except STP frames (`may_receive`)."""
@@ -65,6 +66,8 @@ class PortFlags:
     """Ports where OVS drops STP frames that arrive, uncopied."""
     no_forward: frozenset[str] = frozenset()
     """Ports that OVS sends nothing to, mirrors' copies neither (`compose_output_action__`)."""
+    geneve_options: frozenset[GeneveOption] = frozenset()
+    """The options that the bridge knows. OVS drops what arrives with another critical one."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,15 @@ _MAX_KEY = 0xFFFFFFFF
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 
 
+class GeneveOption(NamedTuple):
+    """A kind of Geneve options that a bridge knows: `ovs-ofctl add-tlv-map`."""
+
+    option_class: int
+    type: int
+    length: int
+    """In bytes. Open vSwitch drops frames with such an option of another length."""
+
+
 class Tunnel(NamedTuple):
     """The frames of one tunnel port, in one direction, among those of its device."""
 

@@ -11,6 +11,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from ovs_ebpf_tap.model.flow import Flow
+from ovs_ebpf_tap.model.tunnel import GeneveOption
 from ovs_ebpf_tap.observe.ofp_fields import match_of
 from ovs_ebpf_tap.observe.ofp_pipeline import instructions_of
 
@@ -23,7 +24,7 @@ ECHO_REPLY = 3
 BARRIER_REPLY = 21
 _BARRIER_REQUEST = 20
 _FLOW_MOD = 14
-_EXPERIMENTER = 4
+EXPERIMENTER = 4
 _MULTIPART_10 = 16, 17
 _MULTIPART = 18, 19
 
@@ -54,6 +55,8 @@ FLOW_MONITOR = 16
 _STATS_EXPERIMENTER = 0xFFFF
 _ONF_FLOW_MONITOR = 1870
 _NX_SET_CONTROLLER_ID = 20
+_NX_TLV_TABLE_REQUEST = 25
+_NX_TLV_TABLE_REPLY = 26
 _MORE = 1
 
 _ALL = 0xFF
@@ -99,7 +102,7 @@ def set_controller_id(xid: int, number: int) -> bytes:
     `ofproto/connmgr.c`).
     """
     body = _EXPERIMENTER_HEADER.pack(_NX, _NX_SET_CONTROLLER_ID) + bytes(6) + _U16.pack(number)
-    return message(OF10, _EXPERIMENTER, xid, body)
+    return message(OF10, EXPERIMENTER, xid, body)
 
 
 # Flows. The same in OpenFlow 1.3, 1.4 and 1.5.
@@ -207,6 +210,27 @@ def ports(version: int, content: bytes) -> Iterator[tuple[str, int]]:
 
 def _text(name: bytes) -> str:
     return name.partition(b"\0")[0].decode(errors="replace")
+
+
+# Geneve options.
+
+_TLV_TABLE_FIXED = 16
+_TLV_MAP = Struct("!HBB4x")
+
+
+def tlv_table_request(version: int, xid: int) -> bytes:
+    """Asks for the Geneve options that the bridge knows."""
+    return message(
+        version, EXPERIMENTER, xid, _EXPERIMENTER_HEADER.pack(_NX, _NX_TLV_TABLE_REQUEST)
+    )
+
+
+def tlv_table(body: bytes) -> frozenset[GeneveOption] | None:
+    """What an experimenter's message tells of them; None if it is about something else."""
+    if _EXPERIMENTER_HEADER.unpack_from(body) != (_NX, _NX_TLV_TABLE_REPLY):
+        return None
+    maps = body[_EXPERIMENTER_HEADER.size + _TLV_TABLE_FIXED :]
+    return frozenset(GeneveOption(*fields) for fields in _TLV_MAP.iter_unpack(maps))
 
 
 # Flows.

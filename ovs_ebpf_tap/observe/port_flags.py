@@ -1,4 +1,4 @@
-"""The flags of a bridge's ports, asked for again and again.
+"""The flags of a bridge's ports, and what options they take, asked for again and again.
 
 In OpenFlow 1.0 where the bridge speaks that: later versions have no no-receive-stp. To be told of
 changes, one would have to set the connection's miss_send_len, and that message also sets the
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ovs_ebpf_tap.model.flow_traits import PortFlags
+from ovs_ebpf_tap.model.tunnel import GeneveOption
 from ovs_ebpf_tap.observe import ofp
 from ovs_ebpf_tap.observe.openflow_channel import LATER_VERSIONS, Channel
 from ovs_ebpf_tap.util.timers import next_tick
@@ -41,7 +42,8 @@ class PortFlagsPoller(Channel):
         self._next_poll = 0.0
         self._xid = 0
         self._content = b""
-        self._last = b""
+        self._last: tuple[bytes, frozenset[GeneveOption]] | None = None
+        self._options: frozenset[GeneveOption] | None = None
         self._pause = _POLL
 
     @property
@@ -53,6 +55,7 @@ class PortFlagsPoller(Channel):
         self._asked = False
         self._next_poll = 0.0
         self._content = b""
+        self._options = None
 
     def _choose(self, offered: frozenset[int]) -> int | None:
         return ofp.OF10 if ofp.OF10 in offered else max(offered & LATER_VERSIONS, default=None)
@@ -65,10 +68,18 @@ class PortFlagsPoller(Channel):
         self._asked = True
         self._await_answer(now)
         self._xid = (self._xid + 1) % 2**32
+        self._send(ofp.tlv_table_request(self._version, self._xid))
         self._send(ofp.port_desc_request(self._version, self._xid))
 
     def _due(self) -> float | None:
         return self._next_poll if self._version and not self._asked else None
+
+    def _take(self, version: int, kind: int, xid: int, body: bytes) -> None:
+        options = ofp.tlv_table(body) if kind == ofp.EXPERIMENTER else None
+        if options is not None and version == self._version:
+            self._options = options
+        else:
+            super()._take(version, kind, xid, body)
 
     def _reply(self, stats: int, more: bool, content: bytes) -> None:
         if stats != ofp.PORT_DESC or not self._asked:
@@ -78,11 +89,14 @@ class PortFlagsPoller(Channel):
             raise ValueError("an answer about ports has no end")
         if more:
             return
-        if self.flags is None or self._content != self._last:
+        if self._options is None:
+            raise ValueError("no answer about options before that about ports")
+        found = self._content, self._options
+        if self.flags is None or found != self._last:
             ports = dict(ofp.ports(self._version, self._content))
-            self.flags = _port_flags(ports)
+            self.flags = _port_flags(ports, self._options)
             self._pause = max(_POLL, math.ceil(_POLL_PER_PORT * len(ports)))
-        self._content, self._last = b"", self._content
+        self._content, self._options, self._last = b"", None, found
         self._next_poll = next_tick(time.monotonic(), self._pause)
         self._asked = False
         self._answer_by = None
@@ -91,7 +105,7 @@ class PortFlagsPoller(Channel):
         raise ValueError("a request for ports was refused")
 
 
-def _port_flags(configs: Mapping[str, int]) -> PortFlags:
+def _port_flags(configs: Mapping[str, int], options: frozenset[GeneveOption]) -> PortFlags:
     def having(flag: int) -> frozenset[str]:
         return frozenset(name for name, config in configs.items() if config & flag)
 
@@ -99,4 +113,5 @@ def _port_flags(configs: Mapping[str, int]) -> PortFlags:
         no_receive=having(ofp.NO_RECEIVE),
         no_receive_stp=having(ofp.NO_RECEIVE_STP),
         no_forward=having(ofp.NO_FORWARD),
+        geneve_options=options,
     )

@@ -17,6 +17,7 @@ from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.model.flow import Group, Output, ToGroup
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.tunnel import GeneveOption
 from ovs_ebpf_tap.observe import ofp, openflow_channel
 from ovs_ebpf_tap.observe.flow_tables import FlowTables
 
@@ -138,6 +139,11 @@ def test_protocols_that_the_bridge_is_held_to(switch: Switch, protocol: str) -> 
     flows_are(tables, MODIFIES)
     switch.ofctl(*ofctl, "mod-port", "br0", "a0", "no-receive")
     flags_are(tables, PortFlags(no_receive=frozenset({"a0"})))
+    known = "{class=0x102,type=0x80,len=4}->tun_metadata0"
+    other = "{class=0xffff,type=1,len=124}->tun_metadata5"
+    switch.ofctl(*ofctl, "add-tlv-map", "br0", f"{known},{other}")
+    options = frozenset({GeneveOption(0x102, 0x80, 4), GeneveOption(0xFFFF, 1, 124)})
+    flags_are(tables, PortFlags(no_receive=frozenset({"a0"}), geneve_options=options))
     tables.close()
 
 
@@ -163,6 +169,13 @@ def test_flags_of_ports(switch: Switch, tables: FlowTables) -> None:
     flags_are(tables, PortFlags(no_receive_stp=b, no_forward=a))
     switch.vsctl("del-port", "a0")
     flags_are(tables, PortFlags(no_receive_stp=b))
+
+
+def test_options_that_the_bridge_knows(switch: Switch, tables: FlowTables) -> None:
+    switch.ofctl("add-tlv-map", "br0", "{class=0x102,type=0x80,len=4}->tun_metadata0")
+    flags_are(tables, PortFlags(geneve_options=frozenset({GeneveOption(0x102, 0x80, 4)})))
+    switch.ofctl("del-tlv-map", "br0")
+    flags_are(tables, PortFlags())
 
 
 @pytest.mark.parametrize("end", ["stop_vswitchd", "kill_vswitchd"])

@@ -7,7 +7,7 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ovs.poller
@@ -20,6 +20,7 @@ from flow_traits import traits_in
 from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.flow import Flow, FlowName, Group, Known, Output, Pipeline, ToGroup
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.tunnel import GeneveOption
 from ovs_ebpf_tap.observe import flow_monitor, ofp, openflow_channel, port_flags
 from ovs_ebpf_tap.observe.flow_tables import FlowTables
 
@@ -117,8 +118,15 @@ def port_10(name: str, config: int) -> bytes:
     return struct.pack("!H6s16sI20x", 1, bytes(6), name.encode(), config)
 
 
-def ports_10(*ports: bytes) -> bytes:
-    return ofp.message(ofp.OF10, 17, 1, struct.pack("!HH", ofp.PORT_DESC, 0) + b"".join(ports))
+def tlv_table_10(*options: GeneveOption) -> bytes:
+    maps = b"".join(struct.pack("!HBBHxx", *each, n) for n, each in enumerate(options))
+    return ofp.message(ofp.OF10, ofp.EXPERIMENTER, 1, struct.pack("!II16x", 0x2320, 26) + maps)
+
+
+def ports_10(*ports: bytes, options: Sequence[GeneveOption] = ()) -> bytes:
+    return tlv_table_10(*options) + ofp.message(
+        ofp.OF10, 17, 1, struct.pack("!HH", ofp.PORT_DESC, 0) + b"".join(ports)
+    )
 
 
 @pytest.fixture
@@ -282,8 +290,8 @@ def test_ports_are_looked_at_again_and_again(quick: None) -> None:
         _, connection = peer.connections
         connection.sendall(ALL_VERSIONS)
         tables.run()
-        hello, controller_id, request = peer.received(connection)
-        assert [each[0] for each in (hello, controller_id, request)] == [ofp.OF10] * 3
+        received = peer.received(connection)
+        assert [version for version, *_ in received] == [ofp.OF10] * 4
         flags = {
             "a": ofp.NO_RECEIVE,
             "b": ofp.NO_RECEIVE_STP | ofp.NO_FORWARD,
@@ -297,6 +305,12 @@ def test_ports_are_looked_at_again_and_again(quick: None) -> None:
         until(tables, lambda: peer.received(connection), "the next look")
         connection.sendall(ports_10(port_10("a", 0)))
         until(tables, lambda: tables.port_flags == {"br0": PortFlags()}, "flags that are gone")
+
+        options = GeneveOption(0x102, 0x80, 4), GeneveOption(0xFFFF, 1, 124)
+        until(tables, lambda: peer.received(connection), "the next look")
+        connection.sendall(ports_10(port_10("a", 0), options=options))
+        expected = PortFlags(geneve_options=frozenset(options))
+        until(tables, lambda: tables.port_flags == {"br0": expected}, "the options")
 
 
 def test_a_bridge_without_openflow_1_0_is_asked_in_a_later_version() -> None:
