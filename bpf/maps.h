@@ -117,6 +117,8 @@ BPF_TABLE("array", u32, struct tap_rewrite, rewrites, TAP_MAX_REWRITES);
 BPF_TABLE("array", u32, struct tap_vlan_set, vlans, TAP_MAX_VLAN_SETS);
 /* key: index; value: what a mirror's filter selects */
 BPF_TABLE("array", u32, struct tap_match, matches, TAP_MAX_MATCHES);
+/* key: index; value: the options that the bridge of a Geneve port knows */
+BPF_TABLE("array", u32, struct tap_options, options, TAP_MAX_OPTION_SETS);
 /* key: a mirror's slot; value: its counters on each CPU */
 BPF_TABLE("percpu_array", u32, struct tap_counters, counters, TAP_MAX_MIRRORS);
 /* key: lower bits of a content's key; value: the contents that share them */

@@ -38,6 +38,8 @@
 #define TAP_MAX_REWRITES 16384
 #define TAP_MAX_VLAN_SETS 2048
 #define TAP_MAX_MATCHES 1024
+#define TAP_MAX_OPTION_SETS 16
+#define TAP_MAX_OPTIONS 8
 #define TAP_QUARANTINE_MS 1000
 
 /* Upper bound of the length of a packet's headers, below which the kernel refuses to cut it. */
@@ -167,6 +169,8 @@ struct tap_hook {
 #define TAP_HOOK_LIMIT_SHIFT 14
 /* Shift of the port's index in the ports map; 0: a trunk of all VLANs. */
 #define TAP_HOOK_PORT_SHIFT 16
+/* Of a Geneve port's hook, shift of the index of the known options; 0: any frame is copied. */
+#define TAP_HOOK_OPTIONS_SHIFT 28
 
 /*
  * Which frames of a device are those of one tunnel port of Open vSwitch. IPv4 addresses
@@ -203,6 +207,16 @@ struct tap_port {
 	__u32 admitted;	/* index of the set of VLANs that frames may be tagged with; 0: all */
 	__u32 max_len;	/* longest frame that Open vSwitch takes in; 0: any */
 };
+
+/*
+ * The Geneve options that a bridge knows, each as its class << 16 | its type << 8 |
+ * TAP_OPTION | its length in words of 4 bytes; 0: none.
+ */
+struct tap_options {
+	__u32 known[TAP_MAX_OPTIONS];
+};
+
+#define TAP_OPTION 0x80
 
 #define TAP_KEEP_VID 0xffff
 #define TAP_PRIORITY_NEVER 0

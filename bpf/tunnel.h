@@ -72,6 +72,55 @@ static __always_inline void tap_make_tunnel(struct tap_tunnel *tunnel, u32 i, u3
 		tunnel->flags |= i % 3 == 1 ? TAP_TUNNEL_ANY_LOCAL : TAP_TUNNEL_FLOW_LOCAL;
 }
 
+/* Bytes of Geneve options that a frame may have, and the most options in them */
+#define TAP_OPTIONS_LEN 252
+#define TAP_OPTIONS_NUMBER (TAP_OPTIONS_LEN / 4)
+
+#define TAP_OPTION_CRITICAL 0x8000
+#define TAP_OPTION_WORDS 0x1f
+
+/* Whether a bridge takes the option with this header: the first known one of its kind decides. */
+static __always_inline bool tap_takes_option(const struct tap_options *set, u32 header)
+{
+	u32 option = (header & ~0xff) | TAP_OPTION | (header & TAP_OPTION_WORDS), i;
+
+#pragma clang loop unroll(full)
+	for (i = 0; i < TAP_MAX_OPTIONS; i++) {
+		if (((set->known[i] ^ option) & ~TAP_OPTION_WORDS) == 0)
+			return set->known[i] == option;
+	}
+	return !(header & TAP_OPTION_CRITICAL);
+}
+
+/*
+ * Whether Open vSwitch takes in a frame with such Geneve options, as
+ * tun_metadata_from_geneve_udpif() in its lib/tun-metadata.c (3.1.0): it drops those with an
+ * unknown critical option, or with a known one of another length.
+ */
+static __always_inline bool tap_takes_options(struct __sk_buff *skb, u32 index)
+{
+	struct tap_options *set = options.lookup(&index);
+	u32 words[TAP_OPTIONS_NUMBER + 1] = {};
+	u32 header, i, at = 0;
+	int len;
+
+	if (!set)
+		return false;
+	len = bpf_skb_get_tunnel_opt(skb, words, TAP_OPTIONS_LEN);
+	if (len <= 0)
+		return true;
+#pragma clang loop unroll(disable)
+	for (i = 0; i < TAP_OPTIONS_NUMBER; i++) {
+		if (at * 4 >= (u32)len)
+			return true;
+		header = bpf_ntohl(words[at & TAP_OPTIONS_NUMBER]);
+		if (!tap_takes_option(set, header))
+			return false;
+		at += 1 + (header & TAP_OPTION_WORDS);
+	}
+	return at * 4 == (u32)len;
+}
+
 /* Applies the rules of the port that a frame has arrived on, or leaves through. */
 int tap_tunnel(struct __sk_buff *skb)
 {
@@ -107,8 +156,12 @@ int tap_tunnel(struct __sk_buff *skb)
 		return TAP_NEXT;
 	index = hook.first;
 	rule = rules.lookup(&index);
-	if (rule && rule->hook == entry->port)
-		tap_start_rules(skb, hook.first, hook.flags);
+	if (!rule || rule->hook != entry->port)
+		return TAP_NEXT;
+	index = hook.flags >> TAP_HOOK_OPTIONS_SHIFT;
+	if (!index || tap_takes_options(skb, index))
+		tap_start_rules(skb, hook.first,
+				hook.flags & ((1U << TAP_HOOK_OPTIONS_SHIFT) - 1));
 	return TAP_NEXT;
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from struct import Struct
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +15,7 @@ from ovs_ebpf_tap.ebpf import bpf
 from ovs_ebpf_tap.model.desired import INGRESS, Hook, Rule, VlanIngressPolicy
 from ovs_ebpf_tap.model.frame_rewrite import ALL, KEEP, FrameRewrite
 from ovs_ebpf_tap.model.match import ANY, Match
+from ovs_ebpf_tap.model.tunnel import GeneveOption
 
 _HOOK_RULES = abi.constant("HOOK_RULES")
 _HOOK_ARRIVAL = abi.constant("HOOK_ARRIVAL")
@@ -22,6 +25,7 @@ _HOOK_MATCH = abi.constant("HOOK_MATCH")
 _HOOK_TUNNELS = abi.constant("HOOK_TUNNELS")
 _HOOK_LIMIT_SHIFT = abi.constant("HOOK_LIMIT_SHIFT")
 _HOOK_PORT_SHIFT = abi.constant("HOOK_PORT_SHIFT")
+_HOOK_OPTIONS_SHIFT = abi.constant("HOOK_OPTIONS_SHIFT")
 _KEEP_VID = abi.constant("KEEP_VID")
 _VLAN_SET_LEN = abi.constant("VLAN_SET_LEN")
 
@@ -33,6 +37,8 @@ _UNTAGGED_REWRITE = abi.constant("UNTAGGED_REWRITE")
 _RULE = abi.layout("rule")
 _PORT = abi.layout("port")
 _REWRITE = abi.layout("rewrite")
+_OPTION = abi.constant("OPTION")
+_OPTIONS = Struct(f"={abi.constant('MAX_OPTIONS')}I")
 
 
 class _Flags:
@@ -83,6 +89,10 @@ class Encoding:
         self._rewrites = InternedArray(maps["rewrites"], "kinds of rewrites")
         self._matches = InternedArray(maps["matches"], "filters")
         self._ports = InternedArray(maps["ports"], "kinds of ports")
+        self._options = (
+            InternedArray(maps["options"], "sets of options") if "options" in maps else None
+        )
+        """None with an earlier version's maps."""
 
     # Hooks.
 
@@ -118,13 +128,15 @@ class Encoding:
             | _HOOK_MATCH * match
             | rules[0].rewrite.limit << _HOOK_LIMIT_SHIFT
             | self._ingress_policy_index(rules[0].ingress_policy) << _HOOK_PORT_SHIFT
+            | self._options_index(rules[0].ingress_policy) << _HOOK_OPTIONS_SHIFT
         )
 
     def unpack(
         self, flags: int, rules: Iterable[bytes], mirrors: Mapping[int, UUID]
     ) -> Iterator[Rule]:
         """The rules of a hook, but those of mirrors that are not known any more."""
-        ingress_policy = self._ingress_policy(flags >> _HOOK_PORT_SHIFT)
+        options, other_flags = divmod(flags, 1 << _HOOK_OPTIONS_SHIFT)
+        ingress_policy = self._ingress_policy(other_flags >> _HOOK_PORT_SHIFT, options)
         for data in rules:
             fields = _RULE.unpack(data)
             mirror = mirrors.get(fields["slot"])
@@ -171,6 +183,7 @@ class Encoding:
     def keep(self, hooks: Iterable[Sequence[Rule]]) -> None:
         """Gives back the indexes that none of these hooks' rules refer to."""
         vlans, rewrites, matches, ports = set(), set(), set(), set()
+        options = set()
         for rules in hooks:
             for rule in rules:
                 rewrites.add(self.rewrite_index(rule.rewrite))
@@ -180,12 +193,15 @@ class Encoding:
                     matches.add(self._matches.index(rule.match.pack()))
             if rules and rules[0].ingress_policy is not None:
                 ports.add(self._ingress_policy_index(rules[0].ingress_policy))
+                options.add(self._options_index(rules[0].ingress_policy))
                 if rules[0].ingress_policy.admitted != ALL:
                     vlans.add(self._vlans.index(_pack_vlans(rules[0].ingress_policy.admitted)))
         self._vlans.keep(vlans)
         self._rewrites.keep(rewrites)
         self._matches.keep(matches)
         self._ports.keep(ports)
+        if self._options is not None:
+            self._options.keep(options)
 
     # Specialized programs.
 
@@ -227,13 +243,21 @@ class Encoding:
         admitted = 0 if all_admitted else self._vlans.index(_pack_vlans(policy.admitted))
         return _PORT.pack(**_numbers(policy, _PORT_NUMBERS), admitted=admitted)
 
-    def _ingress_policy(self, index: int) -> VlanIngressPolicy | None:
+    def _options_index(self, policy: VlanIngressPolicy | None) -> int:
+        if self._options is None or policy is None or policy.geneve_options is None:
+            return 0
+        return self._options.index(_pack_options(policy.geneve_options))
+
+    def _ingress_policy(self, index: int, options: int) -> VlanIngressPolicy | None:
         if not index:
             return None
         fields = _PORT.unpack(self._ports.read(index))
         admitted = fields["admitted"]
         vlans = _unpack_vlans(self._vlans.read(admitted)) if admitted else ALL
-        return VlanIngressPolicy(**{name: fields[name] for name in _PORT_NUMBERS}, admitted=vlans)
+        known = _unpack_options(self._options.read(options)) if self._options and options else None
+        return VlanIngressPolicy(
+            **{name: fields[name] for name in _PORT_NUMBERS}, admitted=vlans, geneve_options=known
+        )
 
 
 def _untagged(rule: Rule) -> int:
@@ -255,6 +279,22 @@ def _pack_vlans(vlans: int) -> bytes:
 
 def _unpack_vlans(data: bytes) -> int:
     return int.from_bytes(data, "little")
+
+
+def _pack_options(options: Iterable[GeneveOption]) -> bytes:
+    packed = [
+        each.option_class << 16 | each.type << 8 | _OPTION | each.length // 4
+        for each in sorted(options)
+    ]
+    return b"".join(word.to_bytes(4, sys.byteorder) for word in packed).ljust(_OPTIONS.size, b"\0")
+
+
+def _unpack_options(data: bytes) -> frozenset[GeneveOption]:
+    return frozenset(
+        GeneveOption(word >> 16, word >> 8 & 0xFF, (word & (_OPTION - 1)) * 4)
+        for word in _OPTIONS.unpack(data)
+        if word
+    )
 
 
 @lru_cache

@@ -35,6 +35,7 @@ MAPS = (
     "rewrites",
     "vlans",
     "matches",
+    "options",
     "next",
     "counters",
     "mirrors",
@@ -49,7 +50,7 @@ MAPS = (
 COPY_TAG = "copy_tag"
 """The map with the copy tag, which no program reads."""
 
-LATER = frozenset({"tap_deliver", XDP, "cutter", "tap_tunnel", "tunnels"})
+LATER = frozenset({"tap_deliver", XDP, "cutter", "tap_tunnel", "tunnels", "options"})
 """What the pins of earlier versions lack, that an upgrade takes over."""
 
 FORMER = {

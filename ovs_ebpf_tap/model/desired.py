@@ -11,7 +11,7 @@ from uuid import UUID
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, ALL, KEEP, FrameRewrite
 from ovs_ebpf_tap.model.match import Match
 from ovs_ebpf_tap.model.rows import PARKED_VLANS, SELECT_VLAN_KEY, STATE_KEY
-from ovs_ebpf_tap.model.tunnel import Tunnel
+from ovs_ebpf_tap.model.tunnel import GeneveOption, Tunnel
 from ovs_ebpf_tap.util.text import printable
 
 INGRESS = "ingress"
@@ -72,6 +72,8 @@ class VlanIngressPolicy:
     admitted: int = ALL
     max_len: int = 0
     """The longest frame, in bytes, that OVS takes in; 0: any."""
+    geneve_options: frozenset[GeneveOption] | None = None
+    """Those that the bridge of a Geneve port knows; None: frames with any options are taken in."""
 
 
 @dataclass(frozen=True)

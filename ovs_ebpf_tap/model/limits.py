@@ -12,5 +12,8 @@ MAX_RULES = abi.constant("MAX_RULES")
 
 MAX_RULES_PER_HOOK = abi.constant("MAX_RULES_PER_HOOK")
 
+MAX_GENEVE_OPTIONS = abi.constant("MAX_OPTIONS")
+"""Kinds of Geneve options that programs can know of a bridge."""
+
 MAX_NATIVE_MIRRORS = 32
 """Mirrors that OVS takes on a bridge: MAX_MIRRORS in `ofproto/ofproto-dpif-mirror.h`."""

@@ -108,11 +108,12 @@ STRUCTS: dict[str, dict[str, Any]] = {
         "ipv6_src": ctypes.c_uint8 * 16,
         "ipv6_dst": ctypes.c_uint8 * 16,
     },
+    "options": {"known": ctypes.c_uint32 * 8},
     "template": {"code": ctypes.c_uint8 * 32768},
     "match": {"mask": ctypes.c_uint64 * 11, "value": ctypes.c_uint64 * 11},
 }
 # Not of numbers alone.
-BYTES = ("key", "match", "template", "global", "tunnel")
+BYTES = ("key", "match", "options", "template", "global", "tunnel")
 NUMBERS = [name for name in STRUCTS if name not in BYTES]
 
 

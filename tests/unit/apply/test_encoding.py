@@ -28,12 +28,15 @@ from ovs_ebpf_tap.model.frame_rewrite import (
     FrameRewrite,
     vlan_set,
 )
+from ovs_ebpf_tap.model.limits import MAX_GENEVE_OPTIONS
+from ovs_ebpf_tap.model.tunnel import GeneveOption
 
 SIZES = {
     "vlans": (abi.constant("VLAN_SET_LEN"), 64),
     "rewrites": (abi.layout("rewrite").size, 64),
     "matches": (abi.layout("match").size, 64),
     "ports": (abi.layout("port").size, 64),
+    "options": (4 * MAX_GENEVE_OPTIONS, 16),
 }
 RULE = abi.layout("rule")
 QUARANTINE = abi.constant("QUARANTINE_MS") / 1000
@@ -43,6 +46,12 @@ SLOTS = {uuid: slot for slot, uuid in MIRRORS.items()}
 
 U32 = st.integers(0, 2**32 - 1)
 MODES = st.integers(0, 4)
+OPTIONS = st.builds(
+    GeneveOption,
+    st.integers(0, 0xFFFF),
+    st.integers(0, 0xFF),
+    st.integers(0, 31).map(lambda words: 4 * words),
+)
 TAGS = st.integers(0, 4095)
 VLANS = st.sampled_from([1, 1 << 5, 1 << 4094, ALL & ~1]) | st.lists(TAGS, min_size=1).map(vlan_set)
 
@@ -89,7 +98,13 @@ def rules(ingress_policy: VlanIngressPolicy | None, limit: int) -> st.SearchStra
 def hooks(draw: st.DrawFn) -> tuple[Rule, ...]:
     ingress_policy = draw(
         st.none()
-        | st.builds(VlanIngressPolicy, mode=MODES, tag=TAGS, admitted=st.just(ALL) | VLANS)
+        | st.builds(
+            VlanIngressPolicy,
+            mode=MODES,
+            tag=TAGS,
+            admitted=st.just(ALL) | VLANS,
+            geneve_options=st.none() | st.frozensets(OPTIONS, max_size=MAX_GENEVE_OPTIONS),
+        )
     )
     return tuple(
         draw(st.lists(rules(ingress_policy, draw(st.integers(0, 2))), min_size=1, max_size=6))
@@ -299,6 +314,9 @@ def test_what_is_not_used_is_given_back(name: str, clock: Clock) -> None:
         rewrite = replace(PLAIN.rewrite, in_tag=number if name == "rewrites" else 0)
         match = parse(f"dl_vlan={number}") if name == "matches" else None
         ingress_policy = VlanIngressPolicy(1, number) if name == "ports" else None
+        if name == "options":
+            options = frozenset({GeneveOption(number, 0, 4)})
+            ingress_policy = VlanIngressPolicy(1, 1, geneve_options=options)
         return (
             replace(
                 PLAIN, vlans=vlans, rewrite=rewrite, match=match, ingress_policy=ingress_policy
