@@ -16,7 +16,7 @@ from ovs_ebpf_tap.decide.topology import BridgeContext
 from ovs_ebpf_tap.decide.tunnel_ports import TunnelPorts
 from ovs_ebpf_tap.model.desired import Plan
 from ovs_ebpf_tap.model.device import Device
-from ovs_ebpf_tap.model.flow_traits import OpenFlow, PortFlags
+from ovs_ebpf_tap.model.flow_traits import UNKNOWN_FLAGS, OpenFlow
 from ovs_ebpf_tap.model.frame_rewrite import ACCESS, TUNNEL
 from ovs_ebpf_tap.model.limits import MAX_MIRRORS
 from ovs_ebpf_tap.model.reasons import row_reasons
@@ -175,7 +175,7 @@ def _make_context(given: BridgeInput, ports: BridgePorts, seen: _SeenPorts) -> B
         refused=given.refused,
         surroundings=given.surroundings,
         traits=traits,
-        flags=given.openflow.port_flags.get(given.bridge.name, PortFlags()),
+        flags=given.openflow.port_flags.get(given.bridge.name, UNKNOWN_FLAGS),
         multi_bridge_mirrors=given.multi_bridge_mirrors,
         over_native_limit=is_over_native_limit(ports),
         has_untagged_output=(

@@ -9,10 +9,13 @@ from ovs_ebpf_tap.decide.seen_port import to_ingress
 from ovs_ebpf_tap.decide.topology import Topology
 from ovs_ebpf_tap.decide.vlan import Path, PortVlans
 from ovs_ebpf_tap.model.desired import VlanIngressPolicy
-from ovs_ebpf_tap.model.frame_rewrite import ACCESS
+from ovs_ebpf_tap.model.frame_rewrite import ACCESS, KEEP
 from ovs_ebpf_tap.model.rows import Port
+from ovs_ebpf_tap.model.tunnel import GeneveOption
 
 VLAN_ETHERNET_HEADER = 18
+
+_ADMITTING = VlanIngressPolicy(KEEP, 0)
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,14 @@ class PortDirection:
         """One direction of a port of the component."""
         vlans = topology.vlans(port) if arrival else _leaving(topology, port)
         max_len = _max_arriving(topology, port) if arrival else 0
-        policy = VlanIngressPolicy(vlans.mode, vlans.tag, vlans.admitted, max_len)
+        options = _geneve_options(topology, port) if arrival else None
+        policy = VlanIngressPolicy(vlans.mode, vlans.tag, vlans.admitted, max_len, options)
         taps = any(map(to_ingress, topology.interfaces(port)))
         return cls(
             port,
             arrival,
             path=Path.of(vlans),
-            ingress_policy=policy if max_len or not vlans.plain else None,
+            ingress_policy=None if policy == _ADMITTING else policy,
             # OVS reads the packets of taps with their tags in them.
             loses_dei=topology.netdev and arrival and not taps,
             floods=not arrival and _is_flooded(topology, port),
@@ -76,6 +80,16 @@ def _is_flooded(topology: Topology, port: Port) -> bool:
     """
     traits = topology.context.traits
     return port.uuid not in topology.reserved or (traits is not None and traits.outputs)
+
+
+def _geneve_options(topology: Topology, port: Port) -> frozenset[GeneveOption] | None:
+    """The options that the port's bridge knows; None if frames are taken in whatever they have.
+
+    While the table of the bridge is not known, it is better to copy too much.
+    """
+    if topology.netdev or all(row.type != "geneve" for row in topology.interfaces(port)):
+        return None
+    return topology.context.flags.geneve_options
 
 
 def _max_arriving(topology: Topology, port: Port) -> int:

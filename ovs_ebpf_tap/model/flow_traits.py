@@ -66,8 +66,13 @@ class PortFlags:
     """Ports where OVS drops STP frames that arrive, uncopied."""
     no_forward: frozenset[str] = frozenset()
     """Ports that OVS sends nothing to, mirrors' copies neither (`compose_output_action__`)."""
-    geneve_options: frozenset[GeneveOption] = frozenset()
-    """The options that the bridge knows. OVS drops what arrives with another critical one."""
+    geneve_options: frozenset[GeneveOption] | None = frozenset()
+    """The options that the bridge knows: OVS drops what arrives with another critical one. None:
+    they are not known."""
+
+
+UNKNOWN_FLAGS = PortFlags(geneve_options=None)
+"""Of a bridge that does not answer, or not yet."""
 
 
 @dataclass(frozen=True)

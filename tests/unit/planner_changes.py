@@ -17,7 +17,7 @@ from ovs_ebpf_tap.model.desired import (
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags, PortPaths
 from ovs_ebpf_tap.model.limits import MAX_NATIVE_MIRRORS
 from ovs_ebpf_tap.model.rows import MODE_KEY
-from ovs_ebpf_tap.model.tunnel import TunnelOptions
+from ovs_ebpf_tap.model.tunnel import GeneveOption, TunnelOptions
 
 NOWHERE = UUID(int=0xDEAD)
 
@@ -50,13 +50,14 @@ def new_port(name: str, **settings: Any) -> Change:
     return change
 
 
-def tunnel(name: str, **options: str) -> Change:
-    """A VXLAN port in the place of the one called so, with the device that carries it."""
-    found = TunnelOptions.parse("vxlan", {"remote_ip": "10.0.0.1", **options})
-    made = new_port(name, type="vxlan", state={"tunnel": found}, device=None)
+def tunnel(name: str, type: str = "vxlan", **options: str) -> Change:
+    """A tunnel port in the place of the one called so, with the device that carries it."""
+    found = TunnelOptions.parse(type, {"remote_ip": "10.0.0.1", **options})
+    made = new_port(name, type=type, state={"tunnel": found}, device=None)
 
     def change(world: World) -> None:
-        world.add_device("vxlan_sys_4789", kind="vxlan", slave="openvswitch")
+        device = "vxlan_sys_4789" if found is None else found.device
+        world.add_device(device, kind=type, slave="openvswitch")
         made(world)
 
     return change
@@ -111,8 +112,13 @@ def reserve(device: str) -> Change:
 
 
 def flags(**names: str) -> Change:
-    sets = {flag: frozenset(ports.split()) for flag, ports in names.items()}
+    sets: dict[str, Any] = {flag: frozenset(ports.split()) for flag, ports in names.items()}
     return lambda world: world.port_flags.update({"br0": PortFlags(**sets)})
+
+
+def geneve_options(number: int) -> Change:
+    options = frozenset(GeneveOption(0x102, type, 4) for type in range(number))
+    return lambda world: world.port_flags.update({"br0": PortFlags(geneve_options=options)})
 
 
 def flows(traits: FlowTraits | None) -> Change:

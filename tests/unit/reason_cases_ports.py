@@ -10,6 +10,7 @@ from planner_changes import (
     clsact,
     filtered,
     flags,
+    geneve_options,
     ingress_qdisc,
     mirror,
     new_port,
@@ -27,6 +28,7 @@ from ovs_ebpf_tap.model.desired import (
     NATIVE,
 )
 from ovs_ebpf_tap.model.device import Device
+from ovs_ebpf_tap.model.limits import MAX_GENEVE_OPTIONS
 
 CASES: list[ReasonCase] = [
     # The selected ports.
@@ -60,6 +62,12 @@ CASES: list[ReasonCase] = [
         both(tunnel("b", key="1"), tunnel("c", in_key="2", out_key="1")),
         NATIVE,
         "it selects what leaves through tunnel port b, and port c may send with the same key and",
+    ),
+    (
+        "geneve on a bridge that knows many options",
+        both(tunnel("a", "geneve", key="1"), geneve_options(MAX_GENEVE_OPTIONS + 1)),
+        NATIVE,
+        f"port a is a Geneve port of a bridge that knows more than {MAX_GENEVE_OPTIONS} kinds of",
     ),
     (
         "output to a tunnel",

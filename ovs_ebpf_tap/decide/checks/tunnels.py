@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ovs_ebpf_tap.decide.topology import Topology
 from ovs_ebpf_tap.decide.tunnel_ports import is_told_by_flows, tunnel_of
+from ovs_ebpf_tap.model.limits import MAX_GENEVE_OPTIONS
 from ovs_ebpf_tap.model.reasons import port_reasons
 from ovs_ebpf_tap.model.rows import Interface, Mirror, Port
 from ovs_ebpf_tap.model.tunnel import KINDS
@@ -23,6 +24,8 @@ def check_tunnels(topology: Topology, mirror: Mirror) -> None:
             if is_hooked_tunnel(topology, interface):
                 if port.uuid in sources or port.uuid in destinations:
                     _check_options(topology, interface, port)
+                if port.uuid in sources and interface.type == "geneve":
+                    _check_geneve(topology, port)
                 if port.uuid in destinations and not arrivals_do:
                     _check_leaving(topology, interface, port)
 
@@ -44,6 +47,11 @@ def _check_options(topology: Topology, interface: Interface, port: Port) -> None
     other = topology.context.tunnel_ports.unclear(interface)
     if other is not None:
         raise port_reasons.TUNNEL_OPTIONS.error(port=other.name)
+
+
+def _check_geneve(topology: Topology, port: Port) -> None:
+    if len(topology.context.flags.geneve_options or ()) > MAX_GENEVE_OPTIONS:
+        raise port_reasons.GENEVE_OPTIONS.error(where=f"port {port.name}", limit=MAX_GENEVE_OPTIONS)
 
 
 def _check_leaving(topology: Topology, interface: Interface, port: Port) -> None:

@@ -67,6 +67,12 @@ TUNNELS_ALIKE = Reason(
     "A hook sees key and addresses, not through which port a packet leaves.",
     "Give the ports different keys or addresses, or do not select them as destinations.",
 )
+GENEVE_OPTIONS = Reason(
+    "{where} is a Geneve port of a bridge that knows more than {limit} kinds of options",
+    "Open vSwitch drops frames with critical options that the bridge does not know, and a hook "
+    "can know so many.",
+    "Remove kinds of options with `ovs-ofctl del-tlv-map`, or do not select the port as a source.",
+)
 NOT_ETHERNET = Reason(
     "{where}: device {device} is not an Ethernet device",
     "Hooks there would see packets without an Ethernet header.",

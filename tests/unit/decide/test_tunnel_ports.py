@@ -10,8 +10,8 @@ from builders import World, switch
 from ovs_ebpf_tap.decide.planner import Planner
 from ovs_ebpf_tap.decide.tunnel_ports import tunnel_of
 from ovs_ebpf_tap.model.desired import EGRESS, INGRESS, NATIVE, OFFLOADED, TCX, Hook
-from ovs_ebpf_tap.model.flow_traits import FlowTraits
-from ovs_ebpf_tap.model.tunnel import TunnelOptions
+from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.tunnel import GeneveOption, TunnelOptions
 
 DEVICE = {"kind": "vxlan", "slave": "openvswitch"}
 
@@ -147,3 +147,26 @@ def test_the_device_is_followed() -> None:
     after = hook(world, "t1", arrival=True)
     assert before.ifindex != after.ifindex
     assert set(world.plan().hooks) == {after}
+
+
+@pytest.mark.parametrize("options", [None, frozenset(), frozenset({GeneveOption(0x102, 0x80, 4)})])
+def test_hooks_of_arriving_geneve_frames_know_the_options_of_the_bridge(
+    options: frozenset[GeneveOption] | None,
+) -> None:
+    world = switch("a out")
+    world.add_device("genev_sys_6081", kind="geneve", slave="openvswitch")
+    tunnel = TunnelOptions.parse("geneve", {"remote_ip": "10.0.0.1", "key": "1"})
+    world.add_port("t1", type="geneve", state={"tunnel": tunnel}, device=None)
+    if options is not None:  # Else nothing is known of the bridge yet.
+        world.port_flags["br0"] = PortFlags(geneve_options=options)
+    world.add_mirror("m1", src="t1 a", dst="t1", out="out")
+    known = {
+        hook: rule.ingress_policy.geneve_options if rule.ingress_policy is not None else None
+        for hook, (rule,) in world.plan().hooks.items()
+    }
+    arriving, leaving = (tunnel_of(world.interfaces["t1"], arrival=way) for way in (True, False))
+    assert {hook.tunnel: each for hook, each in known.items()} == {
+        arriving: options,
+        leaving: None,
+        None: None,
+    }
