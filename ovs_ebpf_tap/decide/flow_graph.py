@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Self
 
-from ovs_ebpf_tap.decide.flow_sites import Site, lookup_of, sites_of
-from ovs_ebpf_tap.decide.site_index import SiteIndex
+from ovs_ebpf_tap.decide.flow_sites import Site, lookup_of, sites_of, written_by
+from ovs_ebpf_tap.decide.known_index import KnownIndex
 from ovs_ebpf_tap.model.flow import (
     VLAN,
     VLAN_PRESENT,
@@ -19,12 +19,10 @@ from ovs_ebpf_tap.model.flow import (
     Actions,
     Clone,
     Flow,
-    Forget,
     Group,
     Known,
     Load,
     Modify,
-    Move,
     Output,
     OutputField,
     Pipeline,
@@ -44,6 +42,8 @@ class FlowGraph:
         outputs: Mapping[int, Sequence[Site]],
         fields: Sequence[Site],
         lookups: Mapping[int, Sequence[Site]],
+        flows: Mapping[int, Sequence[Flow]],
+        writes: Mapping[int, int],
         *,
         modifies: bool,
         strips: bool,
@@ -54,7 +54,13 @@ class FlowGraph:
         """Those that have the port's number in a field."""
         self.lookups = lookups
         """By table, and by `-1 - N` for group N."""
-        self._indices: dict[int, SiteIndex] = {}
+        self.writes = writes
+        """By table: the bits that lookups there may write."""
+        self.starts_empty = 0 not in lookups
+        """Whether only packets that arrive are looked up in table 0, with empty registers."""
+        self._flows = flows
+        self._lookups_by_known: dict[int, KnownIndex[Site]] = {}
+        self._flows_by_known: dict[int, KnownIndex[Flow]] = {}
         self.modifies = modifies
         """Whether some flow may change a packet."""
         self.strips = strips
@@ -62,9 +68,20 @@ class FlowGraph:
 
     def lookups_of(self, table: int, known: Known) -> Sequence[Site]:
         """The lookups in a table, or of a group, where metadata may be so, and perhaps others."""
-        if table not in self._indices:
-            self._indices[table] = SiteIndex.of(self.lookups.get(table, ()))
-        return self._indices[table].meeting(known)
+        index = self._lookups_by_known.get(table)
+        if index is None:
+            sites = self.lookups.get(table, ())
+            index = KnownIndex.of((site, site.there) for site in sites)
+            self._lookups_by_known[table] = index
+        return index.meeting(known)
+
+    def flows_of(self, table: int, known: Known) -> Sequence[Flow]:
+        """The flows of a table, or a group, that metadata may match, and perhaps others."""
+        index = self._flows_by_known.get(table)
+        if index is None:
+            index = KnownIndex.of((flow, flow.match) for flow in self._flows.get(table, ()))
+            self._flows_by_known[table] = index
+        return index.meeting(known)
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Self:
@@ -84,12 +101,14 @@ class FlowGraph:
         outputs: dict[int, list[Site]] = defaultdict(list)
         fields: list[Site] = []
         lookups: dict[int, list[Site]] = defaultdict(list)
+        tables: dict[int, list[Flow]] = defaultdict(list)
         modifies = strips = False
         for number, flow in enumerate(flows):
             if number % _STEP == 0:
                 yield None
             modifies = modifies or _does(flow.actions, _is_modification)
             strips = strips or _does(flow.actions, _is_strip)
+            tables[flow.table].append(flow)
             for site in sites_of(flow, writes):
                 if isinstance(site.action, Output):
                     outputs[site.action.port].append(site)
@@ -97,7 +116,7 @@ class FlowGraph:
                     fields.append(site)
                 else:
                     lookups[site.action.table].append(site)
-        yield cls(outputs, fields, lookups, modifies=modifies, strips=strips)
+        yield cls(outputs, fields, lookups, tables, writes, modifies=modifies, strips=strips)
 
 
 def _does(actions: Actions, what: Callable[[Action], bool]) -> bool:
@@ -139,7 +158,7 @@ def _writes(flows: Sequence[Flow]) -> Iterator[Mapping[int, int]]:
             if lookup is not None:
                 behind[flow.table].add(lookup.table)
             else:
-                found[flow.table] |= _written(action)
+                found[flow.table] |= written_by(action)
     changed = True
     while changed:
         changed = False
@@ -150,11 +169,3 @@ def _writes(flows: Sequence[Flow]) -> Iterator[Mapping[int, int]]:
             if bits != found[table]:
                 found[table], changed = bits, True
     yield found
-
-
-def _written(action: Action) -> int:
-    if isinstance(action, Load):
-        return action.known.mask
-    if isinstance(action, Forget):
-        return action.mask
-    return action.destination.mask if isinstance(action, Move) else 0

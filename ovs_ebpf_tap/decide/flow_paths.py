@@ -13,6 +13,7 @@ from ovs_ebpf_tap.model.flow import (
     FLOOD,
     IN_PORT,
     IN_PORT_PORT,
+    METADATA_MASK,
     NORMAL,
     VLAN,
     VLAN_PRESENT,
@@ -54,7 +55,7 @@ def port_paths(
         return PortPaths(undecided=True)
     naming = found.ending & {end.site.flow for end in numbered}
     return PortPaths(
-        repeats=_name(pipeline, graph, repeating(found.reaching)),
+        repeats=_name(pipeline, graph, repeating(graph, port, found.reaching)),
         numbered=_name(pipeline, graph, naming),
         origins=origins,
         tagged_origins=tagged,
@@ -104,12 +105,12 @@ def _by_normal(graph: FlowGraph) -> Iterator[End]:
 def _search(graph: FlowGraph, port: int, ends: Sequence[End], last: Form) -> Search:
     """Follows packets back; first by all that flows match, then by what decides at the port."""
     try:
-        found = Search(port, last, -1, _MOST_STATES)
+        found = Search(port, last, METADATA_MASK, _MOST_STATES)
         found.run(graph, ends)
     except TooManyStatesError:
         kept = ARRIVAL
         for end in ends:
-            kept |= end.known.mask | end.site.flow.match.mask
+            kept |= (end.known.mask | end.site.flow.match.mask) & METADATA_MASK
         found = Search(port, last, kept, _MOST_COARSE_STATES)
         found.run(graph, ends)
     return found

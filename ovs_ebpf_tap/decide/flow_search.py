@@ -6,14 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import reduce
 from typing import NamedTuple
 
 from ovs_ebpf_tap.decide.flow_graph import FlowGraph
 from ovs_ebpf_tap.decide.flow_sites import Site
-from ovs_ebpf_tap.model.flow import IN_PORT, VLAN, Flow, Known, Resubmit
+from ovs_ebpf_tap.model.flow import IN_PORT, METADATA, VLAN, Flow, Known, Resubmit, register
 
 ARRIVAL = IN_PORT.mask | VLAN.mask
 """The metadata that a packet has when it arrives."""
+
+EMPTY = reduce(Known.both, (Known.of(bits, 0) for bits in (METADATA, *map(register, range(16)))))
+"""What registers are when a packet arrives."""
 
 
 class Form(IntEnum):
@@ -48,10 +52,13 @@ class State(NamedTuple):
 
 
 class Reaching(NamedTuple):
-    """What has to be known at the beginning of a flow for a site of it to lead to the port."""
+    """What has to be known for a site of a flow to lead to the port."""
 
     known: Known
+    """At the beginning of the flow."""
     form: Form
+    here: Known
+    """At the site."""
 
 
 Places = dict[tuple[int, ...], set[Reaching]]
@@ -73,6 +80,8 @@ class Search:
     """The bits of metadata that flows match, as far as they count."""
     limit: int
     """How many states are followed."""
+    starts_empty: bool = False
+    """As `FlowGraph.starts_empty`."""
     reaching: dict[Flow, Places] = field(default_factory=lambda: defaultdict(_no_places))
     ending: set[Flow] = field(default_factory=set)
     """The flows that packets leave by."""
@@ -87,6 +96,7 @@ class Search:
 
     def run(self, graph: FlowGraph, ends: Iterable[End]) -> None:
         """Follows packets back from there. Raises TooManyStatesError."""
+        self.starts_empty = graph.starts_empty
         for site, known, elsewhere in ends:
             if self._back(site, State(0, known, elsewhere, Form.SAME)):
                 self.ending.add(site.flow)
@@ -100,7 +110,8 @@ class Search:
         before = self._before_lookup(site, state)
         if before is None:
             return False
-        known, elsewhere = before
+        here, elsewhere = before
+        known = here
         form = state.form
         for index, prefix in enumerate(site.prefixes):
             if index and form is Form.CHANGED:
@@ -119,7 +130,9 @@ class Search:
         if not known.meets(flow.match) or (elsewhere and _is_port(flow.match, self.port)):
             return False
         known = known.both(flow.match.only(self.kept))
-        self.reaching[flow][site.place].add(Reaching(known, state.form))
+        if flow.table == 0 and self.starts_empty and not known.meets(EMPTY):
+            return False
+        self.reaching[flow][site.place].add(Reaching(known, state.form, here))
         self._add(State(flow.table, known, elsewhere, form))
         return True
 

@@ -121,6 +121,15 @@ def lookup_of(action: Action) -> Resubmit | None:
     return action if isinstance(action, Resubmit) else None
 
 
+def written_by(action: Action) -> int:
+    """The bits of metadata that an action writes itself."""
+    if isinstance(action, Load):
+        return action.known.mask
+    if isinstance(action, Forget):
+        return action.mask
+    return action.destination.mask if isinstance(action, Move) else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """An action that sends a packet to a port, or has it looked up, and what comes before it."""

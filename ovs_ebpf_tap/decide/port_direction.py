@@ -63,13 +63,12 @@ def _leaving(topology: Topology, port: Port) -> PortVlans:
     """The VLAN settings for frames that have left through the port.
 
     OVS's `mirror_packet` looks at tags as if the frame had arrived there. An access port admits
-    none, but NORMAL leaves it those behind the one that it takes off, and OVS copies these.
+    none, but NORMAL leaves it those behind the one that it takes off, and OVS copies these. Where
+    flows may send tagged frames there by number, tags are taken for those that OVS looks at.
     """
     vlans = topology.vlans(port)
-    numbered = any(paths.numbered is not None for paths in topology.paths(port))
-    if vlans.mode == ACCESS and numbered and not topology.context.leaves_tags:
-        return vlans
-    return vlans.leaving
+    tagged = any(paths.tagged_origins for paths in topology.paths(port))
+    return vlans if vlans.mode == ACCESS and tagged else vlans.leaving
 
 
 def _is_flooded(topology: Topology, port: Port) -> bool:

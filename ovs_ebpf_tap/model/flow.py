@@ -42,6 +42,27 @@ TUN_ID = Bits(576, 64)
 PKT_MARK = Bits(640, 32)
 IN_PORT = Bits(672, 32)
 VLAN = Bits(704, 13)
+_STACK = 720
+"""Where what actions have pushed lies, up to eight fields of 128 bits."""
+STACK_DEPTH = 8
+METADATA_MASK = (1 << _STACK + 128 * STACK_DEPTH) - 1
+"""All of these."""
+
+ETH_TYPE = Bits(1744, 16)
+IP_PROTO = Bits(1760, 8)
+ICMP_TYPE = Bits(1768, 8)
+ICMP_CODE = Bits(1776, 8)
+"""Of the packet itself: what kind it is."""
+ETH_GROUP = Bits(1784, 1)
+"""Whether it is for more than one station: the first bit of the destination's address."""
+ETH_DST = Bits(1785, 48)
+"""Which station it is for. Flows that send to ports leave that out, so that those for many stations
+are one."""
+
+
+def pushed(depth: int, width: int) -> Bits:
+    """Where a field lies that is the one of that depth on the stack."""
+    return Bits(_STACK + 128 * depth, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +81,10 @@ class Known:
     def meets(self, other: Known) -> bool:
         """Whether metadata can be as both say."""
         return not (self.value ^ other.value) & self.mask & other.mask
+
+    def implies(self, other: Known) -> bool:
+        """Whether all that the other says is known."""
+        return other.mask & ~self.mask == 0 and self.meets(other)
 
     def only(self, mask: int) -> Known:
         """What is known of these bits."""
@@ -182,6 +207,10 @@ class Flow:
     table: int
     match: Known
     actions: Actions
+    priority: int = 0
+    exact: bool = False
+    """Whether it matches nothing else. Only such flows are told that drop packets: those of lower
+    priority do not see what they match."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
-from ovs_ebpf_tap.model.flow import Flow
+from ovs_ebpf_tap.model.flow import ETH_DST, Flow, Output, OutputField
 from ovs_ebpf_tap.model.tunnel import GeneveOption
 from ovs_ebpf_tap.observe.ofp_fields import match_of
 from ovs_ebpf_tap.observe.ofp_pipeline import instructions_of
@@ -252,7 +252,7 @@ class Does(NamedTuple):
     """What a flow does."""
 
     flows: tuple[Flow, ...]
-    """Itself, if it does anything, and the flows that it may add, as `Flow` has it."""
+    """Itself and the flows that it may add, as `Flow` has it."""
     groups: frozenset[int]
     """The groups that it uses."""
 
@@ -307,5 +307,11 @@ def _flow_update(version: int, content: bytes, at: int, end: int, removed: bool)
         return FlowUpdate(key, cookie, None)
     instructions = content[middle:end]
     parsed = instructions_of(table, instructions)
-    own = (Flow(table, match_of(match), parsed.actions),) if parsed.actions else ()
+    known, exact = match_of(match)
+    own: tuple[Flow, ...] = ()
+    if any(isinstance(each, Output | OutputField) for each in parsed.actions):
+        exact = exact and not known.mask & ETH_DST.mask
+        known = known.only(~ETH_DST.mask)
+    if parsed.actions or exact:
+        own = (Flow(table, known, parsed.actions, priority, exact),)
     return FlowUpdate(key, cookie, Does(own + parsed.learned, parsed.groups))

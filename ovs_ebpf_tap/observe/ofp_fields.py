@@ -12,7 +12,13 @@ from struct import Struct
 from typing import NamedTuple
 
 from ovs_ebpf_tap.model.flow import (
+    ETH_DST,
+    ETH_GROUP,
+    ETH_TYPE,
+    ICMP_CODE,
+    ICMP_TYPE,
     IN_PORT,
+    IP_PROTO,
     METADATA,
     PKT_MARK,
     TUN_ID,
@@ -150,16 +156,40 @@ def _matched() -> Iterator[tuple[int, tuple[int, int]]]:
             yield oxm_class << 16 | number << 9 | _HAS_MASK | 2 * size, at
 
 
-_MATCHED = dict(_matched())
+def _kinds() -> Iterator[tuple[int, tuple[int, int]]]:
+    """The same of fields that say what kind of packet it is, where they are matched as a whole."""
+    for number, size, bits in (
+        (5, 2, ETH_TYPE),
+        (10, 1, IP_PROTO),
+        (19, 1, ICMP_TYPE),
+        (20, 1, ICMP_CODE),
+        (29, 1, ICMP_TYPE),
+        (30, 1, ICMP_CODE),
+    ):
+        yield _OXM << 16 | number << 9 | size, (bits.offset, (1 << bits.width) - 1)
+
+
+_ETH_DST = {each << 16 | number << 9 | 6 for each, number in ((_OXM, 3), (_NXM_0, 1))}
+_ETH_DST_MASKED = {head - 6 | _HAS_MASK | 12 for head in _ETH_DST}
+_MATCHED = {**dict(_matched()), **dict(_kinds())}
 _NXM_IN_PORT_HEADER = 2
 
 
-def match_of(match: bytes) -> Known:
-    """What a flow's match, with its type and length in front, says of the metadata."""
+class Match(NamedTuple):
+    """What a flow's match says of the metadata and of the kind of packet."""
+
+    known: Known
+    exact: bool
+    """Whether it says nothing else."""
+
+
+def match_of(match: bytes) -> Match:
+    """Reads a flow's match, with its type and length in front."""
     kind, end = _TYPE_LENGTH.unpack_from(match)
     if kind != _MATCH_OXM or end > len(match):
         raise ValueError("a flow's match is of another type, or too long")
     known = mask = 0
+    exact = True
     at = 4
     while at < end:
         head = int.from_bytes(match[at : at + 4])
@@ -177,9 +207,24 @@ def match_of(match: bytes) -> Known:
             else:
                 known |= (int.from_bytes(match[start:at]) & of_field) << offset
             mask |= of_field << offset
+        else:
+            station = _station(head, match[start:at])
+            known |= station.value
+            mask |= station.mask
+            exact = exact and station.mask & ETH_DST.mask == ETH_DST.mask
     if at != end:
         raise ValueError("a flow's match ends within a field")
-    return Known(known, mask)
+    return Match(Known(known, mask), exact)
+
+
+def _station(head: int, content: bytes) -> Known:
+    """What a match of the destination's address says of it; nothing, if it is one of another."""
+    if head in _ETH_DST:
+        group = Known.of(ETH_GROUP, content[0] & 1)
+        return group.both(Known.of(ETH_DST, int.from_bytes(content)))
+    if head in _ETH_DST_MASKED and content[6] & 1:
+        return Known.of(ETH_GROUP, content[0] & 1)
+    return Known()
 
 
 def widened(port: int) -> int:

@@ -35,6 +35,7 @@ from ovs_ebpf_tap.model.flow import (
 from ovs_ebpf_tap.observe import ofp_fields
 from ovs_ebpf_tap.observe.ofp_fields import Part
 from ovs_ebpf_tap.observe.ofp_learn import learn
+from ovs_ebpf_tap.observe.ofp_stack import Stack, stack_part
 
 ANYTHING: Actions = (Output(ANY_PORT), Output(ANY_PORT))
 """What an action does that is not known here: it may send the packet to any port, twice."""
@@ -132,6 +133,7 @@ _SAME_PORT = 0xFFF8
 # OFPP_TABLE, OFPP_CONTROLLER and OFPP_ANY: they lead to no port.
 _NOWHERE = {0xFFFFFFF9, 0xFFFFFFFD, 0xFFFFFFFF}
 
+_PUSH, _POP = (_U32.pack(_NX) + _U16.pack(subtype) for subtype in (27, 28))
 _NAT = _U32.pack(_NX) + _U16.pack(36)
 _MAY_MODIFY = Modify(always=False)
 _MODIFY = (Modify(),)
@@ -206,8 +208,16 @@ class _Parser:
 
     def steps(self, data: bytes) -> Iterator[Action]:
         """Actions that OVS executes one after the other."""
+        stack = Stack()
         for kind, element in _elements(data):
-            yield from self._one(kind, element)
+            if kind == _EXPERIMENTER and element[4:10] in (_PUSH, _POP):
+                part = stack_part(element)
+                yield from stack.push(part) if element[4:10] == _PUSH else stack.pop(part)
+                continue
+            for action in self._one(kind, element):
+                if isinstance(action, Resubmit | ToGroup):
+                    stack.forget()  # Other flows may push and pop, too.
+                yield action
 
     def action_set(self, data: bytes) -> Actions:
         """Actions that OVS executes in the order of an action set."""
@@ -336,12 +346,8 @@ def _writes(subtype: int, action: bytes) -> Iterable[Action]:
             return ofp_fields.forget(_part(action, 28, *_U16.unpack_from(action, 26)))
         case 13:  # bundle_load
             return ofp_fields.forget(_part(action, 24, *_U16.unpack_from(action, 22)))
-        case 28:  # pop
-            (start,) = _U16.unpack_from(action, 10)
-            head = ofp_fields.header(action, 12)
-            return ofp_fields.forget(
-                Part(head.field, start, *_U16.unpack_from(action, head.payload))
-            )
+        case 28:  # pop, where it is not known what was pushed
+            return ofp_fields.forget(stack_part(action))
         case 49:  # check_pkt_larger
             (start,) = _U16.unpack_from(action, 12)
             return ofp_fields.forget(Part(ofp_fields.header(action, 14).field, start, 1))

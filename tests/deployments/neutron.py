@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from deployments import neutron_flows
-from deployments.mirrors import UserMirror
 from deployments.neutron_flows import Guest, ProviderVlan
 from deployments.rows import BridgePlan, PortKind, PortRow, Talk
 from deployments.usual_mirrors import of_all_ports, usual_mirrors
@@ -56,7 +54,7 @@ def _plan(
             *(Talk(c1, _FAR.port), Talk(_FAR.port, c1)),
         ],
         connections=[(a1, a2), (a1, "server"), (c1, _FAR.port)],
-        mirrors=_mirrors(a1, a2, a3, by_number),
+        mirrors=usual_mirrors(a1, a2, (a1, a2, a3), vlan=1),
         later=of_all_ports(offloaded=False) if by_number else (),
         flows={
             "br-int": list(flows),
@@ -65,12 +63,6 @@ def _plan(
         },
         by_number=by_number,
     )
-
-
-def _mirrors(a1: str, a2: str, a3: str, by_number: bool) -> list[UserMirror]:
-    """The usual mirrors; what flows output by number to ports with a tag may stay native."""
-    mirrors = usual_mirrors(a1, a2, (a1, a2, a3), vlan=1)
-    return [replace(each, offloaded=not (by_number and each.dst)) for each in mirrors]
 
 
 def _without_firewall(prefix: str = "tap") -> Iterator[str]:

@@ -49,29 +49,21 @@ WITH_TUNNEL = [
 """Apart from the others: as a native mirror, the first would select their output ports."""
 BY_HAND = [
     UserMirror("one-in", src=["vm10"]),
-    UserMirror("one-out", dst=["vm10"], output="tap", offloaded=False),
-    UserMirror("one-both", src=["vm10"], dst=["vm10"], output="internal", offloaded=False),
-    UserMirror("one-both-cut", src=["vm20"], dst=["vm20"], snaplen=96, offloaded=False),
-    UserMirror(
-        "two-both", src=["vm10", "vm40"], dst=["vm10", "vm40"], output="dummy", offloaded=False
-    ),
-    UserMirror("conversation", src=["vm10"], dst=["vm20"], offloaded=False),
+    UserMirror("one-out", dst=["vm10"], output="tap"),
+    UserMirror("one-both", src=["vm10"], dst=["vm10"], output="internal"),
+    UserMirror("one-both-cut", src=["vm20"], dst=["vm20"], snaplen=96),
+    UserMirror("two-both", src=["vm10", "vm40"], dst=["vm10", "vm40"], output="dummy"),
+    UserMirror("conversation", src=["vm10"], dst=["vm20"]),
     UserMirror("tenant-in", src=TENANT, output="tap"),
-    UserMirror("tenant-out", dst=TENANT, output="dummy", offloaded=False),
-    UserMirror("tenant-both", src=TENANT, dst=TENANT, offloaded=False),
-    UserMirror(
-        "tenant-untagged", src=TENANT, dst=TENANT, select_vlan=[0], output="tap", offloaded=False
-    ),
+    UserMirror("tenant-out", dst=TENANT, output="dummy"),
+    UserMirror("tenant-both", src=TENANT, dst=TENANT),
+    UserMirror("tenant-untagged", src=TENANT, dst=TENANT, select_vlan=[0], output="tap"),
 ]
 BY_OVN = [
     UserMirror("ovn-in", src=["vm10"], by_others=True),
-    UserMirror("ovn-out", dst=["vm10"], output="tap", by_others=True, offloaded=False),
-    UserMirror(
-        "ovn-both", src=["vm10"], dst=["vm10"], output="internal", by_others=True, offloaded=False
-    ),
-    UserMirror(
-        "ovn-tenant", src=TENANT, dst=TENANT, output="dummy", by_others=True, offloaded=False
-    ),
+    UserMirror("ovn-out", dst=["vm10"], output="tap", by_others=True),
+    UserMirror("ovn-both", src=["vm10"], dst=["vm10"], output="internal", by_others=True),
+    UserMirror("ovn-tenant", src=TENANT, dst=TENANT, output="dummy", by_others=True),
 ]
 _FILTERS = {(True, False): "from-lport", (False, True): "to-lport", (True, True): "both"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import reduce
 
 import pytest
 
@@ -12,17 +13,25 @@ from ovs_ebpf_tap.lab.waiting import wait_for
 from ovs_ebpf_tap.model.flow import (
     ALL_PORTS,
     ANY_PORT,
+    ETH_DST,
+    ETH_GROUP,
+    ETH_TYPE,
     FLOOD,
+    ICMP_CODE,
+    ICMP_TYPE,
     IN_PORT,
     IN_PORT_PORT,
+    IP_PROTO,
     LOCAL,
     METADATA,
+    METADATA_MASK,
     NORMAL,
     PKT_MARK,
     TUN_ID,
     VLAN,
     VLAN_PRESENT,
     Action,
+    Actions,
     Bits,
     Clone,
     Flow,
@@ -38,6 +47,7 @@ from ovs_ebpf_tap.model.flow import (
     Pipeline,
     Resubmit,
     ToGroup,
+    pushed,
     register,
 )
 from ovs_ebpf_tap.observe.flow_monitor import FlowMonitor
@@ -163,7 +173,20 @@ ACTIONS: Sequence[tuple[str, tuple[Action, ...]]] = [
     ("move:NXM_NX_TUN_ID[0..31]->NXM_NX_REG1[]", (Move(part(TUN_ID, 0, 32), REG1),)),
     (
         "push:NXM_NX_REG0[0..7],pop:NXM_NX_REG1[0..7]",
-        (Forget(part(REG1, 0, 8).mask),),
+        (Move(part(REG0, 0, 8), pushed(0, 8)), Move(pushed(0, 8), part(REG1, 0, 8))),
+    ),
+    (
+        "push:NXM_NX_REG0[],push:NXM_NX_REG1[],pop:NXM_NX_REG0[],pop:NXM_NX_REG1[]",
+        (
+            Move(REG0, pushed(0, 32)),
+            Move(REG1, pushed(1, 32)),
+            Move(pushed(1, 32), REG0),
+            Move(pushed(0, 32), REG1),
+        ),
+    ),
+    (
+        "push:NXM_NX_REG0[],resubmit(,250),pop:NXM_NX_REG1[],pop:NXM_NX_REG0[]",
+        (Move(REG0, pushed(0, 32)), Resubmit(250), Forget(REG1.mask | REG0.mask)),
     ),
     ("pop:NXM_OF_VLAN_TCI[]", (Forget(VLAN.mask), M)),
     ("resubmit(,250)", (Resubmit(250),)),
@@ -274,6 +297,56 @@ def pipeline_of(switch: Switch) -> tuple[FlowMonitor, Pipeline]:
     return monitor, monitor.pipeline
 
 
+def _plain(flow: Flow) -> Flow:
+    """What it does, whatever the kind of packet and beside whichever flows."""
+    return Flow(flow.table, flow.match.only(METADATA_MASK), flow.actions)
+
+
+def known(*fields: tuple[Bits, int]) -> Known:
+    return reduce(Known.both, (Known.of(bits, value) for bits, value in fields))
+
+
+KINDS = {
+    "icmp,icmp_type=3,icmp_code=4,": known(
+        (ETH_TYPE, 0x800), (IP_PROTO, 1), (ICMP_TYPE, 3), (ICMP_CODE, 4)
+    ),
+    "icmp6,icmp_type=2,icmp_code=0,": known(
+        (ETH_TYPE, 0x86DD), (IP_PROTO, 58), (ICMP_TYPE, 2), (ICMP_CODE, 0)
+    ),
+    "reg5=7,dl_dst=02:00:00:00:00:05,": known(
+        (register(5), 7), (ETH_DST, 0x020000000005), (ETH_GROUP, 0)
+    ),
+    "": Known(),
+}
+MATCH_ACTIONS: dict[str, Actions] = {"drop": (), "resubmit(,9)": (Resubmit(9),), "1": to(1)}
+PARTLY = {
+    "tcp,tp_dst=80,": known((ETH_TYPE, 0x800), (IP_PROTO, 6)),
+    "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00,": known((ETH_GROUP, 1)),
+    "dl_src=02:00:00:00:00:05,": Known(),
+}
+
+
+@pytest.mark.parametrize("protocol", ["OpenFlow13", "OpenFlow15"])
+def test_what_flows_match(switch: Switch, protocol: str) -> None:
+    """Kinds of packets, and whether that is all; flows that send on leave out the station."""
+    switch.set_columns("Bridge", "br0", protocols=protocol)
+    expected = set()
+    switch.ofctl("-O", protocol, "del-flows", "br0")
+    for exact, cases in ((True, KINDS), (False, PARTLY)):
+        for text, match in cases.items():
+            for table, actions in enumerate(MATCH_ACTIONS):
+                rule = f"table={table},priority=7,{text}actions={actions}"
+                switch.ofctl("-O", protocol, "add-flow", "br0", rule)
+                whole = exact and not (actions == "1" and match.mask & ETH_DST.mask)
+                told = match.only(~ETH_DST.mask) if actions == "1" else match
+                does = MATCH_ACTIONS[actions]
+                if does or whole:
+                    expected.add(Flow(table, told, does, 7, whole))
+    monitor, pipeline = pipeline_of(switch)
+    monitor.close()
+    assert set(pipeline) == expected
+
+
 @pytest.mark.parametrize("protocol", ["OpenFlow13", "OpenFlow14", "OpenFlow15"])
 def test_flows_and_groups(switch: Switch, protocol: str) -> None:
     switch.set_columns("Bridge", "br0", protocols=protocol)
@@ -313,9 +386,10 @@ def test_flows_and_groups(switch: Switch, protocol: str) -> None:
 
     monitor, pipeline = pipeline_of(switch)
     monitor.close()
-    for flow in pipeline.flows.keys() ^ set(expected):
+    seen = {_plain(flow) for flow in pipeline if flow.actions}
+    for flow in seen ^ set(expected):
         print("expected" if flow in expected else "seen", texts.get(flow.table), flow)
-    assert set(pipeline) == set(expected)
+    assert seen == set(expected)
     assert pipeline.groups == PARSED_GROUPS
     own = {flow: name for flow, name in pipeline.flows.items() if flow.table == name.table}
     assert set(own.values()) == {FlowName(flow.table, flow.table, flow.table + 1) for flow in own}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from ovs_ebpf_tap.decide.flow_paths import port_paths, traits_of
 from ovs_ebpf_tap.model.flow import (
     ALL_PORTS,
     ANY_PORT,
+    ETH_TYPE,
     FLOOD,
     IN_PORT,
     IN_PORT_PORT,
@@ -236,6 +238,46 @@ def test_ovn_router_that_changes_nothing() -> None:
     assert paths(pipeline(*unchanged)).repeats == FlowName(37, 100 + 11, 0)
 
 
+def reentering(*drops: Flow) -> list[Flow]:
+    """What a tunnel brings goes to the port that its metadata names, and on as if it arrived on
+    that: as OVN has it for ICMP errors."""
+    return [
+        Flow(
+            0,
+            known((IN_PORT, 9)),
+            (
+                Forget(REG14.mask),
+                Forget(REG15.mask),
+                Resubmit(43),
+                load(register(10), 7),
+                Resubmit(8),
+            ),
+        ),
+        Flow(8, Known(), (Move(REG14, REG6), Move(REG15, REG14), Move(REG6, REG15), Resubmit(43))),
+        Flow(43, Known(), (Resubmit(65),)),
+        flow(65, [(REG15, 2)], OUT_Q),
+        *drops,
+    ]
+
+
+def test_flows_that_others_hide() -> None:
+    """Of higher priority, if they match no more than is known of the packet."""
+    loop = known((REG14, 2), (REG15, 2))
+    assert paths(pipeline(*reentering())).repeats
+    hidden = Flow(43, loop, (), priority=9, exact=True)
+    assert paths(pipeline(*reentering(hidden))).repeats is None
+    assert paths(pipeline(*reentering(replace(hidden, exact=False)))).repeats
+    assert paths(pipeline(*reentering(replace(hidden, priority=0)))).repeats
+    assert paths(pipeline(*reentering(replace(hidden, match=known((REG14, 2), (REG6, 1)))))).repeats
+
+
+def test_registers_are_empty_when_a_packet_arrives() -> None:
+    """Unless it is looked up in the first table again."""
+    twice = [flow(0, [(REG5, 3)], OUT_Q, OUT_Q)]
+    assert paths(pipeline(*twice)).repeats is None
+    assert paths(pipeline(*twice, flow(1, (), Resubmit(0)))).repeats
+
+
 def test_origins_by_registers() -> None:
     """Ports of one network, as a register says that the first table loads."""
     found = paths(
@@ -349,9 +391,11 @@ def actions_of(table: int) -> st.SearchStrategy[tuple[Action, ...]]:
 
 
 def flows_of(table: int) -> st.SearchStrategy[list[Flow]]:
-    match = st.lists(st.tuples(fields, values), max_size=1).map(lambda each: known(*each))
-    one = st.builds(Flow, st.just(table), match, actions_of(table))
-    return st.lists(one, min_size=1, max_size=2)
+    matched = st.tuples(st.sampled_from([*FIELDS, ETH_TYPE]), values)
+    match = st.lists(matched, max_size=1).map(lambda each: known(*each))
+    priorities = st.integers(0, 3)
+    one = st.builds(Flow, st.just(table), match, actions_of(table), priorities, st.booleans())
+    return st.lists(one, min_size=1, max_size=3)
 
 
 pipelines = st.builds(
@@ -369,8 +413,8 @@ class Packet:
     def __init__(self, through: Pipeline, choices: random.Random) -> None:
         self.through, self.choices = through, choices
         self.metadata = Known.of(IN_PORT, choices.choice([P, Q, R])).value
-        for bits in (REG5, REG15, VLAN):
-            self.metadata |= Known.of(bits, choices.choice(VALUES)).value
+        self.metadata |= Known.of(VLAN, choices.choice(VALUES)).value
+        self.metadata |= Known.of(ETH_TYPE, choices.choice(VALUES)).value
         self.form = self.forms = 0
         self.left: list[tuple[int, int, bool, bool]] = []
         """Port, form, whether a flow named the port, whether it has a tag."""
@@ -392,8 +436,12 @@ class Packet:
     def look_up(self, table: int) -> None:
         here = Known(self.metadata, -1)
         found = [f for f in self.through.flows if f.table == table and here.meets(f.match)]
-        if found:
-            self.execute(self.choices.choice(found).actions)
+        self.choices.shuffle(found)
+        for each in sorted(found, key=lambda each: -each.priority):
+            # Whether others match depends on what is not told of them.
+            if each.exact or self.choices.random() < 0.5:
+                self.execute(each.actions)
+                return
 
     def clone(self, actions: tuple[Action, ...]) -> None:
         before = self.metadata, self.form
@@ -425,6 +473,7 @@ class Packet:
             case Forget(mask):
                 self.put(Known(self.choices.choice([0, mask]) & mask, mask))
             case Modify(always) if always or self.choices.random() < 0.5:
+                self.put(Known.of(ETH_TYPE, self.choices.choice(VALUES)))
                 self.forms += 1
                 self.form = self.forms
             case Resubmit(table, other):

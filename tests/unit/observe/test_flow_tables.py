@@ -192,7 +192,7 @@ def test_pipelines_and_their_versions() -> None:
         connection.sendall(flows())
         tables.run()
         before, version = tables.pipeline("br0"), tables.versions["br0"]
-        output = Flow(0, Known(), (Output(1),))
+        output = Flow(0, Known(), (Output(1),), priority=1)
         assert before == Pipeline({output: FlowName(0, 1, 0)})
 
         connection.sendall(flows(flow(1, event=2), flow(3, OUTPUT, event=1)))
