@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,11 +56,20 @@ def _parameters(item: pytest.Item) -> Collection[object]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_leftovers() -> None:
-    """Removes what earlier runs left behind that were killed."""
+    """Removes what earlier runs left behind that were killed.
+
+    One after the other does, of the processes that run tests side by side: they would remove the
+    same.
+    """
     if os.geteuid() == 0:
-        reap()
-        reap_pins()
-        reap_cgroups()
+        directory = os.open(tempfile.gettempdir(), os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            reap()
+            reap_pins()
+            reap_cgroups()
+        finally:
+            os.close(directory)
 
 
 @pytest.fixture
