@@ -15,11 +15,15 @@ from ovs_ebpf_tap.decide.flow_graph import FlowGraph
 from ovs_ebpf_tap.decide.flow_paths import port_paths, traits_of
 from ovs_ebpf_tap.model.flow import Pipeline
 from ovs_ebpf_tap.model.flow_traits import UNKNOWN, FlowTraits, FollowedPort, PortPaths
+from ovs_ebpf_tap.util import unexpected
 
 _SHARE = 0.01
 _REPEATING_SHARE = 0.2
 _SLICE = 0.02
 """Seconds after which `run` leaves the rest for the next time."""
+
+_LATEST = 20.0
+"""Seconds after which a pipeline that has changed is looked at in any case."""
 
 _MOST = 1.0
 """Seconds of CPU time for one pipeline, after which the ports that are left stay undecided."""
@@ -68,7 +72,7 @@ class _Work:
         for port, followed in ports.items() - self.found.keys():
             if self.graph is None or time.monotonic() >= until:
                 break
-            paths = port_paths(self.pipeline, self.graph, port, followed)
+            paths = port_paths(self.graph, port, followed)
             self.found[port, followed] = paths
         self.spent += time.thread_time() - began
         if self.spent >= _MOST:
@@ -110,6 +114,13 @@ class _Bridge:
         self.ports = dict(ports)
         self.traits = self.held.traits(ports)
 
+    def give_up(self, version: int, ports: Ports) -> None:
+        """Leaves the bridge's ports undecided until its pipeline has changed."""
+        self.begun, self.held = None, _Work(version, Pipeline())
+        self.held.found = {asked: PortPaths(undecided=True) for asked in ports.items()}
+        self.ended, self.ports = time.monotonic(), dict(ports)
+        self.traits = self.held.traits(ports)
+
     def _due(self, tables: Tables, name: str) -> float:
         """When to look at the pipeline again."""
         if self.held is None:
@@ -117,7 +128,8 @@ class _Bridge:
         if self.held.version == tables.versions[name]:
             return float("inf")
         repeating = tables.repeating(name) > self.held.version
-        return self.ended + self.held.spent / (_REPEATING_SHARE if repeating else _SHARE)
+        pause = self.held.spent / (_REPEATING_SHARE if repeating else _SHARE)
+        return self.ended + min(pause, _LATEST)
 
     def wake(self, tables: Tables, name: str, ports: Ports) -> float:
         """When there is more to do."""
@@ -144,7 +156,11 @@ class FlowAnalysis:
         self.wake = float("inf")
         for name, bridge in self._bridges.items():
             ports = self.ports.get(name, {})
-            bridge.run(tables, name, ports)
+            try:
+                bridge.run(tables, name, ports)
+            except Exception as error:
+                unexpected.reason(f"flows of bridge {name}", error)
+                bridge.give_up(tables.versions[name], ports)
             self.wake = min(self.wake, bridge.wake(tables, name, ports))
         traits = {
             name: bridge.traits

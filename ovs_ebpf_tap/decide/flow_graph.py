@@ -7,25 +7,32 @@ packet takes, but none is missing.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 from ovs_ebpf_tap.decide.flow_sites import Site, lookup_of, sites_of, written_by
 from ovs_ebpf_tap.decide.known_index import KnownIndex
 from ovs_ebpf_tap.model.flow import (
+    IN_PORT,
+    METADATA_MASK,
     VLAN,
     VLAN_PRESENT,
     Action,
     Actions,
     Clone,
     Flow,
+    FlowName,
+    Forget,
     Group,
     Known,
     Load,
     Modify,
+    Move,
     Output,
     OutputField,
     Pipeline,
+    Write,
 )
 
 _UNTAGGED = Known.of(VLAN, 0, VLAN_PRESENT)
@@ -39,6 +46,7 @@ class FlowGraph:
 
     def __init__(
         self,
+        names: Mapping[Flow, FlowName],
         outputs: Mapping[int, Sequence[Site]],
         fields: Sequence[Site],
         lookups: Mapping[int, Sequence[Site]],
@@ -48,6 +56,8 @@ class FlowGraph:
         modifies: bool,
         strips: bool,
     ) -> None:
+        self.names = names
+        """Of the flows as they are here."""
         self.outputs = outputs
         """By port, as `Output.port`."""
         self.fields = fields
@@ -61,6 +71,7 @@ class FlowGraph:
         self._flows = flows
         self._lookups_by_known: dict[int, KnownIndex[Site]] = {}
         self._flows_by_known: dict[int, KnownIndex[Flow]] = {}
+        self._exact_by_known: dict[int, KnownIndex[Flow]] = {}
         self.modifies = modifies
         """Whether some flow may change a packet."""
         self.strips = strips
@@ -83,6 +94,15 @@ class FlowGraph:
             self._flows_by_known[table] = index
         return index.meeting(known)
 
+    def exact_flows_of(self, table: int, known: Known) -> Sequence[Flow]:
+        """Those of `flows_of` that match nothing else."""
+        index = self._exact_by_known.get(table)
+        if index is None:
+            flows = (flow for flow in self._flows.get(table, ()) if flow.exact)
+            index = KnownIndex.of((flow, flow.match) for flow in flows)
+            self._exact_by_known[table] = index
+        return index.meeting(known)
+
     @classmethod
     def of(cls, pipeline: Pipeline) -> Self:
         """The graph of a pipeline."""
@@ -93,7 +113,7 @@ class FlowGraph:
     @classmethod
     def build(cls, pipeline: Pipeline) -> Iterator[Self | None]:
         """As `of`, step by step of about a millisecond; all but the last give None."""
-        flows = [*pipeline.flows, *_flows_of(pipeline.groups)]
+        named, flows = _as_executed(pipeline)
         writes: Mapping[int, int] = {}
         for found in _writes(flows):
             writes = found
@@ -106,8 +126,8 @@ class FlowGraph:
         for number, flow in enumerate(flows):
             if number % _STEP == 0:
                 yield None
-            modifies = modifies or _does(flow.actions, _is_modification)
-            strips = strips or _does(flow.actions, _is_strip)
+            modifies = modifies or any(isinstance(each, Modify) for each in _flat(flow.actions))
+            strips = strips or any(map(_is_strip, _flat(flow.actions)))
             tables[flow.table].append(flow)
             for site in sites_of(flow, writes):
                 if isinstance(site.action, Output):
@@ -116,26 +136,70 @@ class FlowGraph:
                     fields.append(site)
                 else:
                     lookups[site.action.table].append(site)
-        yield cls(outputs, fields, lookups, tables, writes, modifies=modifies, strips=strips)
-
-
-def _does(actions: Actions, what: Callable[[Action], bool]) -> bool:
-    return any(
-        what(action) or (isinstance(action, Clone) and _does(action.actions, what))
-        for action in actions
-    )
-
-
-def _is_modification(action: Action) -> bool:
-    return isinstance(action, Modify)
+        yield cls(named, outputs, fields, lookups, tables, writes, modifies=modifies, strips=strips)
 
 
 def _is_strip(action: Action) -> bool:
+    """Whether a tag may be gone afterwards, and the one behind it be the first."""
+    if isinstance(action, Move):
+        return bool(action.destination.mask & VLAN.mask)
+    if isinstance(action, Forget):
+        return action.mask & VLAN.mask != 0 and action.mask != METADATA_MASK
     return (
         isinstance(action, Load)
         and _UNTAGGED.mask & ~action.known.mask == 0
         and action.known.meets(_UNTAGGED)
     )
+
+
+def _as_executed(pipeline: Pipeline) -> tuple[Mapping[Flow, FlowName], list[Flow]]:
+    """The flows with their names, and with groups, as OVS executes them.
+
+    In a table that is looked up with another `in_port` than the packet's, flows may match any. What
+    is written to the action set is sent in whichever form the packet has in the end; where others
+    send it, too, or change it, that may be twice in one form.
+    """
+    groups = list(_flows_of(pipeline.groups))
+    everything = [*pipeline.flows, *groups]
+    others = {
+        lookup.table
+        for flow in everything
+        for action in _flat(flow.actions)
+        if (lookup := lookup_of(action)) is not None and lookup.other_port
+    }
+    kinds = {type(action) for flow in everything for action in _flat(flow.actions)}
+    changes = any(
+        action.changes
+        for flow in everything
+        for action in _flat(flow.actions)
+        if isinstance(action, Write)
+    )
+    twice = changes or not kinds.isdisjoint((Modify, Output, OutputField))
+
+    def executed(flow: Flow) -> Flow:
+        match, exact = flow.match, flow.exact
+        if flow.table in others and match.mask & IN_PORT.mask:
+            match, exact = match.only(~IN_PORT.mask), False
+        actions = flow.actions
+        if Write in kinds:
+            actions = tuple(_executed(action, twice=twice) for action in actions)
+        return replace(flow, match=match, exact=exact, actions=actions)
+
+    named = {executed(flow): name for flow, name in pipeline.flows.items()}
+    return named, [*named, *map(executed, groups)]
+
+
+def _flat(actions: Actions) -> Iterator[Action]:
+    for action in actions:
+        yield action
+        if isinstance(action, Clone):
+            yield from _flat(action.actions)
+
+
+def _executed(action: Action, *, twice: bool) -> Action:
+    if not isinstance(action, Write):
+        return action
+    return Clone((Forget(METADATA_MASK), *((action.final,) * (1 + twice))))
 
 
 def _flows_of(groups: Mapping[int, Group]) -> Iterator[Flow]:

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ovs_ebpf_tap.decide.flow_graph import FlowGraph
 from ovs_ebpf_tap.decide.flow_repeats import repeating
-from ovs_ebpf_tap.decide.flow_search import ARRIVAL, End, Form, Search, TooManyStatesError
+from ovs_ebpf_tap.decide.flow_search import (
+    ARRIVAL,
+    EMPTY,
+    ONE_TAG,
+    End,
+    Form,
+    Search,
+    TooManyStatesError,
+)
 from ovs_ebpf_tap.model.flow import (
     ALL_PORTS,
     ANY_PORT,
@@ -21,7 +29,6 @@ from ovs_ebpf_tap.model.flow import (
     FlowName,
     Known,
     OutputField,
-    Pipeline,
 )
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, FollowedPort, PortPaths
 
@@ -35,28 +42,28 @@ _MAX_FIELD = 0xFFFF
 _TAGGED = Known.of(VLAN, VLAN_PRESENT, VLAN_PRESENT)
 
 
-def port_paths(
-    pipeline: Pipeline, graph: FlowGraph, port: int, followed: FollowedPort
-) -> PortPaths:
-    """How packets may leave through the port with that OpenFlow number; `graph` is the pipeline's.
+def port_paths(graph: FlowGraph, port: int, followed: FollowedPort) -> PortPaths:
+    """How packets may leave through the port with that OpenFlow number.
 
     Nothing goes to reserved ports by NORMAL.
     """
+    if followed.looped:
+        return PortPaths(undecided=True)
     numbered = list(_numbered(graph, port))
     normal = [] if followed.reserved else list(_by_normal(graph))
     try:
-        found = _search(graph, port, [*numbered, *normal], Form.CHANGED)
+        found = _search(graph, port, followed, [*numbered, *normal], Form.CHANGED)
         origins = tagged = None
         if followed.vlans:
             tags = [End(end.site, end.known.both(_TAGGED), end.elsewhere) for end in numbered]
-            origins = frozenset(_search(graph, port, numbered, Form.OTHER).origins)
-            tagged = frozenset(_search(graph, port, tags, Form.OTHER).origins)
+            origins = frozenset(_search(graph, port, followed, numbered, Form.OTHER).origins)
+            tagged = frozenset(_search(graph, port, followed, tags, Form.OTHER).origins)
     except TooManyStatesError:
         return PortPaths(undecided=True)
     naming = found.ending & {end.site.flow for end in numbered}
     return PortPaths(
-        repeats=_name(pipeline, graph, repeating(graph, port, found.reaching)),
-        numbered=_name(pipeline, graph, naming),
+        repeats=_name(graph, repeating(graph, port, found.empty, found.reaching)),
+        numbered=_name(graph, naming),
         origins=origins,
         tagged_origins=tagged,
     )
@@ -102,29 +109,35 @@ def _by_normal(graph: FlowGraph) -> Iterator[End]:
         yield End(site, Known.of(site.action.source, NORMAL & _MAX_FIELD), True)
 
 
-def _search(graph: FlowGraph, port: int, ends: Sequence[End], last: Form) -> Search:
+def _search(
+    graph: FlowGraph, port: int, followed: FollowedPort, ends: Sequence[End], last: Form
+) -> Search:
     """Follows packets back; first by all that flows match, then by what decides at the port."""
+    empty = Known() if followed.two_tags or not graph.starts_empty else ONE_TAG
+    empty = empty.both(EMPTY) if graph.starts_empty else empty
     try:
-        found = Search(port, last, METADATA_MASK, _MOST_STATES)
+        found = Search(port, last, METADATA_MASK, _MOST_STATES, empty)
         found.run(graph, ends)
     except TooManyStatesError:
         kept = ARRIVAL
         for end in ends:
             kept |= (end.known.mask | end.site.flow.match.mask) & METADATA_MASK
-        found = Search(port, last, kept, _MOST_COARSE_STATES)
+        found = Search(port, last, kept, _MOST_COARSE_STATES, empty)
         found.run(graph, ends)
     return found
 
 
-def _name(pipeline: Pipeline, graph: FlowGraph, flows: Iterable[Flow]) -> FlowName | None:
+def _name(graph: FlowGraph, flows: Iterable[Flow]) -> FlowName | None:
     """The name of the first of the flows; instead of a group, that of a flow that uses it."""
+    waiting = list(flows)
+    seen = set(waiting)
     names = set()
-    for flow in flows:
-        while flow not in pipeline.flows:
-            users = graph.lookups.get(flow.table, ())
-            if not users:
-                break
-            flow = users[0].flow
-        else:
-            names.add(pipeline.flows[flow])
+    while waiting:
+        flow = waiting.pop()
+        if flow in graph.names:
+            names.add(graph.names[flow])
+            continue
+        users = {site.flow for site in graph.lookups.get(flow.table, ())} - seen
+        seen |= users
+        waiting += users
     return min(names, default=None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ovs_ebpf_tap.decide.flow_graph import FlowGraph
-from ovs_ebpf_tap.decide.flow_search import EMPTY, Form, Places, Reaching
+from ovs_ebpf_tap.decide.flow_search import Form, Places, Reaching
 from ovs_ebpf_tap.decide.flow_sites import Prefix, lookup_of, written_by
 from ovs_ebpf_tap.decide.flow_walk import FlowWalk
 from ovs_ebpf_tap.model.flow import METADATA_MASK, Actions, Clone, Flow, Known, Modify
@@ -16,7 +16,9 @@ _MOST_PAIRS = 500
 """Pairs of ways through a flow that are looked at closely."""
 
 
-def repeating(graph: FlowGraph, port: int, reaching: Mapping[Flow, Places]) -> Iterator[Flow]:
+def repeating(
+    graph: FlowGraph, port: int, empty: Known, reaching: Mapping[Flow, Places]
+) -> Iterator[Flow]:
     """Those of flows whose sites lead to the port, as `Search.reaching` has them.
 
     Two ways to a port part at some flow: two of its sites lead there, in the same form.
@@ -24,7 +26,7 @@ def repeating(graph: FlowGraph, port: int, reaching: Mapping[Flow, Places]) -> I
     for flow, places in reaching.items():
         if len(places) > 1:
             walk = FlowWalk(graph, port, _minded(flow, places))
-            if _Parting(graph, walk, flow, places).repeats(flow.actions, (), []):
+            if _Parting(graph, walk, empty, flow, places).repeats(flow.actions, (), []):
                 yield flow
 
 
@@ -52,6 +54,7 @@ class _Parting:
 
     graph: FlowGraph
     walk: FlowWalk
+    empty: Known
     flow: Flow
     places: Places
     looked_at: int = 0
@@ -123,10 +126,10 @@ class _Parting:
     def _known_before(self, first: Actions) -> Known | None:
         """What is known of the packet behind the flow's first actions; None: it can't be there."""
         known = self.flow.match
-        if self.flow.table == 0 and self.graph.starts_empty:
-            if not known.meets(EMPTY):
+        if self.flow.table == 0:
+            if not known.meets(self.empty):
                 return None
-            known = known.both(EMPTY)
+            known = known.both(self.empty)
         if any(isinstance(each, Modify) or lookup_of(each) is not None for each in first):
             known = known.only(METADATA_MASK)
         return _prefix(first, self.graph).after(known)

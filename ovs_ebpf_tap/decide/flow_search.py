@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 from ovs_ebpf_tap.decide.flow_graph import FlowGraph
 from ovs_ebpf_tap.decide.flow_sites import Site
-from ovs_ebpf_tap.model.flow import IN_PORT, METADATA, VLAN, Flow, Known, Resubmit, register
+from ovs_ebpf_tap.model.flow import IN_PORT, METADATA, SECOND_VLAN, VLAN, Flow, Known, register
 
 ARRIVAL = IN_PORT.mask | VLAN.mask
 """The metadata that a packet has when it arrives."""
 
 EMPTY = reduce(Known.both, (Known.of(bits, 0) for bits in (METADATA, *map(register, range(16)))))
 """What registers are when a packet arrives."""
+ONE_TAG = Known.of(SECOND_VLAN, 0)
+"""Packets have no second tag when they arrive, as far as OVS looks at them: `vlan-limit` is 1."""
 
 
 class Form(IntEnum):
@@ -80,8 +82,8 @@ class Search:
     """The bits of metadata that flows match, as far as they count."""
     limit: int
     """How many states are followed."""
-    starts_empty: bool = False
-    """As `FlowGraph.starts_empty`."""
+    empty: Known
+    """What is known of packets that arrive."""
     reaching: dict[Flow, Places] = field(default_factory=lambda: defaultdict(_no_places))
     ending: set[Flow] = field(default_factory=set)
     """The flows that packets leave by."""
@@ -96,7 +98,6 @@ class Search:
 
     def run(self, graph: FlowGraph, ends: Iterable[End]) -> None:
         """Follows packets back from there. Raises TooManyStatesError."""
-        self.starts_empty = graph.starts_empty
         for site, known, elsewhere in ends:
             if self._back(site, State(0, known, elsewhere, Form.SAME)):
                 self.ending.add(site.flow)
@@ -107,12 +108,7 @@ class Search:
 
     def _back(self, site: Site, state: State) -> bool:
         """Follows a packet back from a site to the beginning of its flow, if it can be."""
-        before = self._before_lookup(site, state)
-        if before is None:
-            return False
-        here, elsewhere = before
-        known = here
-        form = state.form
+        known, elsewhere, form = state.known, state.elsewhere, state.form
         for index, prefix in enumerate(site.prefixes):
             if index and form is Form.CHANGED:
                 form = Form.OTHER
@@ -130,21 +126,11 @@ class Search:
         if not known.meets(flow.match) or (elsewhere and _is_port(flow.match, self.port)):
             return False
         known = known.both(flow.match.only(self.kept))
-        if flow.table == 0 and self.starts_empty and not known.meets(EMPTY):
+        if flow.table == 0 and not known.meets(self.empty):
             return False
-        self.reaching[flow][site.place].add(Reaching(known, state.form, here))
+        self.reaching[flow][site.place].add(Reaching(known, state.form, state.known))
         self._add(State(flow.table, known, elsewhere, form))
         return True
-
-    def _before_lookup(self, site: Site, state: State) -> tuple[Known, bool] | None:
-        """What is to be known before the site's own action is executed."""
-        action = site.action
-        if not isinstance(action, Resubmit) or action.in_port is None:
-            return state.known, state.elsewhere
-        there = Known.of(IN_PORT, action.in_port)
-        if not state.known.meets(there) or (state.elsewhere and action.in_port == self.port):
-            return None
-        return state.known.only(~IN_PORT.mask), False
 
     def _add(self, state: State) -> None:
         if state.form > self.last or self._is_seen(state):

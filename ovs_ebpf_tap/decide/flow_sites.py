@@ -147,9 +147,6 @@ class Site:
         known = self.flow.match
         for prefix in reversed(self.prefixes):
             known = prefix.after(known)
-        if isinstance(self.action, Resubmit) and self.action.in_port is not None:
-            others = known.only(~IN_PORT.mask)
-            known = others.both(Known.of(IN_PORT, self.action.in_port))
         return known
 
 

@@ -11,7 +11,6 @@ from ovs_ebpf_tap.model.flow import (
     ALL_PORTS,
     ANY_PORT,
     FLOOD,
-    IN_PORT,
     IN_PORT_PORT,
     METADATA_MASK,
     NORMAL,
@@ -33,6 +32,9 @@ _MAX_FIELD = 0xFFFF
 
 _MOST_FLOWS = 20000
 """Flows that are looked at before anything is taken to be possible."""
+
+_DEEPEST = 64
+"""Lookups within lookups that are followed; OVS itself does so many (`MAX_RESUBMIT_DEPTH`)."""
 
 _Key = tuple[int, Known]
 """A table, and what is known of a packet that is looked up there."""
@@ -70,6 +72,7 @@ class FlowWalk:
         self._steps: dict[_Key, _Step] = {}
         self._written: dict[_Key, int] = {}
         self._left = _MOST_FLOWS
+        self._depth = 0
 
     def arrives(self, lookup: Resubmit, known: Known) -> bool:
         """Whether a packet of which that is known where it is looked up may come to the port as it
@@ -91,12 +94,13 @@ class FlowWalk:
         if key not in self._written:
             # Until more is known: where tables look up each other.
             self._written[key] = self._graph.writes.get(lookup.table, 0)
-            self._written[key] = self._look_up(key)
+            if self._depth < _DEEPEST:
+                self._depth += 1
+                self._written[key] = self._look_up(key)
+                self._depth -= 1
         return self._written[key]
 
     def _key(self, lookup: Resubmit, known: Known) -> _Key:
-        if lookup.in_port is not None:
-            known = known.only(~IN_PORT.mask).both(Known.of(IN_PORT, lookup.in_port))
         return lookup.table, known.only(self._minded)
 
     def _look_up(self, key: _Key) -> int:
@@ -115,9 +119,10 @@ class FlowWalk:
 
     def _is_hidden(self, flow: Flow, known: Known) -> bool:
         """Whether flows of higher priority match all such packets."""
+        others = self._graph.exact_flows_of(flow.table, known)
+        self._left -= len(others) // 8
         return any(
-            other.priority > flow.priority and other.exact and known.implies(other.match)
-            for other in self._graph.flows_of(flow.table, known)
+            other.priority > flow.priority and known.implies(other.match) for other in others
         )
 
     def _execute(self, actions: Actions, before: Known, passing: _Passing) -> int:

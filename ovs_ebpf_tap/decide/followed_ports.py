@@ -38,13 +38,25 @@ def _mirrors(db: Database, bridge: Bridge) -> list[Mirror]:
 def _followed(db: Database, bridge: Bridge, ports: Iterable[UUID]) -> dict[int, FollowedPort]:
     reserved = {mirror.output_port for mirror in _mirrors(db, bridge)}
     vlans = any(_has_vlans(db.ports[uuid]) for uuid in bridge.ports if uuid in db.ports)
+    looped = _is_looped(db, bridge)
     followed = {}
     for uuid in set(ports) & set(bridge.ports) & db.ports.keys():
         for interface in db.ports[uuid].interfaces:
             row = db.interfaces.get(interface)
             if row is not None and row.ofport is not None:
-                followed[row.ofport] = FollowedPort(uuid in reserved, vlans)
+                followed[row.ofport] = FollowedPort(
+                    uuid in reserved, vlans, two_tags=db.vlan_limit > 1, looped=looped
+                )
     return followed
+
+
+def _is_looped(db: Database, bridge: Bridge) -> bool:
+    """Whether two patch ports of the bridge are each other's peers."""
+    interfaces = (
+        each for uuid in bridge.ports if uuid in db.ports for each in db.ports[uuid].interfaces
+    )
+    peers = (db.patch_peer(interface) for interface in interfaces)
+    return any(peer is not None and peer.bridge.uuid == bridge.uuid for peer in peers)
 
 
 def _has_vlans(port: Port) -> bool:

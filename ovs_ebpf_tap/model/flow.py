@@ -42,20 +42,22 @@ TUN_ID = Bits(576, 64)
 PKT_MARK = Bits(640, 32)
 IN_PORT = Bits(672, 32)
 VLAN = Bits(704, 13)
-_STACK = 720
+SECOND_VLAN = Bits(717, 13)
+"""The tag behind it, as VLAN."""
+_STACK = 736
 """Where what actions have pushed lies, up to eight fields of 128 bits."""
 STACK_DEPTH = 8
 METADATA_MASK = (1 << _STACK + 128 * STACK_DEPTH) - 1
 """All of these."""
 
-ETH_TYPE = Bits(1744, 16)
-IP_PROTO = Bits(1760, 8)
-ICMP_TYPE = Bits(1768, 8)
-ICMP_CODE = Bits(1776, 8)
+ETH_TYPE = Bits(1760, 16)
+IP_PROTO = Bits(1776, 8)
+ICMP_TYPE = Bits(1784, 8)
+ICMP_CODE = Bits(1792, 8)
 """Of the packet itself: what kind it is."""
-ETH_GROUP = Bits(1784, 1)
+ETH_GROUP = Bits(1800, 1)
 """Whether it is for more than one station: the first bit of the destination's address."""
-ETH_DST = Bits(1785, 48)
+ETH_DST = Bits(1801, 48)
 """Which station it is for. Flows that send to ports leave that out, so that those for many stations
 are one."""
 
@@ -151,7 +153,8 @@ class Modify:
     """Changes the packet itself."""
 
     always: bool = True
-    """Not, where it depends on more than the flow: `ct(nat)`, and what is not known here."""
+    """Not, where it depends on more than the flow: `ct(nat)`, taking a tag off that need not be
+    there, and what is not known here. To set a field to what it is counts as a change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +162,8 @@ class Resubmit:
     """Looks the packet up in a table, and comes back: `resubmit`, `goto_table`, `ct(table=)`."""
 
     table: int
-    in_port: int | None = None
-    """Which port it counts as arrived on meanwhile, if not its own."""
+    other_port: bool = False
+    """Whether flows of the table are matched with another `in_port` than the packet's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +175,21 @@ class ToGroup:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """Does something to a copy of the packet: `clone`, `write_actions`."""
+    """Does something to a copy of the packet."""
 
     actions: Actions
 
 
-Action = Output | OutputField | Load | Move | Forget | Modify | Resubmit | ToGroup | Clone
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Sends the packet when all tables are done, as it is then: `write_actions`."""
+
+    final: Output | ToGroup
+    changes: bool
+    """Whether it is changed before."""
+
+
+Action = Output | OutputField | Load | Move | Forget | Modify | Resubmit | ToGroup | Clone | Write
 Actions = tuple[Action, ...]
 
 

@@ -17,6 +17,10 @@ class FollowedPort(NamedTuple):
     """Whether it is reserved for a mirror's output."""
     vlans: bool
     """Whether ports of its bridge have VLAN settings."""
+    two_tags: bool = False
+    """Whether OVS looks at a second tag: `vlan-limit`."""
+    looped: bool = False
+    """Whether patch ports lead back to its bridge."""
 
 
 @dataclass(frozen=True)

@@ -309,6 +309,7 @@ def _flow_update(version: int, content: bytes, at: int, end: int, removed: bool)
     parsed = instructions_of(table, instructions)
     known, exact = match_of(match)
     own: tuple[Flow, ...] = ()
+    exact = exact and not parsed.partial
     if any(isinstance(each, Output | OutputField) for each in parsed.actions):
         exact = exact and not known.mask & ETH_DST.mask
         known = known.only(~ETH_DST.mask)

@@ -16,6 +16,7 @@ from ovs_ebpf_tap.observe import ofp_fields
 from ovs_ebpf_tap.observe.ofp_fields import Part, overwritten
 
 _FLAGS_TABLE = Struct("!HB")
+_PRIORITY_AT = 14
 _FLAGS_AT = 24
 _START = 32
 _U16 = Struct("!H")
@@ -44,6 +45,7 @@ class Learn:
     """What the learned flows match of the metadata."""
     actions: tuple[Action, ...]
     """What these do."""
+    priority: int
 
 
 def learn(action: bytes, *, second: bool) -> Learn:
@@ -69,7 +71,8 @@ def learn(action: bytes, *, second: bool) -> Learn:
                 match = reduce(
                     overwritten, (each.known for each in loads if isinstance(each, Load)), match
                 )
-    return Learn(result, table, match, tuple(actions))
+    (priority,) = _U16.unpack_from(action, _PRIORITY_AT)
+    return Learn(result, table, match, tuple(actions), priority)
 
 
 def _specs(action: bytes, at: int) -> Iterator[tuple[int, Part | None, int | None]]:

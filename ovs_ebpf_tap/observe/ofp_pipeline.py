@@ -14,7 +14,12 @@ from struct import Struct
 
 from ovs_ebpf_tap.model.flow import (
     ANY_PORT,
+    ICMP_CODE,
+    ICMP_TYPE,
+    IP_PROTO,
     METADATA,
+    METADATA_MASK,
+    SECOND_VLAN,
     TUN_ID,
     VLAN,
     VLAN_PRESENT,
@@ -31,6 +36,7 @@ from ovs_ebpf_tap.model.flow import (
     OutputField,
     Resubmit,
     ToGroup,
+    Write,
 )
 from ovs_ebpf_tap.observe import ofp_fields
 from ovs_ebpf_tap.observe.ofp_fields import Part
@@ -48,6 +54,9 @@ _U64 = Struct("!Q")
 _U64_U64 = Struct("!QQ")
 _U16_U16_U16 = Struct("!HHH")
 _TYPE_LENGTH = Struct("!HH")
+
+# Of NXAST_CONTROLLER2: where its properties begin, and NXAC2PT_PAUSE.
+_PROPERTIES, _PAUSE = 16, 4
 
 _NX = 0x00002320
 _ONF = 0x4F4E4600
@@ -79,6 +88,8 @@ class Instructions:
     """The flows that it may add, those that have outputs or change packets."""
     groups: frozenset[int]
     """The groups that it uses."""
+    partial: bool
+    """Whether what matches it may go on to flows of lower priority: `conjunction`."""
 
 
 @lru_cache(maxsize=4096)
@@ -92,8 +103,7 @@ def instructions_of(table: int, instructions: bytes) -> Instructions:
         if kind == _APPLY_ACTIONS:
             actions += parser.steps(element[_INSTRUCTION_HEADER:])
         elif kind == _WRITE_ACTIONS:
-            written = parser.action_set(element[_INSTRUCTION_HEADER:])
-            actions += (Clone(written),) if written else ()
+            actions += parser.written(element[_INSTRUCTION_HEADER:])
         elif kind == _WRITE_METADATA:
             value, mask = _U64_U64.unpack_from(element, 8)
             actions.append(Load(Known.of(METADATA, value, mask)))
@@ -102,7 +112,7 @@ def instructions_of(table: int, instructions: bytes) -> Instructions:
         elif kind not in (_CLEAR_ACTIONS, _METER):
             actions += ANYTHING
     simple = simplified(actions)
-    return Instructions(simple, tuple(learned), frozenset(groups_of(simple)))
+    return Instructions(simple, tuple(learned), frozenset(groups_of(simple)), parser.partial)
 
 
 def bucket_of(actions: bytes) -> Actions:
@@ -113,6 +123,8 @@ def bucket_of(actions: bytes) -> Actions:
 def groups_of(actions: Actions) -> Iterator[int]:
     """The groups that actions use."""
     for action in actions:
+        if isinstance(action, Write):
+            action = action.final
         if isinstance(action, ToGroup):
             yield action.group
         elif isinstance(action, Clone):
@@ -130,8 +142,10 @@ _NO_TABLE = 0xFF
 _SAME_PORT = 0xFFF8
 """OFPP_IN_PORT."""
 
-# OFPP_TABLE, OFPP_CONTROLLER and OFPP_ANY: they lead to no port.
-_NOWHERE = {0xFFFFFFF9, 0xFFFFFFFD, 0xFFFFFFFF}
+# OFPP_CONTROLLER and OFPP_ANY: they lead to no port.
+_NOWHERE = {0xFFFFFFFD, 0xFFFFFFFF}
+_TABLE = 0xFFFFFFF9
+"""OFPP_TABLE."""
 
 _PUSH, _POP = (_U32.pack(_NX) + _U16.pack(subtype) for subtype in (27, 28))
 _NAT = _U32.pack(_NX) + _U16.pack(36)
@@ -140,8 +154,13 @@ _MODIFY = (Modify(),)
 # A tag is put on or taken off behind others, or with them.
 _MODIFY_TAGS = (Modify(), Forget(VLAN.mask))
 # As `OFPACT_PUSH_VLAN` in `do_xlate_actions`: the new tag's VLAN is 0.
-_PUSHED = (Modify(), Load(Known.of(VLAN, VLAN_PRESENT)))
-_POPPED = (Modify(), Load(Known.of(VLAN, 0)))
+# Of `mod_vlan_vid`, OVS tells a push as well, although there may be no second tag then.
+_PUSHED = (Modify(), Forget(SECOND_VLAN.mask), Load(Known.of(VLAN, VLAN_PRESENT)))
+_POPPED = (
+    Modify(always=False),
+    Move(SECOND_VLAN, VLAN),
+    Load(Known.of(SECOND_VLAN, 0)),
+)
 
 _PLAIN: dict[int, Actions] = {
     # OpenFlow 1.1's, which OVS keeps to where a flow does not say whose ports they are.
@@ -181,8 +200,6 @@ _PLAIN_NX: dict[int, Actions] = {
     21: _MODIFY,  # dec_ttl(id,...)
     27: (),  # push
     29: (),  # sample
-    34: (),  # conjunction
-    37: (),  # controller
     38: (),  # sample
     41: (),  # sample
     43: (),  # ct_clear
@@ -205,6 +222,7 @@ class _Parser:
     def __init__(self, table: int | None, learned: list[Flow]) -> None:
         self._table = table
         self._learned = learned
+        self.partial = False
 
     def steps(self, data: bytes) -> Iterator[Action]:
         """Actions that OVS executes one after the other."""
@@ -215,12 +233,26 @@ class _Parser:
                 yield from stack.push(part) if element[4:10] == _PUSH else stack.pop(part)
                 continue
             for action in self._one(kind, element):
-                if isinstance(action, Resubmit | ToGroup):
-                    stack.forget()  # Other flows may push and pop, too.
+                if isinstance(action, Resubmit | ToGroup | Forget):
+                    stack.forget()  # Other flows, or a controller, may push and pop, too.
                 yield action
+
+    def written(self, data: bytes) -> Actions:
+        """Actions that are added to the packet's action set."""
+        changes, final = self._set(data)
+        if not final:
+            return (Clone((Modify(),)),) if changes else ()
+        if len(final) == 1 and isinstance(final[0], Output | ToGroup):
+            return (Write(final[0], changes=bool(changes)),)
+        return ANYTHING
 
     def action_set(self, data: bytes) -> Actions:
         """Actions that OVS executes in the order of an action set."""
+        changes, final = self._set(data)
+        return simplified((*changes, *final)) if final else ()
+
+    def _set(self, data: bytes) -> tuple[Actions, Actions]:
+        """What a set changes, in order, and where it sends the packet."""
         changes: list[tuple[int, Actions]] = []
         final: tuple[int, Actions] = 0, ()
         for kind, element in _elements(data):
@@ -230,10 +262,8 @@ class _Parser:
                 changes.append((rank, actions))
             elif rank >= final[0]:
                 final = rank, actions
-        if not final[1]:
-            return ()
         changes.sort(key=lambda each: each[0])
-        return simplified(each for _, group in (*changes, final) for each in group)
+        return tuple(each for _, group in changes for each in group), final[1]
 
     def _one(self, kind: int, action: bytes) -> Iterable[Action]:
         if kind == _OUTPUT:
@@ -266,8 +296,16 @@ class _Parser:
             case 1:  # resubmit
                 (port,) = _U16.unpack_from(action, 10)
                 return self._resubmit(port, _CURRENT_TABLE)
-            case 14 | 44:  # resubmit(,table), resubmit(,table,ct)
+            case 14:  # resubmit(,table)
                 return self._resubmit(*_U16_U8.unpack_from(action, 10))
+            case 44:  # resubmit(,table,ct), with the protocol and ports that conntrack knows
+                kind = Forget(IP_PROTO.mask | ICMP_TYPE.mask | ICMP_CODE.mask)
+                return kind, *self._resubmit(*_U16_U8.unpack_from(action, 10))
+            case 34:  # conjunction
+                self.partial = True
+                return ()
+            case 37:  # controller
+                return _controller(action)
             case 35:  # ct
                 return _ct(action)
             case 42:  # clone
@@ -278,27 +316,41 @@ class _Parser:
             case 39:  # output(port=...,max_len=...)
                 # What is cut is what is sent there: the packet itself stays as it is.
                 sent = _output(ofp_fields.widened(*_U16.unpack_from(action, 10)))
-                return (Clone((Modify(), *sent)),) if sent else ()
+                return (Clone((Modify(always=False), *sent)),) if sent else ()
         return _writes(subtype, action)
 
     def _resubmit(self, port: int, table: int) -> Actions:
         number = self._table if table == _CURRENT_TABLE else table
         if number is None:
             return ANYTHING
-        return (Resubmit(number, None if port == _SAME_PORT else ofp_fields.widened(port)),)
+        return (Resubmit(number, other_port=port != _SAME_PORT),)
 
     def _learn(self, action: bytes, *, second: bool) -> Iterable[Action]:
         learned = learn(action, second=second)
         if any(isinstance(each, Output | Modify) for each in learned.actions):
             if self._table is None:
                 return ANYTHING
-            flow = Flow(learned.table, learned.match, simplified(learned.actions))
+            actions = simplified(learned.actions)
+            flow = Flow(learned.table, learned.match, actions, learned.priority)
             self._learned.append(flow)
         return () if learned.result is None else ofp_fields.forget(learned.result)
 
 
 def _output(port: int) -> Actions:
+    if port == _TABLE:
+        return (Resubmit(0),)
     return () if port in _NOWHERE else (Output(port),)
+
+
+def _controller(action: bytes) -> Actions:
+    """Where it pauses, the controller may change all before it has the packet go on."""
+    at = _PROPERTIES
+    while at + _TYPE_LENGTH.size <= len(action):
+        kind, length = _TYPE_LENGTH.unpack_from(action, at)
+        if kind == _PAUSE:
+            return _MAY_MODIFY, Forget(METADATA_MASK)
+        at += max(8, (length + 7) // 8 * 8)
+    return ()
 
 
 def _ct(action: bytes) -> Actions:

@@ -143,7 +143,7 @@ def test_a_flow_that_repeats_packets(bridge: Bridge, kind: str | None) -> None:
         since = time.time()
         install(switch, [flow])
         row = log.wait_row("m1", since, lambda row: REASON_KEY in row.external_ids)
-        assert "flow table=65,priority=200 " in row.external_ids[REASON_KEY]
+        assert "flow table=65,priority=200," in row.external_ids[REASON_KEY]
         row = log.wait_row("m1", since, lambda row: row.settled and not row.offloaded)
         since = time.time()
         switch.ofctl("--strict", "del-flows", "br0", flow.partition(",actions=")[0])

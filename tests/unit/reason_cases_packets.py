@@ -126,14 +126,15 @@ CASES: list[ReasonCase] = [
         "flows to a port undecided",
         leads_to(b=PortPaths(undecided=True)),
         NATIVE,
-        "it selects leaving packets, and the bridge has too many flows to find out within a second "
-        "how packets come to port b",
+        "it selects leaving packets, and the bridge has too many flows to find out in time how "
+        "packets come to port b",
     ),
     (
         "repeats",
         leads_to(b=PortPaths(repeats=FlowName(3, 90, 7))),
         NATIVE,
-        "flow table=3,priority=90,cookie=0x7 may output a packet to port b more than once",
+        "flow table=3,priority=90,cookie=0x7, or tables and groups that it uses, may output a packet "
+        "to port b more than once",
     ),
     (
         "outputs to a native-tagged port",

@@ -61,10 +61,11 @@ FLOWS_UNKNOWN = Reason(
     "`protocols`.",
 )
 FLOWS_TOO_MANY = Reason(
-    "it selects leaving packets, and the bridge has too many flows to find out within a second how "
-    "packets come to port {port}",
+    "it selects leaving packets, and the bridge has too many flows to find out in time how packets "
+    "come to port {port}",
     "What flows do to a packet decides whether Open vSwitch copies it again when it leaves.",
-    "Select no leaving packets of the port.",
+    "Select no leaving packets of the port; have flows match registers that others have loaded, so "
+    "that fewer may lead there.",
 )
 FLOWS_BYPASS_VLANS = Reason(
     "{flow} outputs to port {port} by number, whose VLAN settings are {settings}",
@@ -86,7 +87,8 @@ FLOWS_MIX_VLANS = Reason(
     "different outputs.",
 )
 FLOWS_REPEAT = Reason(
-    "{flow} may output a packet to port {port} more than once, which Open vSwitch copies once",
+    "{flow}, or tables and groups that it uses, may output a packet to port {port} more than once, "
+    "which Open vSwitch copies once",
     "A hook can't tell the second packet from the first one of another packet that is alike.",
     "Have flows output to the port once, or do not select what leaves there.",
 )

@@ -8,6 +8,7 @@ import pytest
 
 from ovs_ebpf_tap.daemon import flow_analysis
 from ovs_ebpf_tap.daemon.flow_analysis import FlowAnalysis
+from ovs_ebpf_tap.decide.flow_graph import FlowGraph
 from ovs_ebpf_tap.model.flow import (
     NORMAL,
     Flow,
@@ -128,3 +129,33 @@ def test_too_much_work_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     made = analysis(br0={1: PLAIN})
     made.run(FakeTables(br0=TWICE))
     assert made.traits["br0"].ports == {1: PortPaths(undecided=True)}
+
+
+def test_a_fault_of_ours_is_of_one_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ports are undecided until its flows change; others go on."""
+
+    def port_paths(graph: FlowGraph, port: int, followed: FollowedPort) -> PortPaths:
+        if port == 1:
+            raise RecursionError
+        return PortPaths()
+
+    monkeypatch.setattr(flow_analysis, "port_paths", port_paths)
+    monkeypatch.setattr(flow_analysis, "_SHARE", 1e9)
+    made = analysis(br0={1: PLAIN}, br1={2: PLAIN})
+    tables = FakeTables(br0=TWICE, br1=TWICE)
+    assert made.run(tables)
+    assert made.traits["br0"].ports == {1: PortPaths(undecided=True)}
+    assert made.traits["br1"].ports == {2: PortPaths()}
+    assert not made.run(tables)
+    monkeypatch.undo()
+    assert made.run(FakeTables(br0=ORDINARY, br1=TWICE))
+    assert made.traits["br0"].ports == {1: PortPaths()}
+
+
+def test_changes_are_looked_at_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much work that is."""
+    monkeypatch.setattr(flow_analysis, "_SHARE", 1e-9)
+    monkeypatch.setattr(flow_analysis, "_LATEST", 0.0)
+    made = analysis(br0={1: PLAIN})
+    made.run(FakeTables(br0=TWICE))
+    assert made.run(FakeTables(br0=ORDINARY))

@@ -22,6 +22,7 @@ from ovs_ebpf_tap.model.flow import (
     IN_PORT_PORT,
     METADATA,
     NORMAL,
+    SECOND_VLAN,
     VLAN,
     VLAN_PRESENT,
     Action,
@@ -40,6 +41,7 @@ from ovs_ebpf_tap.model.flow import (
     Pipeline,
     Resubmit,
     ToGroup,
+    Write,
     register,
 )
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, FollowedPort, PortPaths
@@ -69,7 +71,7 @@ def pipeline(*flows: Flow, groups: dict[int, Group] | None = None) -> Pipeline:
 
 
 def paths(given_: Pipeline, port: int = Q, *, reserved: bool = False) -> PortPaths:
-    return port_paths(given_, FlowGraph.of(given_), port, FollowedPort(reserved, vlans=True))
+    return port_paths(FlowGraph.of(given_), port, FollowedPort(reserved, vlans=True))
 
 
 def arriving(*numbers: int) -> frozenset[Known]:
@@ -79,6 +81,25 @@ def arriving(*numbers: int) -> frozenset[Known]:
 OUT_Q = Output(Q)
 
 REPEATING = {
+    "looked up as from another port": [
+        flow(0, [(IN_PORT, P)], Resubmit(1, other_port=True), OUT_Q),
+        flow(1, [(IN_PORT, Q)], OUT_Q),
+    ],
+    "looked up, and looked up, as from another port": [
+        flow(0, [(IN_PORT, P)], Resubmit(1, other_port=True), OUT_Q),
+        flow(1, [(IN_PORT, 7)], Resubmit(2)),
+        flow(2, [(IN_PORT, P)], OUT_Q),
+    ],
+    "back, as from another port": [
+        flow(0, [(IN_PORT, Q)], Resubmit(1, other_port=True), Resubmit(1, other_port=True)),
+        flow(1, [(IN_PORT, 7)], Output(IN_PORT_PORT)),
+    ],
+    "in the end, too": [flow(0, (), Write(OUT_Q, changes=False), Modify(), OUT_Q)],
+    "changed in the end": [flow(0, (), Write(OUT_Q, changes=True))],
+    "in the end, and in another table": [
+        flow(0, (), Write(OUT_Q, changes=False), Resubmit(1)),
+        flow(1, (), Modify(), OUT_Q),
+    ],
     "twice": [flow(0, (), OUT_Q, OUT_Q)],
     "by the port it came from": [flow(0, (), Output(IN_PORT_PORT), load(IN_PORT, 0), OUT_Q)],
     "and by NORMAL": [flow(0, (), OUT_Q, Output(NORMAL))],
@@ -118,6 +139,7 @@ REPEATING = {
 }
 
 ONCE = {
+    "in the end": [flow(0, (), Write(OUT_Q, changes=False))],
     "once": [flow(0, (), OUT_Q, Output(R))],
     "changed between": [flow(0, (), OUT_Q, Modify(), OUT_Q)],
     "changed in a clone": [flow(0, (), OUT_Q, Clone((Modify(), OUT_Q)))],
@@ -337,6 +359,38 @@ def test_traits(actions: tuple[Action, ...], traits: FlowTraits) -> None:
     assert traits_of(FlowGraph.of(pipeline(flow(7, (), *actions))), {}) == traits
 
 
+def test_groups_that_use_each_other() -> None:
+    """Open vSwitch takes them where no flow uses them."""
+    groups = {3: Group(((OUT_Q,), (OUT_Q,), (ToGroup(3),)))}
+    assert paths(pipeline(flow(0, (), Output(NORMAL)), groups=groups)).repeats is None
+
+
+def test_a_second_tag() -> None:
+    """A tag that is put on and taken off leaves the one that was there."""
+    push = (Modify(), Forget(SECOND_VLAN.mask), load(VLAN, VLAN_PRESENT | 5))
+    pop = (Modify(always=False), Move(SECOND_VLAN, VLAN), load(SECOND_VLAN, 0))
+    assert paths(pipeline(flow(0, [(IN_PORT, P)], *pop, OUT_Q))).tagged_origins == frozenset()
+    found = paths(pipeline(flow(0, [(IN_PORT, P)], *push, Output(R), *pop, OUT_Q)))
+    assert found.tagged_origins == arriving(P)
+    twice = FollowedPort(reserved=False, vlans=True, two_tags=True)
+    graph = FlowGraph.of(pipeline(flow(0, [(IN_PORT, P)], *pop, OUT_Q)))
+    assert port_paths(graph, Q, twice).tagged_origins == arriving(P)
+
+
+def test_patch_ports_that_lead_back() -> None:
+    """Are not followed."""
+    graph = FlowGraph.of(pipeline(flow(0, (), OUT_Q)))
+    followed = FollowedPort(reserved=False, vlans=False, looped=True)
+    assert port_paths(graph, Q, followed).undecided
+
+
+def test_a_long_way() -> None:
+    """Does not end the search, nor the walk."""
+    chain = [flow(1, [(REG5, n)], load(REG5, n + 1), Resubmit(1)) for n in range(400)]
+    parting = flow(0, (), load(REG5, 0), Resubmit(1), OUT_Q)
+    assert paths(pipeline(parting, *chain, flow(1, [(REG5, 400)], OUT_Q))).repeats
+
+
 def test_loops_end() -> None:
     """Tables that look each other up."""
     found = paths(pipeline(flow(0, (), Resubmit(1)), flow(1, (), Resubmit(0), OUT_Q)))
@@ -382,9 +436,7 @@ buckets = st.builds(
 
 
 def actions_of(table: int) -> st.SearchStrategy[tuple[Action, ...]]:
-    deeper = leaves | st.builds(
-        Resubmit, st.integers(table + 1, table + 2), st.sampled_from([None, P, Q])
-    )
+    deeper = leaves | st.builds(Resubmit, st.integers(table + 1, table + 2), st.booleans())
     return st.lists(
         deeper | st.builds(Clone, st.lists(deeper, max_size=3).map(tuple)), max_size=4
     ).map(tuple)
@@ -433,8 +485,10 @@ class Packet:
     def leave(self, port: int, *, numbered: bool) -> None:
         self.left.append((port, self.form, numbered, bool(self.get(VLAN) & VLAN_PRESENT)))
 
-    def look_up(self, table: int) -> None:
+    def look_up(self, table: int, in_port: int | None = None) -> None:
         here = Known(self.metadata, -1)
+        if in_port is not None:
+            here = here.only(~IN_PORT.mask).both(Known.of(IN_PORT, in_port))
         found = [f for f in self.through.flows if f.table == table and here.meets(f.match)]
         self.choices.shuffle(found)
         for each in sorted(found, key=lambda each: -each.priority):
@@ -476,12 +530,9 @@ class Packet:
                 self.put(Known.of(ETH_TYPE, self.choices.choice(VALUES)))
                 self.forms += 1
                 self.form = self.forms
-            case Resubmit(table, other):
-                if other is not None:
-                    self.put(Known.of(IN_PORT, other))
-                self.look_up(table)
-                if other is not None:
-                    self.put(Known.of(IN_PORT, in_port))
+            case Resubmit(table, other_port):
+                # The flow that is found sees the packet's own port again.
+                self.look_up(table, self.choices.choice([P, Q, R, 7]) if other_port else None)
             case ToGroup(number):
                 group = self.through.groups[number]
                 one = self.choices.choices(group.buckets) if group.buckets else []
