@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ovs_ebpf_tap.decide.flow_graph import FlowGraph
-from ovs_ebpf_tap.decide.flow_search import Form, Places, Reaching
+from ovs_ebpf_tap.decide.flow_search import Form, Places, Reaching, is_port
 from ovs_ebpf_tap.decide.flow_sites import Prefix, lookup_of, written_by
 from ovs_ebpf_tap.decide.flow_walk import FlowWalk
 from ovs_ebpf_tap.model.flow import METADATA_MASK, Actions, Clone, Flow, Known, Modify
@@ -26,7 +26,7 @@ def repeating(
     for flow, places in reaching.items():
         if len(places) > 1:
             walk = FlowWalk(graph, port, _minded(flow, places))
-            if _Parting(graph, walk, empty, flow, places).repeats(flow.actions, (), []):
+            if _Parting(graph, port, walk, empty, flow, places).repeats(flow.actions, (), []):
                 yield flow
 
 
@@ -53,6 +53,7 @@ class _Parting:
     """A flow where ways to the port may part."""
 
     graph: FlowGraph
+    port: int
     walk: FlowWalk
     empty: Known
     flow: Flow
@@ -95,7 +96,11 @@ class _Parting:
 
     def _is_pair(self, first: _Sent, second: _Sent) -> bool:
         """Whether one packet may go both ways."""
-        if not first.reaching.known.meets(second.reaching.known):
+        one, other = first.reaching, second.reaching
+        if not one.known.meets(other.known):
+            return False
+        both = one.known.both(other.known)
+        if (one.elsewhere or other.elsewhere) and is_port(both, self.port):
             return False
         self.looked_at += 1
         nested = len(first.place) > 1 or len(second.place) > 1

@@ -61,6 +61,8 @@ class Reaching(NamedTuple):
     form: Form
     here: Known
     """At the site."""
+    elsewhere: bool
+    """As of `End`, at the beginning of the flow."""
 
 
 Places = dict[tuple[int, ...], set[Reaching]]
@@ -123,12 +125,12 @@ class Search:
             if prefix.modifies and form is Form.SAME:
                 form = Form.CHANGED
         flow = site.flow
-        if not known.meets(flow.match) or (elsewhere and _is_port(flow.match, self.port)):
+        if not known.meets(flow.match) or (elsewhere and is_port(flow.match, self.port)):
             return False
         known = known.both(flow.match.only(self.kept))
         if flow.table == 0 and not known.meets(self.empty):
             return False
-        self.reaching[flow][site.place].add(Reaching(known, state.form, state.known))
+        self.reaching[flow][site.place].add(Reaching(known, state.form, state.known, elsewhere))
         self._add(State(flow.table, known, elsewhere, form))
         return True
 
@@ -159,6 +161,6 @@ def _no_places() -> Places:
     return defaultdict(set)
 
 
-def _is_port(known: Known, port: int) -> bool:
+def is_port(known: Known, port: int) -> bool:
     """Whether the packet is known to have arrived on the port."""
     return known.mask & IN_PORT.mask == IN_PORT.mask and known.meets(Known.of(IN_PORT, port))

@@ -44,13 +44,13 @@ struct probe_options {
 	u32 tci;
 };
 
-BPF_TABLE("array", u32, struct probe_options, options, 1);
+BPF_TABLE("array", u32, struct probe_options, probe_options, 1);
 BPF_TABLE("array", u32, union tap_flow, flows, 1);
 
 int probe(struct __sk_buff *skb)
 {
 	u32 zero = 0;
-	struct probe_options *option = options.lookup(&zero);
+	struct probe_options *option = probe_options.lookup(&zero);
 	struct tap_match *match = matches.lookup(&zero);
 	union tap_flow flow;
 	__be16 type;
@@ -107,7 +107,9 @@ def probe() -> Iterator[FilterProbe]:
     os.environ["BCC_KERNEL_SOURCE"] = str(abi.source_dir())
     text = f"{expand(abi.source_dir() / 'flow_key.h')}\n{PROGRAM}".encode()
     module = BPF(text=text, cflags=["-Wall", "-Werror"])
-    maps = [bpf.Map(os.dup(module[name].map_fd)) for name in (b"options", b"matches", b"flows")]
+    maps = [
+        bpf.Map(os.dup(module[name].map_fd)) for name in (b"probe_options", b"matches", b"flows")
+    ]
     yield FilterProbe(module.load_func(b"probe", BPF.SCHED_CLS).fd, *maps)
     for each in maps:
         each.close()

@@ -133,8 +133,8 @@ CASES: list[ReasonCase] = [
         "repeats",
         leads_to(b=PortPaths(repeats=FlowName(3, 90, 7))),
         NATIVE,
-        "flow table=3,priority=90,cookie=0x7, or tables and groups that it uses, may output a packet "
-        "to port b more than once",
+        "flow table=3,priority=90,cookie=0x7, or tables and groups that it uses, may output a "
+        "packet to port b more than once",
     ),
     (
         "outputs to a native-tagged port",

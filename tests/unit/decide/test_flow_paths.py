@@ -154,6 +154,8 @@ ONCE = {
         flow(2, [(REG15, R)], Output(R)),
     ],
     "not the port it came from": [flow(0, [(IN_PORT, Q)], Output(IN_PORT_PORT), Output(NORMAL))],
+    "back, and on by NORMAL": [flow(0, (), Output(IN_PORT_PORT), Output(NORMAL))],
+    "back, and to all others": [flow(0, (), Output(ALL_PORTS), Output(IN_PORT_PORT))],
     "not where it came from": [flow(0, [(IN_PORT, Q)], OUT_Q, OUT_Q)],
     "one flow or the other": [
         flow(0, [(IN_PORT, P)], Resubmit(1)),
