@@ -1,7 +1,8 @@
 """Works out what bridges' flows mean for mirrors, a little at a time.
 
-Under a controller flows change all the time. What was found holds until it is worked out anew,
-which takes `_SHARE` of a core at most; more, after a flow that itself names a port twice.
+Under a controller flows change all the time. What was found holds until it is worked out anew: that
+takes `_SHARE` of a core, or more to be done within `_LATEST`, or after a flow that itself names a
+port twice.
 """
 
 from __future__ import annotations

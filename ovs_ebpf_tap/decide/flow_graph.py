@@ -32,6 +32,7 @@ from ovs_ebpf_tap.model.flow import (
     Output,
     OutputField,
     Pipeline,
+    Resubmit,
     Write,
 )
 
@@ -161,29 +162,25 @@ def _as_executed(pipeline: Pipeline) -> tuple[Mapping[Flow, FlowName], list[Flow
     """
     groups = list(_flows_of(pipeline.groups))
     everything = [*pipeline.flows, *groups]
-    others = {
-        lookup.table
-        for flow in everything
-        for action in _flat(flow.actions)
-        if (lookup := lookup_of(action)) is not None and lookup.other_port
-    }
-    kinds = {type(action) for flow in everything for action in _flat(flow.actions)}
-    changes = any(
-        action.changes
-        for flow in everything
-        for action in _flat(flow.actions)
-        if isinstance(action, Write)
-    )
+    kinds: set[type[Action]] = set()
+    others: set[int] = set()
+    changes = False
+    for flow in everything:
+        for action in _flat(flow.actions):
+            kinds.add(type(action))
+            if isinstance(action, Resubmit) and action.other_port:
+                others.add(action.table)
+            elif isinstance(action, Write):
+                changes = changes or action.changes
+    if not others and Write not in kinds:
+        return pipeline.flows, everything
     twice = changes or not kinds.isdisjoint((Modify, Output, OutputField))
 
     def executed(flow: Flow) -> Flow:
-        match, exact = flow.match, flow.exact
-        if flow.table in others and match.mask & IN_PORT.mask:
-            match, exact = match.only(~IN_PORT.mask), False
-        actions = flow.actions
-        if Write in kinds:
-            actions = tuple(_executed(action, twice=twice) for action in actions)
-        return replace(flow, match=match, exact=exact, actions=actions)
+        if flow.table in others and flow.match.mask & IN_PORT.mask:
+            flow = replace(flow, match=flow.match.only(~IN_PORT.mask), exact=False)
+        actions = tuple(_executed(action, twice=twice) for action in flow.actions)
+        return replace(flow, actions=actions)
 
     named = {executed(flow): name for flow, name in pipeline.flows.items()}
     return named, [*named, *map(executed, groups)]

@@ -37,8 +37,6 @@ _MOST_STATES = 2000
 _MOST_COARSE_STATES = 4000
 """The same then."""
 
-_MAX_FIELD = 0xFFFF
-
 _TAGGED = Known.of(VLAN, VLAN_PRESENT, VLAN_PRESENT)
 
 
@@ -89,12 +87,11 @@ def _numbered(graph: FlowGraph, port: int) -> Iterator[End]:
         yield End(site, Known(), False)
     for site in graph.outputs.get(IN_PORT_PORT, ()):
         yield End(site, Known.of(IN_PORT, port), False)
-    # A number from a field has 16 bits: `xlate_output_reg_action`.
     for site in graph.fields:
         assert isinstance(site.action, OutputField)
         for number in (port, FLOOD, ALL_PORTS):
-            yield End(site, Known.of(site.action.source, number & _MAX_FIELD), True)
-        back = Known.of(site.action.source, IN_PORT_PORT & _MAX_FIELD)
+            yield End(site, site.action.naming(number), True)
+        back = site.action.naming(IN_PORT_PORT)
         from_here = Known.of(IN_PORT, port)
         if back.meets(from_here):
             yield End(site, back.both(from_here), False)
@@ -106,7 +103,7 @@ def _by_normal(graph: FlowGraph) -> Iterator[End]:
         yield End(site, Known(), True)
     for site in graph.fields:
         assert isinstance(site.action, OutputField)
-        yield End(site, Known.of(site.action.source, NORMAL & _MAX_FIELD), True)
+        yield End(site, site.action.naming(NORMAL), True)
 
 
 def _search(

@@ -28,13 +28,12 @@ from ovs_ebpf_tap.model.flow import (
 )
 
 _SEVERAL = (ANY_PORT, IN_PORT_PORT, NORMAL, FLOOD, ALL_PORTS)
-_MAX_FIELD = 0xFFFF
 
 _MOST_FLOWS = 20000
 """Flows that are looked at before anything is taken to be possible."""
 
 _DEEPEST = 64
-"""Lookups within lookups that are followed; OVS itself does so many (`MAX_RESUBMIT_DEPTH`)."""
+"""Lookups within lookups that are followed; OVS itself does so many (`MAX_DEPTH`)."""
 
 _Key = tuple[int, Known]
 """A table, and what is known of a packet that is looked up there."""
@@ -144,15 +143,12 @@ class FlowWalk:
                     lost = self.written(lookup, known)
                 known, touched = known.only(~lost), touched | lost
             elif isinstance(action, Load | Move | Forget):
-                known, touched = (
-                    Prefix().then(action, {}).after(known),
-                    touched | written_by(action),
-                )
+                known = Prefix().then(action, {}).after(known)
+                touched |= written_by(action)
         same = before.mask & known.mask & ~(before.value ^ known.value)
         return touched & ~same
 
     def _may_be_sent(self, action: Output | OutputField, known: Known) -> bool:
         if isinstance(action, Output):
             return action.port in self._numbers
-        numbers = (number & _MAX_FIELD for number in self._numbers)
-        return any(known.meets(Known.of(action.source, number)) for number in numbers)
+        return any(known.meets(action.naming(number)) for number in self._numbers)

@@ -116,7 +116,7 @@ NORMAL = 0xFFFFFFFA
 FLOOD = 0xFFFFFFFB
 ALL_PORTS = 0xFFFFFFFC
 LOCAL = 0xFFFFFFFE
-"""OFPP_*; outputs to a controller, to no port, and OFPP_TABLE, are left out of flows."""
+"""OFPP_*; outputs to a controller and to no port are left out of flows, OFPP_TABLE is a lookup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,11 @@ class OutputField:
     """To the port whose number is in a field."""
 
     source: Bits
+
+    def naming(self, port: int) -> Known:
+        """What the field is for that port: of its number, OVS reads 16 bits
+        (`xlate_output_reg_action` in `ofproto/ofproto-dpif-xlate.c`)."""
+        return Known.of(self.source, port & 0xFFFF)
 
 
 @dataclass(frozen=True, slots=True)
