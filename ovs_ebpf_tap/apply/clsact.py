@@ -62,9 +62,11 @@ class ClsactFilters:
 
         `number` is the program's id, 0 for the shared one.
         """
-        if hook.ifindex not in self._qdiscs:
-            # Noted before it is made, so that a crash in between leaves nothing unknown.
-            self.note(hook.ifindex, self._makes_qdisc(hook.ifindex))
+        noted = self._qdiscs.get(hook.ifindex)
+        if not noted and (ours := self._makes_qdisc(hook.ifindex)) != noted:
+            # Noted before it is made, so that a crash in between leaves nothing unknown. Somebody
+            # else's may have gone since it was noted.
+            self.note(hook.ifindex, ours)
         self._traffic_control.ensure_clsact(hook.ifindex)
         probe("qdisc made")
         if attachment.tags:

@@ -116,6 +116,22 @@ def test_somebody_elses_qdisc_stays(maps: dict[str, Any], kernel: FakeQdiscs) ->
     assert not maps["qdiscs"].values
 
 
+def test_a_qdisc_made_where_somebody_elses_was_is_ours(
+    maps: dict[str, Any], kernel: FakeQdiscs
+) -> None:
+    kernel.qdiscs[1] = "clsact"
+    make(maps, kernel).attach(A, ATTACHMENT, 3, 0)
+    kernel.qdiscs.clear()
+    kernel.there.clear()
+    filters = make(maps, kernel)
+    filters.read()
+    filters.attach(A, ATTACHMENT, 3, 0)
+    assert kernel.there[A].made
+    filters.detach(A)
+    filters.remove_qdiscs(set(), hw_offload=False)
+    assert kernel.said == ["remove 1 False", "announce 1"]
+
+
 def test_filters_tell_whose_a_qdisc_is_that_is_not_noted_any_more(
     maps: dict[str, Any], kernel: FakeQdiscs
 ) -> None:
