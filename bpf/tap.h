@@ -24,7 +24,7 @@
 #define TAP_H
 
 /* Raised whenever a map changes its name, or the layout below its meaning. */
-#define TAP_ABI 3
+#define TAP_ABI 4
 
 /* 802.1Q reserves this VLAN, so a mirror that selects only it selects nothing. */
 #define TAP_PARKED_VLAN 4095
