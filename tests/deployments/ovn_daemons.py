@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ovs_ebpf_tap.lab.processes import wait_gone
 from ovs_ebpf_tap.lab.switch import Switch
+from parity.case import datapath_type
 
 _SCHEMAS = Path("usr/share/ovn")
 _WAIT = "--timeout=60"
@@ -64,7 +65,7 @@ def join(chassis: Switch, southbound: str, name: str, ip: str, mappings: str) ->
             "ovn-remote": southbound,
             "ovn-encap-type": "geneve",
             "ovn-encap-ip": ip,
-            "ovn-bridge-datapath-type": "netdev",
+            "ovn-bridge-datapath-type": datapath_type(),
             "ovn-bridge-mappings": mappings,
         },
     )
