@@ -250,6 +250,13 @@ class Group:
     buckets: tuple[Actions, ...]
     every: bool = True
 
+    @property
+    def names_twice(self) -> bool:
+        """Whether what it does to one packet names some port in two outputs."""
+        if self.every:
+            return names_twice(tuple(map(Clone, self.buckets)))
+        return any(map(names_twice, self.buckets))
+
 
 @dataclass(frozen=True)
 class Pipeline:

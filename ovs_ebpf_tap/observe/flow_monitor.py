@@ -11,14 +11,15 @@ none of 1.3, 1.4 and 1.5, the flow tables stay unknown.
 Flows that OVS hides are not told of: those of in-band control, which send to NORMAL only. What a
 controller does with a packet-out is in no flow.
 
-OVS does not tell who looks on that a group changes: OFPT_REQUESTFORWARD reaches a connection to the
-management socket only once OFPT_SET_CONFIG has set its miss send length
-(`ofconn_receives_async_msg` in `ofproto/connmgr.c`), and that message sets how the bridge treats
-fragments, too. So as long as flows use groups, all groups are asked for again and again.
+Of groups OVS tells that one was changed by another connection (OFPT_REQUESTFORWARD,
+`connmgr_send_requestforward` in `ofproto/connmgr.c`); then all are asked for again, if flows use
+groups. Groups also go, without a word, with all flows of a bridge (`ofproto_flush__` in
+`ofproto/ofproto.c`): no flow can use one of these before it is added again.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from ovs_ebpf_tap.model.flow import Group, Pipeline
@@ -27,8 +28,8 @@ from ovs_ebpf_tap.observe.flow_counts import VERSIONS, FlowCounts
 from ovs_ebpf_tap.observe.ofp_groups import groups
 from ovs_ebpf_tap.observe.openflow_channel import LATER_VERSIONS, Channel
 
-_POLL = 1.0
-"""Seconds after which groups are asked for again."""
+_GROUPS_SHARE = 0.05
+"""Of a core, for reading groups that keep changing."""
 
 
 class FlowMonitor(Channel):
@@ -42,10 +43,12 @@ class FlowMonitor(Channel):
         self._asked = self._complete = False
         self._counts = FlowCounts()
         self._groups: dict[int, Group] = {}
-        self._groups_read = b""
         self._groups_arriving: list[bytes] | None = None
+        self._groups_changed = True
+        """Since they were read."""
         self._groups_due = 0.0
-        self._groups_version = next(VERSIONS)
+        """When they may be asked for again, by the monotonic clock."""
+        self._groups_version = self._groups_repeating = next(VERSIONS)
         self._known: int | None = None
         """The last version, once the groups of one were known."""
 
@@ -60,8 +63,8 @@ class FlowMonitor(Channel):
 
     @property
     def repeating(self) -> int:
-        """The version of the last flow that names a port in two outputs."""
-        return self._counts.repeating
+        """The version of the last flow or group that names a port in two outputs."""
+        return max(self._counts.repeating, self._groups_repeating)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -80,7 +83,7 @@ class FlowMonitor(Channel):
         self._asked = self._complete = False
         self._counts.clear()
         self._set_groups({})
-        self._groups_read, self._groups_arriving = b"", None
+        self._groups_arriving, self._groups_changed = None, True
         self._known = None
 
     def _choose(self, offered: frozenset[int]) -> int | None:
@@ -90,16 +93,24 @@ class FlowMonitor(Channel):
         if not self._version:
             return
         due = self._due()
-        if not self._asked or (due is not None and now >= due):
-            self._groups_arriving, self._groups_due = [], now + _POLL
+        if due is not None and now >= due:
+            self._groups_arriving = []
             self._send(ofp.group_desc_request(self._version, self._GROUPS_XID))
         if not self._asked:
             self._asked = True
+            self._send(ofp.set_async(self._version, self._XID))
             self._send(ofp.flow_monitor_request(self._version, self._XID))
 
     def _due(self) -> float | None:
         waiting = self._groups_arriving is not None
-        return self._groups_due if self._counts.groups and not waiting else None
+        wanted = self._groups_changed and self._counts.groups and not waiting
+        return self._groups_due if wanted else None
+
+    def _take(self, version: int, kind: int, xid: int, body: bytes) -> None:
+        if ofp.is_request_of_others(version, kind, body):
+            self._groups_changed = True
+        else:
+            super()._take(version, kind, xid, body)
 
     def _reply(self, stats: int, more: bool, content: bytes) -> None:
         if stats == ofp.GROUP_DESC:
@@ -108,8 +119,6 @@ class FlowMonitor(Channel):
             return
         for update in ofp.flow_updates(self._version, content):
             self._counts.take(update)
-            if update.does is not None and not update.does.groups <= self._groups.keys():
-                self._groups_due = 0.0
         if not more and not self._complete:
             self._complete = True
             self._answer_by = None
@@ -120,16 +129,21 @@ class FlowMonitor(Channel):
         self._groups_arriving.append(content)
         if more:
             return
-        read = b"".join(self._groups_arriving)
-        self._groups_arriving = None
-        if read != self._groups_read:
-            self._groups_read = read
-            self._set_groups(dict(groups(self._version, read)))
+        began = time.thread_time()
+        self._set_groups(dict(groups(self._version, b"".join(self._groups_arriving))))
+        spent = time.thread_time() - began
+        # Changes that OVS told of until now are in the answer.
+        self._groups_arriving, self._groups_changed = None, False
+        self._groups_due = time.monotonic() + spent / _GROUPS_SHARE
 
     def _set_groups(self, found: dict[int, Group]) -> None:
-        if found != self._groups:
-            self._groups = found
-            self._groups_version = next(VERSIONS)
+        if found == self._groups:
+            return
+        version = next(VERSIONS)
+        new = (group for number, group in found.items() if group != self._groups.get(number))
+        if any(group.names_twice for group in new):
+            self._groups_repeating = version
+        self._groups, self._groups_version = found, version
 
     def _refused(self) -> None:
         """Open vSwitch before 3.0: to ask again would only fill its log."""

@@ -24,6 +24,8 @@ ECHO_REPLY = 3
 BARRIER_REPLY = 21
 _BARRIER_REQUEST = 20
 _FLOW_MOD = 14
+_SET_ASYNC = 28
+_REQUESTFORWARD = 32
 EXPERIMENTER = 4
 _MULTIPART_10 = 16, 17
 _MULTIPART = 18, 19
@@ -54,9 +56,11 @@ FLOW_MONITOR = 16
 
 _STATS_EXPERIMENTER = 0xFFFF
 _ONF_FLOW_MONITOR = 1870
+_ONF_REQUESTFORWARD = 2350
 _NX_SET_CONTROLLER_ID = 20
 _NX_TLV_TABLE_REQUEST = 25
 _NX_TLV_TABLE_REPLY = 26
+_NX_SET_ASYNC_CONFIG2 = 27
 _MORE = 1
 
 _ALL = 0xFF
@@ -167,11 +171,40 @@ def multipart_reply(version: int, kind: int, body: bytes) -> tuple[int, bool, in
 
 # Groups.
 
+_ASYNC_PROPERTY = Struct("!HHI")
+_PRIMARY_PROPERTIES = 1, 3, 5, 7, 9, 11
+"""Packets, ports, flows removed, roles, tables, and requests of others: what a connection is told
+of unasked."""
+_OF_REQUESTS = 11
+_GROUP_MODS = 1 << 0
+
 
 def group_desc_request(version: int, xid: int) -> bytes:
     """Asks for all groups."""
     body = _U32.pack(_ALL_GROUPS) + bytes(4) if version == OF15 else b""
     return _multipart(version, xid, GROUP_DESC, body)
+
+
+def set_async(version: int, xid: int) -> bytes:
+    """Asks to be told of each change of a group by others, and of nothing else but flows.
+
+    `handle_nxt_set_async_config` in `ofproto/ofproto.c` (3.1.0).
+    """
+    body = b"".join(
+        _ASYNC_PROPERTY.pack(each, _ASYNC_PROPERTY.size, _GROUP_MODS * (each == _OF_REQUESTS))
+        for each in _PRIMARY_PROPERTIES
+    )
+    if version == OF13:
+        header = _EXPERIMENTER_HEADER.pack(_NX, _NX_SET_ASYNC_CONFIG2)
+        return message(version, EXPERIMENTER, xid, header + body)
+    return message(version, _SET_ASYNC, xid, body)
+
+
+def is_request_of_others(version: int, kind: int, body: bytes) -> bool:
+    """Whether a message tells of a request of another connection."""
+    if version == OF13 and kind == EXPERIMENTER:
+        return _EXPERIMENTER_HEADER.unpack_from(body) == (_ONF, _ONF_REQUESTFORWARD)
+    return kind == _REQUESTFORWARD
 
 
 # Ports.

@@ -116,12 +116,33 @@ def test_groups_change(switch: Switch, protocol: str) -> None:
         *ofctl, "mod-group", "br0", "group_id=7,type=select,bucket=actions=2,bucket=actions=3"
     )
     group_is(2, 3)
+    if protocol == "OpenFlow15":
+        switch.ofctl(
+            *ofctl,
+            "insert-buckets",
+            "br0",
+            "group_id=7,command_bucket_id=last,bucket=bucket_id:5,actions=5",
+        )
+        group_is(2, 3, 5)
+        switch.ofctl(*ofctl, "remove-buckets", "br0", "group_id=7,command_bucket_id=first")
+        group_is(3, 5)
     switch.ofctl(*ofctl, "del-groups", "br0")
     within(tables, lambda: ToGroup(7) not in [a for f in tables.pipeline("br0") for a in f.actions])
     switch.ofctl(*ofctl, "add-group", "br0", "group_id=7,type=select,bucket=actions=4")
     switch.ofctl(*ofctl, "add-flow", "br0", "priority=5,udp,actions=group:7")
     group_is(4)
     tables.close()
+
+
+@pytest.mark.parametrize("version", [ofp.OF13, ofp.OF14, ofp.OF15])
+def test_nothing_but_changes_of_groups_is_asked_for(switch: Switch, version: int) -> None:
+    """As Open vSwitch's own tool reads it."""
+    printed = switch.ofctl("ofp-print", ofp.set_async(version, 1).hex())
+    primary = printed.partition("primary:")[2].partition("secondary:")[0].split("\n")
+    told = dict(line.strip().split(": ") for line in primary if line.strip())
+    assert told.pop("REQUESTFORWARD") == "group_mod_request"
+    assert set(told.values()) == {"(off)"}
+    assert len(told) == 5
 
 
 @pytest.mark.parametrize("protocol", ["OpenFlow13", "OpenFlow14", "OpenFlow15"])

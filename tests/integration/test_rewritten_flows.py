@@ -148,3 +148,16 @@ def test_a_flow_that_repeats_packets(bridge: Bridge, kind: str | None) -> None:
         since = time.time()
         switch.ofctl("--strict", "del-flows", "br0", flow.partition(",actions=")[0])
         log.wait_row("m1", since, lambda row: row.settled and row.offloaded)
+
+
+def test_a_bucket_that_repeats_packets(bridge: Bridge) -> None:
+    """The reason names a flow that uses the group."""
+    switch, log, port = bridge.switch, bridge.log, bridge.switch.ofport(bridge.a)
+    bucket = f"bucket=actions=output:{port}"
+    since = time.time()
+    switch.ofctl("-O", "OpenFlow15", "mod-group", "br0", f"group_id=1,type=all,{bucket},{bucket}")
+    row = log.wait_row("m1", since, lambda row: row.settled and not row.offloaded)
+    assert "flow table=10,priority=60," in row.external_ids[REASON_KEY]
+    since = time.time()
+    switch.ofctl("-O", "OpenFlow15", "mod-group", "br0", groups()[1])
+    log.wait_row("m1", since, lambda row: row.settled and row.offloaded)

@@ -152,8 +152,8 @@ def test_flows_from_first_to_last() -> None:
         tables.run()
         hello, *requests = peer.received(connection)
         assert hello[:2] == (ofp.OF15, ofp.HELLO)
-        kinds = [struct.unpack_from("!H", body)[0] for _, _, _, body in requests]
-        assert kinds == [ofp.GROUP_DESC, ofp.FLOW_MONITOR]
+        assert [kind for _, kind, _, _ in requests] == [28, 18]
+        assert struct.unpack_from("!H", requests[1][3]) == (ofp.FLOW_MONITOR,)
 
         connection.sendall(flows(flow(1), flow(2, OUTPUT), more=True))
         assert not tables.run()
@@ -230,59 +230,104 @@ def test_many_changes_wake_up_the_loop_together(monkeypatch: pytest.MonkeyPatch)
         assert blocked(tables) >= 0.19
 
 
-def test_groups_are_looked_at_while_flows_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow_monitor, "_POLL", 10.0)
+class GroupPeer:
+    """A peer that is asked for groups."""
+
+    def __init__(self, tables: FlowTables, peer: OpenFlowPeer) -> None:
+        self._tables, self._peer = tables, peer
+        self._connection = peer.connections[0]
+        self.send(ALL_VERSIONS)
+        self.asked()
+
+    def send(self, message: bytes) -> None:
+        """Sends it, and has it taken in."""
+        self._connection.sendall(message)
+        self._tables.run()
+
+    def reply(self, *content: bytes, more: bool = False) -> None:
+        """Answers with groups."""
+        self.send(multipart(ofp.GROUP_DESC, b"".join(content), more))
+
+    def asked(self) -> int:
+        """How often it was asked since the last time."""
+        received = self._peer.received(self._connection)
+        kinds = (struct.unpack_from("!H", body)[0] for _, kind, _, body in received if kind == 18)
+        return list(kinds).count(ofp.GROUP_DESC)
+
+    @property
+    def groups(self) -> Mapping[int, Group]:
+        """Those that are known."""
+        return self._tables.pipeline("br0").groups
+
+
+GROUP_CHANGED = ofp.message(ofp.OF15, 32, 0)
+
+
+def test_groups_are_looked_at_once_flows_use_them() -> None:
     with watched() as (tables, peer):
-        connection, _ = peer.connections
+        groups = GroupPeer(tables, peer)
+        groups.send(flows(flow(1, OUTPUT)) + GROUP_CHANGED)
+        assert not groups.asked(), "no flow uses a group"
 
-        def requests() -> list[int]:
-            received = peer.received(connection)
-            return [
-                struct.unpack_from("!H", body)[0] for _, kind, _, body in received if kind == 18
-            ]
-
-        def reply(*content: bytes) -> None:
-            connection.sendall(multipart(ofp.GROUP_DESC, b"".join(content)))
-            tables.run()
-
-        def groups() -> Mapping[int, Group]:
-            return tables.pipeline("br0").groups
-
-        connection.sendall(ALL_VERSIONS)
-        tables.run()
-        assert requests() == [ofp.GROUP_DESC, ofp.FLOW_MONITOR]
-        reply()
-        connection.sendall(flows(flow(1, OUTPUT)))
-        tables.run()
-        assert requests() == [], "no flow uses a group"
-
-        monkeypatch.setattr(flow_monitor, "_POLL", 0.05)
         before = tables.versions["br0"]
-        connection.sendall(flows(flow(2, GROUP_7, event=1)))
-        tables.run()
-        assert groups() == {}, "a group that is not known yet is none"
+        groups.send(flows(flow(2, GROUP_7, event=1)))
+        assert groups.groups == {}, "a group that is not known yet is none"
         assert tables.versions["br0"] > before
-        assert requests() == [ofp.GROUP_DESC], "the group is not known"
+        assert groups.asked() == 1
         # 7 uses 8, which nothing is known of.
-        reply(group(7, OUTPUT_TO_1, struct.pack("!HHI", 22, 8, 8)))
-        expected = {7: Group(((Output(1),), (ToGroup(8),)))}
-        until(tables, lambda: groups() == expected, "the group")
+        groups.reply(group(7, OUTPUT_TO_1, struct.pack("!HHI", 22, 8, 8)))
+        assert groups.groups == {7: Group(((Output(1),), (ToGroup(8),)))}
 
+        groups.send(flows(flow(3, GROUP_7, event=1)))
+        assert not groups.asked(), "all groups are known"
+        groups.send(flows(flow(2, event=2), flow(3, event=2)) + GROUP_CHANGED)
+        assert not groups.asked(), "no flow uses a group any more"
+
+
+def test_groups_are_looked_at_when_one_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_monitor, "_GROUPS_SHARE", 1e9)
+    with watched() as (tables, peer):
+        groups = GroupPeer(tables, peer)
+        groups.send(flows(flow(1, GROUP_7)))
+        assert tables.versions == {}
+        groups.reply(group(7))
         version = tables.versions["br0"]
-        until(tables, lambda: requests() == [ofp.GROUP_DESC], "the next look")
-        reply(group(7, OUTPUT_TO_1, struct.pack("!HHI", 22, 8, 8)))
-        assert tables.versions["br0"] == version
-        until(tables, lambda: requests() == [ofp.GROUP_DESC], "the next look")
-        reply(group(7, OUTPUT_TO_1))
-        assert tables.versions["br0"] > version
-        until(tables, lambda: groups() == {7: Group(((Output(1),),))}, "the changed group")
+        groups.asked()
 
-        connection.sendall(flows(flow(2, event=2)))
-        tables.run()
-        requests()
-        time.sleep(0.1)
-        tables.run()
-        assert requests() == [], "no flow uses a group any more"
+        groups.send(GROUP_CHANGED + GROUP_CHANGED)
+        assert groups.asked() == 1
+        groups.reply(more=True)
+        groups.reply(group(7))
+        assert tables.versions["br0"] == version
+        assert tables.repeating("br0") < version
+
+        groups.send(GROUP_CHANGED)
+        groups.reply(group(7, OUTPUT_TO_1, OUTPUT_TO_1))
+        assert groups.groups == {7: Group(((Output(1),), (Output(1),)))}
+        assert tables.versions["br0"] == tables.repeating("br0") > version
+        assert groups.asked() == 1
+
+        groups.send(GROUP_CHANGED)
+        assert groups.asked() == 1
+        groups.send(GROUP_CHANGED + multipart(ofp.GROUP_DESC, group(7)))
+        assert not groups.asked(), "what was told before the answer is in it"
+        groups.send(GROUP_CHANGED)
+        groups.asked()
+        groups.send(multipart(ofp.GROUP_DESC, group(7)) + GROUP_CHANGED)
+        assert groups.asked() == 1, "it has changed after the answer"
+
+
+def test_groups_that_keep_changing_are_looked_at_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flow_monitor, "_GROUPS_SHARE", 1e-9)
+    with watched() as (tables, peer):
+        groups = GroupPeer(tables, peer)
+        groups.send(flows(flow(1, GROUP_7)))
+        groups.reply(group(7))
+        groups.asked()
+        groups.send(GROUP_CHANGED)
+        assert not groups.asked()
 
 
 def test_ports_are_looked_at_again_and_again(quick: None) -> None:
