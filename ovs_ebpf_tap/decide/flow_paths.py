@@ -23,6 +23,7 @@ from ovs_ebpf_tap.model.flow import (
     IN_PORT_PORT,
     METADATA_MASK,
     NORMAL,
+    TABLE,
     VLAN,
     VLAN_PRESENT,
     Flow,
@@ -50,6 +51,10 @@ def port_paths(graph: FlowGraph, port: int, followed: FollowedPort) -> PortPaths
     numbered = list(_numbered(graph, port))
     normal = [] if followed.reserved else list(_by_normal(graph))
     try:
+        again = _name(graph, _by_table(graph, port, followed))
+        if again is not None:
+            every = frozenset({Known()})
+            return PortPaths(again, again, origins=every, tagged_origins=every)
         found = _search(graph, port, followed, [*numbered, *normal], Form.CHANGED)
         origins = tagged = None
         if followed.vlans:
@@ -104,6 +109,21 @@ def _by_normal(graph: FlowGraph) -> Iterator[End]:
     for site in graph.fields:
         assert isinstance(site.action, OutputField)
         yield End(site, site.action.naming(NORMAL), True)
+
+
+def _by_table(graph: FlowGraph, port: int, followed: FollowedPort) -> Iterator[Flow]:
+    """Flows that may look a packet up in the first table, as a field says: OFPP_TABLE.
+
+    All else is found without these lookups, so none of them may be.
+    """
+    ends = []
+    for site in graph.fields:
+        assert isinstance(site.action, OutputField)
+        ends.append(End(site, site.action.naming(TABLE), False))
+    if ends and _search(graph, port, followed, ends, Form.OTHER).origins:
+        for end in ends:
+            if _search(graph, port, followed, [end], Form.OTHER).origins:
+                yield end.site.flow
 
 
 def _search(

@@ -112,11 +112,13 @@ class Output:
 
 ANY_PORT = -1
 IN_PORT_PORT = 0xFFFFFFF8
+TABLE = 0xFFFFFFF9
 NORMAL = 0xFFFFFFFA
 FLOOD = 0xFFFFFFFB
 ALL_PORTS = 0xFFFFFFFC
 LOCAL = 0xFFFFFFFE
-"""OFPP_*; outputs to a controller and to no port are left out of flows, OFPP_TABLE is a lookup."""
+"""OFPP_*; outputs to a controller and to no port are left out of flows. An output to TABLE is a
+lookup in the first table; only a field may name it."""
 
 
 @dataclass(frozen=True, slots=True)

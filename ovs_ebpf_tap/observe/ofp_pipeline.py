@@ -20,6 +20,7 @@ from ovs_ebpf_tap.model.flow import (
     METADATA,
     METADATA_MASK,
     SECOND_VLAN,
+    TABLE,
     TUN_ID,
     VLAN,
     VLAN_PRESENT,
@@ -144,8 +145,6 @@ _SAME_PORT = 0xFFF8
 
 # OFPP_CONTROLLER and OFPP_ANY: they lead to no port.
 _NOWHERE = {0xFFFFFFFD, 0xFFFFFFFF}
-_TABLE = 0xFFFFFFF9
-"""OFPP_TABLE."""
 
 _PUSH, _POP = (_U32.pack(_NX) + _U16.pack(subtype) for subtype in (27, 28))
 _NAT = _U32.pack(_NX) + _U16.pack(36)
@@ -337,7 +336,7 @@ class _Parser:
 
 
 def _output(port: int) -> Actions:
-    if port == _TABLE:
+    if port == TABLE:
         return (Resubmit(0),)
     return () if port in _NOWHERE else (Output(port),)
 

@@ -23,6 +23,7 @@ from ovs_ebpf_tap.model.flow import (
     METADATA,
     NORMAL,
     SECOND_VLAN,
+    TABLE,
     VLAN,
     VLAN_PRESENT,
     Action,
@@ -112,6 +113,10 @@ REPEATING = {
     "by a register, back": [
         flow(0, (), Output(IN_PORT_PORT), load(REG5, 0xFFF8), OutputField(REG5))
     ],
+    "by a register, as TABLE": [
+        flow(0, [(IN_PORT, P)], OUT_Q, load(REG5, 0xFFF9), load(IN_PORT, R), OutputField(REG5)),
+        flow(0, [(IN_PORT, R)], OUT_Q),
+    ],
     "by an unknown register": [flow(0, (), OUT_Q, Forget(REG5.mask), OutputField(REG5))],
     "in a table": [flow(0, (), Resubmit(1), OUT_Q), flow(1, (), OUT_Q)],
     "in a table twice": [flow(0, (), Resubmit(1), Resubmit(1)), flow(1, (), OUT_Q)],
@@ -147,6 +152,11 @@ ONCE = {
     "changed in a clone's table": [
         flow(0, (), Clone((Resubmit(1),)), OUT_Q),
         flow(1, (), Modify(), OUT_Q),
+    ],
+    "a register that may not be TABLE": [
+        flow(0, [(IN_PORT, P)], load(REG5, Q), Resubmit(1)),
+        flow(0, [(IN_PORT, R)], load(REG5, R), Resubmit(1)),
+        flow(1, (), OutputField(REG5)),
     ],
     "another register": [
         flow(0, (), load(REG15, Q), Resubmit(2), load(REG15, R), Resubmit(2)),
@@ -414,7 +424,8 @@ def test_too_many_flows() -> None:
 # Random pipelines, beside packets that take random ways through them.
 
 FIELDS = [REG5, REG15, IN_PORT, VLAN]
-VALUES = [0, 1, 2, VLAN_PRESENT, IN_PORT_PORT & 0xFFFF, NORMAL & 0xFFFF, FLOOD & 0xFFFF]
+RESERVED = [number & 0xFFFF for number in (IN_PORT_PORT, TABLE, NORMAL, FLOOD, ALL_PORTS)]
+VALUES = [0, 1, 2, VLAN_PRESENT, *RESERVED]
 fields = st.sampled_from(FIELDS)
 values = st.sampled_from(VALUES)
 loads = st.builds(lambda bits, value: load(bits, value), fields, values)
@@ -470,6 +481,8 @@ class Packet:
         self.metadata |= Known.of(VLAN, choices.choice(VALUES)).value
         self.metadata |= Known.of(ETH_TYPE, choices.choice(VALUES)).value
         self.form = self.forms = 0
+        self.lookups = 0
+        """By OFPP_TABLE."""
         self.left: list[tuple[int, int, bool, bool]] = []
         """Port, form, whether a flow named the port, whether it has a tag."""
 
@@ -513,15 +526,20 @@ class Packet:
         match action:
             case Output(port) if port == IN_PORT_PORT:
                 self.leave(in_port, numbered=True)
-            case Output(port) if port in (NORMAL, FLOOD):
+            case Output(port) if port in (NORMAL, FLOOD, ALL_PORTS):
                 for each in {P, Q, R} - {in_port}:
-                    self.leave(each, numbered=port == FLOOD)
+                    self.leave(each, numbered=port != NORMAL)
             case Output(port):
                 if port != in_port:
                     self.leave(port, numbered=True)
             case OutputField(source):
                 number = self.get(source)
-                self.do(Output(number | 0xFFFF0000 if number > 0xFF00 else number))
+                if number == TABLE & 0xFFFF:
+                    self.lookups += 1
+                    if self.lookups < 4:
+                        self.look_up(0)
+                else:
+                    self.do(Output(number | 0xFFFF0000 if number > 0xFF00 else number))
             case Load(written):
                 self.put(written)
             case Move(source, destination):
