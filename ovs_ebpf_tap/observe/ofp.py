@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
-from ovs_ebpf_tap.model.flow import ETH_DST, Flow, Output, OutputField
+from ovs_ebpf_tap.model.flow import ETH_DST, ETH_TYPE, Flow, Output, OutputField
 from ovs_ebpf_tap.model.tunnel import GeneveOption
 from ovs_ebpf_tap.observe.ofp_fields import match_of
 from ovs_ebpf_tap.observe.ofp_pipeline import instructions_of
@@ -339,8 +339,9 @@ def _flow_update(version: int, content: bytes, at: int, end: int, removed: bool)
     if removed:
         return FlowUpdate(key, cookie, None)
     instructions = content[middle:end]
-    parsed = instructions_of(table, instructions)
     known, exact = match_of(match)
+    typed = known.mask & ETH_TYPE.mask == ETH_TYPE.mask
+    parsed = instructions_of(table, instructions, typed=typed)
     own: tuple[Flow, ...] = ()
     exact = exact and not parsed.partial
     if any(isinstance(each, Output | OutputField) for each in parsed.actions):

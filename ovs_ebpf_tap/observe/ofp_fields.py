@@ -6,7 +6,7 @@ raises ValueError or struct.error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
@@ -52,11 +52,23 @@ class Field:
     """Where it lies among the metadata; of its own bits, the lowest. None: not there."""
     packet: bool = False
     """It is the packet's own, or a part of it is."""
+    everywhere: bool = False
+    """Every packet has it. OVS sets others only where they are (`mf_are_prereqs_ok` in
+    `lib/meta-flow.c`)."""
+    by_type: bool = False
+    """Every packet of the protocol that it belongs to, as `dl_type` says, has it: not so a port,
+    which later fragments lack."""
+
+    def change(self, *, typed: bool) -> Modify:
+        """What it is to set it; `typed` says whether the flow matches a `dl_type`."""
+        return Modify(self.everywhere or (self.by_type and typed))
 
 
 _NXM_IN_PORT = Field(IN_PORT)
 """16 bits wide, while port numbers on the wire have 32."""
 _OF_PACKET = Field(packet=True)
+_OF_STATION = Field(packet=True, everywhere=True)
+_OF_TYPE = Field(packet=True, by_type=True)
 _UNTRACKED = Field()
 
 
@@ -70,8 +82,8 @@ def _tracked() -> Iterator[tuple[int, int, int, Field]]:
     yield _NXM_1, 33, 4, Field(PKT_MARK)
     # The bit of `vlan_tci` that is called CFI says, as OFPVID_PRESENT of `vlan_vid`, that there is
     # a tag; its priority, above that, is of the packet alone.
-    yield _NXM_0, 4, 2, Field(VLAN, packet=True)
-    yield _OXM, 6, 2, Field(VLAN, packet=True)
+    yield _NXM_0, 4, 2, Field(VLAN, packet=True, everywhere=True)
+    yield _OXM, 6, 2, Field(VLAN, packet=True, everywhere=True)
     for number in range(16):
         yield _NXM_1, number, 4, Field(register(number))
     for number in range(8):
@@ -95,8 +107,19 @@ def _untracked() -> Iterator[tuple[int, int]]:
         yield _REGISTERS, number
 
 
+def _of_packet() -> Iterator[tuple[int, Sequence[int], Field]]:
+    """Class and numbers of fields that the packet has, if it is of their type."""
+    yield _NXM_0, (1, 2), _OF_STATION
+    yield _OXM, (3, 4), _OF_STATION
+    # IP's, ARP's, IPv6's and MPLS's.
+    yield _NXM_0, (5, 7, 8, 15, 16, 17), _OF_TYPE
+    yield _NXM_1, (17, 18, 19, 20, 27, 28, 29), _OF_TYPE
+    yield _OXM, (8, 9, 11, 12, *range(21, 29), 34, 35, 36), _OF_TYPE
+
+
 # By class and number, as the upper 23 bits of a header have them.
 _FIELDS: dict[int, Field] = {
+    **{each << 7 | number: field for each, some, field in _of_packet() for number in some},
     **{oxm_class << 7 | number: _UNTRACKED for oxm_class, number in _untracked()},
     **{oxm_class << 7 | number: field for oxm_class, number, _, field in _tracked()},
 }
@@ -265,10 +288,10 @@ class Part:
         return (1 << self.width) - 1 << bits.offset + self.start & bits.mask
 
 
-def load(field: Field, value: int, mask: int) -> Iterator[Action]:
-    """Writes those bits of a value that are in a mask."""
+def load(field: Field, value: int, mask: int, *, typed: bool) -> Iterator[Action]:
+    """Writes those bits of a value that are in a mask; `typed` as of `Field.change`."""
     if field.packet:
-        yield Modify()
+        yield field.change(typed=typed)
     if field.bits is IN_PORT:
         if mask & 0xFFFF == 0xFFFF:
             yield Load(Known.of(IN_PORT, widened(value)))
@@ -280,22 +303,22 @@ def load(field: Field, value: int, mask: int) -> Iterator[Action]:
             yield Load(known)
 
 
-def forget(part: Part) -> Iterator[Action]:
+def forget(part: Part, *, typed: bool) -> Iterator[Action]:
     """Writes what is not to be seen."""
     if part.field.packet:
-        yield Modify()
+        yield part.field.change(typed=typed)
     # A part of a port's number, with 16 bits, may decide about the upper ones, too.
     mask = IN_PORT.mask if part.field.bits is IN_PORT else part.mask
     if mask:
         yield Forget(mask)
 
 
-def move(source: Part, destination: Part) -> Iterator[Action]:
+def move(source: Part, destination: Part, *, typed: bool) -> Iterator[Action]:
     """Copies bits; both parts have the same width."""
     read, written = source.tracked, destination.tracked
     if read is None or written is None or destination.field.bits is IN_PORT:
-        yield from forget(destination)
+        yield from forget(destination, typed=typed)
         return
     if destination.field.packet:
-        yield Modify()
+        yield destination.field.change(typed=typed)
     yield Move(read, written)

@@ -94,10 +94,10 @@ class Instructions:
 
 
 @lru_cache(maxsize=4096)
-def instructions_of(table: int, instructions: bytes) -> Instructions:
-    """What the instructions of a flow in that table do."""
+def instructions_of(table: int, instructions: bytes, *, typed: bool) -> Instructions:
+    """What the instructions of a flow in that table do; `typed`: it matches a `dl_type`."""
     learned: list[Flow] = []
-    parser = _Parser(table, learned)
+    parser = _Parser(table, learned, typed=typed)
     actions: list[Action] = []
     # From the highest number to the lowest, they are in the order in which OVS executes them.
     for kind, element in sorted(_elements(instructions), key=lambda each: -each[0]):
@@ -118,7 +118,7 @@ def instructions_of(table: int, instructions: bytes) -> Instructions:
 
 def bucket_of(actions: bytes) -> Actions:
     """What the actions of a group's bucket do, which OVS executes as an action set."""
-    return _Parser(None, []).action_set(actions)
+    return _Parser(None, [], typed=False).action_set(actions)
 
 
 def groups_of(actions: Actions) -> Iterator[int]:
@@ -163,40 +163,28 @@ _POPPED = (
 
 _PLAIN: dict[int, Actions] = {
     # OpenFlow 1.1's, which OVS keeps to where a flow does not say whose ports they are.
-    2: _MODIFY,  # set_vlan_pcp
+    2: (_MAY_MODIFY,),  # set_vlan_pcp
     3: _MODIFY,  # set_dl_src
     4: _MODIFY,  # set_dl_dst
-    5: _MODIFY,  # set_nw_src
-    6: _MODIFY,  # set_nw_dst
-    7: _MODIFY,  # set_nw_tos
-    8: _MODIFY,  # set_nw_ecn
-    9: _MODIFY,  # set_tp_src
-    10: _MODIFY,  # set_tp_dst
-    11: _MODIFY,  # copy_ttl_out
-    12: _MODIFY,  # copy_ttl_in
-    13: _MODIFY,  # set_mpls_label
-    14: _MODIFY,  # set_mpls_tc
-    15: _MODIFY,  # set_mpls_ttl
-    16: _MODIFY,  # dec_mpls_ttl
+    9: (_MAY_MODIFY,),  # set_tp_src
+    10: (_MAY_MODIFY,),  # set_tp_dst
     _PUSH_VLAN: _PUSHED,
     _POP_VLAN: _POPPED,
     19: _MODIFY_TAGS,  # push_mpls
     20: _MODIFY_TAGS,  # pop_mpls
     21: (),  # set_queue
-    23: _MODIFY,  # set_nw_ttl
-    24: _MODIFY,  # dec_nw_ttl
     29: (),  # meter
 }
+# set_nw_src, _dst, _tos, _ecn; copy_ttl_out, _in; set_mpls_label, _tc, _ttl, dec_mpls_ttl;
+# set_nw_ttl, dec_nw_ttl: they change packets of their type.
+_BY_TYPE = {5, 6, 7, 8, *range(11, 17), 23, 24}
 _PLAIN_NX: dict[int, Actions] = {
     4: (),  # set_queue
     5: (),  # pop_queue
     8: (),  # note
-    12: (Output(ANY_PORT),),  # bundle
     17: (),  # exit
-    18: _MODIFY,  # dec_ttl
     19: (),  # fin_timeout
     20: (),  # controller
-    21: _MODIFY,  # dec_ttl(id,...)
     27: (),  # push
     29: (),  # sample
     38: (),  # sample
@@ -204,7 +192,7 @@ _PLAIN_NX: dict[int, Actions] = {
     43: (),  # ct_clear
     46: _MODIFY_TAGS,  # encap
     47: _MODIFY_TAGS,  # decap
-    48: _MODIFY,  # dec_nsh_ttl
+    48: (_MAY_MODIFY,),  # dec_nsh_ttl
     50: (),  # delete_field, of tunnel metadata
     51: (),  # sample
 }
@@ -218,14 +206,15 @@ _OTHERS, _FINAL = 3, 4
 class _Parser:
     """Parses actions of a flow in a table, or of a group, where the table is not known."""
 
-    def __init__(self, table: int | None, learned: list[Flow]) -> None:
+    def __init__(self, table: int | None, learned: list[Flow], *, typed: bool) -> None:
+        self._typed = typed
         self._table = table
         self._learned = learned
         self.partial = False
 
     def steps(self, data: bytes) -> Iterator[Action]:
         """Actions that OVS executes one after the other."""
-        stack = Stack()
+        stack = Stack(typed=self._typed)
         for kind, element in _elements(data):
             if kind == _EXPERIMENTER and element[4:10] in (_PUSH, _POP):
                 part = stack_part(element)
@@ -268,23 +257,25 @@ class _Parser:
         if kind == _OUTPUT:
             return _output(*_U32.unpack_from(action, 4))
         if kind == _SET_FIELD:
-            return ofp_fields.load(*ofp_fields.value(action, 4))
+            return ofp_fields.load(*ofp_fields.value(action, 4), typed=self._typed)
         if kind == _EXPERIMENTER:
             return self._experimenter(action)
         if kind == _GROUP:
             return (ToGroup(*_U32.unpack_from(action, 4)),)
         if kind == _COPY_FIELD:
-            return _move(action, 4, 12)
+            return self._move(action, 4, 12)
         if kind == _SET_VLAN_VID:
             (vid,) = _U16.unpack_from(action, 4)
             return Modify(), Load(Known.of(VLAN, VLAN_PRESENT | vid))
+        if kind in _BY_TYPE:
+            return (Modify(self._typed),)
         return _PLAIN.get(kind, ANYTHING)
 
     def _experimenter(self, action: bytes) -> Iterable[Action]:
         (vendor,) = _U32.unpack_from(action, 4)
         (subtype,) = _U16.unpack_from(action, 8) if len(action) > 8 else (None,)
         if vendor == _ONF and subtype == _ONF_COPY_FIELD:
-            return _move(action, 12, 20)
+            return self._move(action, 12, 20)
         if vendor != _NX or subtype is None:
             return ANYTHING
         plain = _PLAIN_NX.get(subtype)
@@ -292,11 +283,15 @@ class _Parser:
 
     def _nicira(self, subtype: int, action: bytes) -> Iterable[Action]:
         match subtype:
+            case 18 | 21:  # dec_ttl
+                return (Modify(self._typed),)
             case 1:  # resubmit
                 (port,) = _U16.unpack_from(action, 10)
                 return self._resubmit(port, _CURRENT_TABLE)
             case 14:  # resubmit(,table)
                 return self._resubmit(*_U16_U8.unpack_from(action, 10))
+            case 12:  # bundle
+                return _bundle(action)
             case 44:  # resubmit(,table,ct), with the protocol and ports that conntrack knows
                 kind = Forget(IP_PROTO.mask | ICMP_TYPE.mask | ICMP_CODE.mask)
                 return kind, *self._resubmit(*_U16_U8.unpack_from(action, 10))
@@ -316,7 +311,7 @@ class _Parser:
                 # What is cut is what is sent there: the packet itself stays as it is.
                 sent = _output(ofp_fields.widened(*_U16.unpack_from(action, 10)))
                 return (Clone((Modify(always=False), *sent)),) if sent else ()
-        return _writes(subtype, action)
+        return self._writes(subtype, action)
 
     def _resubmit(self, port: int, table: int) -> Actions:
         number = self._table if table == _CURRENT_TABLE else table
@@ -332,13 +327,67 @@ class _Parser:
             actions = simplified(learned.actions)
             flow = Flow(learned.table, learned.match, actions, learned.priority)
             self._learned.append(flow)
-        return () if learned.result is None else ofp_fields.forget(learned.result)
+        return () if learned.result is None else self._forget(learned.result)
+
+    def _forget(self, part: Part) -> Iterable[Action]:
+        return ofp_fields.forget(part, typed=self._typed)
+
+    def _move(self, action: bytes, widths_at: int, headers_at: int) -> Iterable[Action]:
+        width, read_from, write_to = _U16_U16_U16.unpack_from(action, widths_at)
+        source = ofp_fields.header(action, headers_at)
+        destination = ofp_fields.header(action, source.payload)
+        return ofp_fields.move(
+            Part(source.field, read_from, width),
+            Part(destination.field, write_to, width),
+            typed=self._typed,
+        )
+
+    def _writes(self, subtype: int, action: bytes) -> Iterable[Action]:
+        match subtype:
+            case 7:  # reg_load
+                part = _part(action, 12, *_U16.unpack_from(action, 10))
+                (value,) = _U64.unpack_from(action, 16)
+                ones = (1 << part.width) - 1
+                return ofp_fields.load(
+                    part.field, value << part.start, ones << part.start, typed=self._typed
+                )
+            case 33:  # reg_load2
+                return ofp_fields.load(*ofp_fields.value(action, 10), typed=self._typed)
+            case 2:  # set_tunnel
+                return (Load(Known.of(TUN_ID, *_U32.unpack_from(action, 12))),)
+            case 9:  # set_tunnel64
+                return (Load(Known.of(TUN_ID, *_U64.unpack_from(action, 16))),)
+            case 22:  # write_metadata
+                return (Load(Known.of(METADATA, *_U64_U64.unpack_from(action, 16))),)
+            case 6:  # reg_move
+                return self._move(action, 10, 16)
+            case 15:  # output:NXM_NX_REG0[]
+                return _output_field(_part(action, 12, *_U16.unpack_from(action, 10)))
+            case 32:  # output:reg, with an OXM of any length
+                return _output_field(_part(action, 14, *_U16.unpack_from(action, 10)))
+            case 10:  # multipath
+                return self._forget(_part(action, 28, *_U16.unpack_from(action, 26)))
+            case 13:  # bundle_load
+                return self._forget(_part(action, 24, *_U16.unpack_from(action, 22)))
+            case 28:  # pop, where it is not known what was pushed
+                return self._forget(stack_part(action))
+            case 49:  # check_pkt_larger
+                (start,) = _U16.unpack_from(action, 12)
+                return self._forget(Part(ofp_fields.header(action, 14).field, start, 1))
+        return ANYTHING
 
 
 def _output(port: int) -> Actions:
     if port == TABLE:
         return (Resubmit(0),)
     return () if port in _NOWHERE else (Output(port),)
+
+
+def _bundle(action: bytes) -> Actions:
+    """It sends to one of its members, which may be OFPP_TABLE."""
+    (count,) = _U16.unpack_from(action, 20)
+    members = (_U16.unpack_from(action, 32 + 2 * index)[0] for index in range(count))
+    return ANYTHING if TABLE & 0xFFFF in members else (Output(ANY_PORT),)
 
 
 def _controller(action: bytes) -> Actions:
@@ -363,48 +412,6 @@ def _ct(action: bytes) -> Actions:
     return changed if table == _NO_TABLE else (*changed, Clone((Resubmit(table),)))
 
 
-def _move(action: bytes, widths_at: int, headers_at: int) -> Iterable[Action]:
-    width, read_from, write_to = _U16_U16_U16.unpack_from(action, widths_at)
-    source = ofp_fields.header(action, headers_at)
-    destination = ofp_fields.header(action, source.payload)
-    return ofp_fields.move(
-        Part(source.field, read_from, width), Part(destination.field, write_to, width)
-    )
-
-
-def _writes(subtype: int, action: bytes) -> Iterable[Action]:
-    match subtype:
-        case 7:  # reg_load
-            part = _part(action, 12, *_U16.unpack_from(action, 10))
-            (value,) = _U64.unpack_from(action, 16)
-            ones = (1 << part.width) - 1
-            return ofp_fields.load(part.field, value << part.start, ones << part.start)
-        case 33:  # reg_load2
-            return ofp_fields.load(*ofp_fields.value(action, 10))
-        case 2:  # set_tunnel
-            return (Load(Known.of(TUN_ID, *_U32.unpack_from(action, 12))),)
-        case 9:  # set_tunnel64
-            return (Load(Known.of(TUN_ID, *_U64.unpack_from(action, 16))),)
-        case 22:  # write_metadata
-            return (Load(Known.of(METADATA, *_U64_U64.unpack_from(action, 16))),)
-        case 6:  # reg_move
-            return _move(action, 10, 16)
-        case 15:  # output:NXM_NX_REG0[]
-            return _output_field(_part(action, 12, *_U16.unpack_from(action, 10)))
-        case 32:  # output:reg, with an OXM of any length
-            return _output_field(_part(action, 14, *_U16.unpack_from(action, 10)))
-        case 10:  # multipath
-            return ofp_fields.forget(_part(action, 28, *_U16.unpack_from(action, 26)))
-        case 13:  # bundle_load
-            return ofp_fields.forget(_part(action, 24, *_U16.unpack_from(action, 22)))
-        case 28:  # pop, where it is not known what was pushed
-            return ofp_fields.forget(stack_part(action))
-        case 49:  # check_pkt_larger
-            (start,) = _U16.unpack_from(action, 12)
-            return ofp_fields.forget(Part(ofp_fields.header(action, 14).field, start, 1))
-    return ANYTHING
-
-
 def _part(action: bytes, header_at: int, start_width: int) -> Part:
     field = ofp_fields.header(action, header_at).field
     return Part(field, start_width >> 6, (start_width & 0x3F) + 1)
@@ -412,7 +419,10 @@ def _part(action: bytes, header_at: int, start_width: int) -> Part:
 
 def _output_field(source: Part) -> Actions:
     bits = source.tracked
-    return (Output(ANY_PORT) if bits is None else OutputField(bits),)
+    if bits is not None:
+        return (OutputField(bits),)
+    # The number may be OFPP_TABLE if there is room for it: `xlate_output_reg_action`.
+    return ANYTHING if source.width >= 16 else (Output(ANY_PORT),)
 
 
 def _rank(kind: int, action: bytes) -> int:

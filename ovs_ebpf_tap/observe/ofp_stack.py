@@ -24,7 +24,9 @@ def stack_part(action: bytes) -> Part:
 class Stack:
     """What one list of actions has pushed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, typed: bool) -> None:
+        """`typed` as of `Field.change`."""
+        self._typed = typed
         self._pushed: list[Bits | None] = []
         """Where each lies; None if that is not known."""
 
@@ -45,7 +47,7 @@ class Stack:
         bits = part.tracked
         other = part.field.packet or part.field.bits is IN_PORT
         if other or bits is None or place is None or place.width != bits.width:
-            return ofp_fields.forget(part)
+            return ofp_fields.forget(part, typed=self._typed)
         return (Move(place, bits),)
 
     def forget(self) -> None:

@@ -123,10 +123,12 @@ ACTIONS: Sequence[tuple[str, tuple[Action, ...]]] = [
     ("output:NXM_NX_REG0[]", (OutputField(REG0),)),
     ("output:NXM_NX_REG1[4..19]", (OutputField(part(REG1, 4, 16)),)),
     ("output:NXM_OF_IN_PORT[]", (OutputField(part(IN_PORT, 0, 16)),)),
-    ("output:NXM_NX_CT_MARK[]", (ANY,)),
+    ("output:NXM_NX_CT_MARK[]", (ANY, ANY)),
+    ("output:NXM_NX_CT_MARK[0..14]", (ANY,)),
     ("enqueue:1:2", to(1)),
     ("set_queue:1,pop_queue,1", to(1)),
     ("bundle(eth_src,0,active_backup,ofport,members:1,2)", (ANY,)),
+    ("bundle(eth_src,0,active_backup,ofport,members:1,table)", (ANY, ANY)),
     (
         "bundle_load(eth_src,0,hrw,ofport,NXM_NX_REG0[],members:1,2),1",
         (Forget(REG0.mask), Output(1)),

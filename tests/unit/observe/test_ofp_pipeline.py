@@ -35,7 +35,13 @@ from ovs_ebpf_tap.model.flow import (
 from ovs_ebpf_tap.observe import ofp
 from ovs_ebpf_tap.observe.ofp_fields import match_of
 from ovs_ebpf_tap.observe.ofp_groups import groups
-from ovs_ebpf_tap.observe.ofp_pipeline import ANYTHING, bucket_of, instructions_of, simplified
+from ovs_ebpf_tap.observe.ofp_pipeline import (
+    ANYTHING,
+    Instructions,
+    bucket_of,
+    instructions_of,
+    simplified,
+)
 
 NX, ONF = 0x2320, 0x4F4E4600
 M, MAY = Modify(), Modify(always=False)
@@ -51,8 +57,12 @@ def nicira(subtype: int, content: bytes = b"") -> bytes:
     return element(0xFFFF, struct.pack("!IH", NX, subtype) + content)
 
 
-def applied(actions: bytes, table: int = 3) -> tuple[Action, ...]:
-    return instructions_of(table, element(4, bytes(4) + actions)).actions
+def parsed(instructions: bytes, *, table: int = 3, typed: bool = True) -> Instructions:
+    return instructions_of(table, instructions, typed=typed)
+
+
+def applied(actions: bytes, *, typed: bool = True) -> tuple[Action, ...]:
+    return parsed(element(4, bytes(4) + actions), typed=typed).actions
 
 
 def match(*fields: bytes) -> bytes:
@@ -127,20 +137,44 @@ def test_malformed_matches_raise(malformed: bytes) -> None:
         (struct.pack("!HHIH6x", 0, 16, 0xFFFFFFF9, 0), (Resubmit(0),)),
         # reg16 of OVS 3.7, and nsh_spi
         (element(25, field(0xFFFF, 17, struct.pack("!II", NX, 9))), ()),
-        (element(25, field(0xFFFF, 4, struct.pack("!II", 0x005AD650, 9))), (M,)),
+        (element(25, field(0xFFFF, 4, struct.pack("!II", 0x005AD650, 9))), (MAY,)),
     ],
 )
 def test_actions(actions: bytes, expected: tuple[Action, ...]) -> None:
     assert applied(actions) == expected
 
 
+@pytest.mark.parametrize(
+    ("actions", "typed", "other"),
+    [
+        (element(25, field(0x8000, 3, bytes(6))), M, M),  # eth_dst
+        (element(25, field(0x8000, 6, b"\x10\x07")), M, M),  # vlan_vid
+        (element(25, field(0x8000, 12, bytes(4))), M, MAY),  # ipv4_dst
+        (nicira(7, struct.pack("!HIQ", 31, 8 << 9 | 4, 1)), M, MAY),  # load to nw_dst
+        (nicira(18), M, MAY),  # dec_ttl
+        (element(24, b""), M, MAY),
+        (element(23, b"\x09"), M, MAY),  # set_nw_ttl
+        (element(25, field(0x8000, 16, bytes(2))), MAY, MAY),  # udp_dst: not in fragments
+        (element(25, field(0x8000, 7, b"\x05")), MAY, MAY),  # vlan_pcp
+        (element(10, b"\x00\x07"), MAY, MAY),  # set_tp_dst
+    ],
+)
+def test_changes_of_what_packets_may_lack(actions: bytes, typed: Modify, other: Modify) -> None:
+    """Flows of OpenFlow 1.0, and groups, may set fields of other packets than they are given."""
+    both = {True: typed, False: other}
+    for each, change in both.items():
+        found = applied(actions, typed=each)
+        assert [x for x in found if isinstance(x, Modify)] == [change]
+    assert other in bucket_of(actions + OUTPUT_1)
+
+
 def test_an_unknown_instruction_may_do_anything() -> None:
-    assert instructions_of(0, element(7, bytes(4))).actions == ANYTHING
+    assert parsed(element(7, bytes(4))).actions == ANYTHING
 
 
 def test_instructions_are_executed_in_the_order_of_openflow() -> None:
     goto, apply = element(1, b"\x05\0\0\0"), element(4, bytes(4) + OUTPUT_1)
-    assert instructions_of(0, goto + apply).actions == (Output(1), Resubmit(5))
+    assert parsed(goto + apply).actions == (Output(1), Resubmit(5))
 
 
 def test_a_bucket_does_not_know_the_current_table() -> None:
@@ -200,10 +234,10 @@ def test_a_learned_output_goes_to_any_port() -> None:
     output_spec = struct.pack("!HIH", 2 << 11 | 16, 0x00000002, 0)
     head = struct.pack("!HHHQHBBHH", 0, 0, 0, 0, 0, 9, 0, 0, 0)
     learn = nicira(16, head + match_spec + output_spec)
-    (learned,) = instructions_of(3, element(4, bytes(4) + learn)).learned
+    (learned,) = parsed(element(4, bytes(4) + learn)).learned
     assert learned.match == Known.of(register(0), 5, 0xFFFF)
     assert (learned.table, learned.actions) == (9, (Output(ANY_PORT),))
-    cloned = instructions_of(3, element(4, bytes(4) + nicira(42, bytes(6) + learn + OUTPUT_1)))
+    cloned = parsed(element(4, bytes(4) + nicira(42, bytes(6) + learn + OUTPUT_1)))
     assert cloned.learned == (learned,)
     assert cloned.actions == (Clone((Output(1),)),)
 
@@ -216,7 +250,7 @@ def test_no_bytes_break_the_parsers(content: bytes) -> None:
     with contextlib.suppress(ValueError, struct.error):
         match_of(content)
     with contextlib.suppress(ValueError, struct.error):
-        instructions_of(0, content)
+        parsed(content)
 
 
 _SUBTYPES = st.integers(0, 52)
