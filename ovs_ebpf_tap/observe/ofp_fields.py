@@ -303,22 +303,25 @@ def load(field: Field, value: int, mask: int, *, typed: bool) -> Iterator[Action
             yield Load(known)
 
 
-def forget(part: Part, *, typed: bool) -> Iterator[Action]:
-    """Writes what is not to be seen."""
+def forget(part: Part) -> Iterator[Action]:
+    """Writes what is not to be seen, which may be what was there.
+
+    What is copied there is no change to OVS: `reset_mirror_ctx` in `ofproto/ofproto-dpif-xlate.c`.
+    """
     if part.field.packet:
-        yield part.field.change(typed=typed)
+        yield Modify(always=False)
     # A part of a port's number, with 16 bits, may decide about the upper ones, too.
     mask = IN_PORT.mask if part.field.bits is IN_PORT else part.mask
     if mask:
         yield Forget(mask)
 
 
-def move(source: Part, destination: Part, *, typed: bool) -> Iterator[Action]:
+def move(source: Part, destination: Part) -> Iterator[Action]:
     """Copies bits; both parts have the same width."""
     read, written = source.tracked, destination.tracked
     if read is None or written is None or destination.field.bits is IN_PORT:
-        yield from forget(destination, typed=typed)
+        yield from forget(destination)
         return
     if destination.field.packet:
-        yield destination.field.change(typed=typed)
+        yield Modify(always=False)
     yield Move(read, written)

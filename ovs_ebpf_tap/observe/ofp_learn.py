@@ -61,7 +61,7 @@ def learn(action: bytes, *, second: bool) -> Learn:
         if destination is None:
             actions.append(Output(ANY_PORT))  # The number that a field has while it learns.
         elif immediate is None:
-            actions += ofp_fields.forget(destination, typed=False) if kind == _LOAD else ()
+            actions += ofp_fields.forget(destination) if kind == _LOAD else ()
         else:
             start, ones = destination.start, (1 << destination.width) - 1
             loads = ofp_fields.load(

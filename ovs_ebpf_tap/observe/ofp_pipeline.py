@@ -214,7 +214,7 @@ class _Parser:
 
     def steps(self, data: bytes) -> Iterator[Action]:
         """Actions that OVS executes one after the other."""
-        stack = Stack(typed=self._typed)
+        stack = Stack()
         for kind, element in _elements(data):
             if kind == _EXPERIMENTER and element[4:10] in (_PUSH, _POP):
                 part = stack_part(element)
@@ -263,7 +263,7 @@ class _Parser:
         if kind == _GROUP:
             return (ToGroup(*_U32.unpack_from(action, 4)),)
         if kind == _COPY_FIELD:
-            return self._move(action, 4, 12)
+            return _move(action, 4, 12)
         if kind == _SET_VLAN_VID:
             (vid,) = _U16.unpack_from(action, 4)
             return Modify(), Load(Known.of(VLAN, VLAN_PRESENT | vid))
@@ -275,7 +275,7 @@ class _Parser:
         (vendor,) = _U32.unpack_from(action, 4)
         (subtype,) = _U16.unpack_from(action, 8) if len(action) > 8 else (None,)
         if vendor == _ONF and subtype == _ONF_COPY_FIELD:
-            return self._move(action, 12, 20)
+            return _move(action, 12, 20)
         if vendor != _NX or subtype is None:
             return ANYTHING
         plain = _PLAIN_NX.get(subtype)
@@ -327,20 +327,7 @@ class _Parser:
             actions = simplified(learned.actions)
             flow = Flow(learned.table, learned.match, actions, learned.priority)
             self._learned.append(flow)
-        return () if learned.result is None else self._forget(learned.result)
-
-    def _forget(self, part: Part) -> Iterable[Action]:
-        return ofp_fields.forget(part, typed=self._typed)
-
-    def _move(self, action: bytes, widths_at: int, headers_at: int) -> Iterable[Action]:
-        width, read_from, write_to = _U16_U16_U16.unpack_from(action, widths_at)
-        source = ofp_fields.header(action, headers_at)
-        destination = ofp_fields.header(action, source.payload)
-        return ofp_fields.move(
-            Part(source.field, read_from, width),
-            Part(destination.field, write_to, width),
-            typed=self._typed,
-        )
+        return () if learned.result is None else ofp_fields.forget(learned.result)
 
     def _writes(self, subtype: int, action: bytes) -> Iterable[Action]:
         match subtype:
@@ -360,20 +347,20 @@ class _Parser:
             case 22:  # write_metadata
                 return (Load(Known.of(METADATA, *_U64_U64.unpack_from(action, 16))),)
             case 6:  # reg_move
-                return self._move(action, 10, 16)
+                return _move(action, 10, 16)
             case 15:  # output:NXM_NX_REG0[]
                 return _output_field(_part(action, 12, *_U16.unpack_from(action, 10)))
             case 32:  # output:reg, with an OXM of any length
                 return _output_field(_part(action, 14, *_U16.unpack_from(action, 10)))
             case 10:  # multipath
-                return self._forget(_part(action, 28, *_U16.unpack_from(action, 26)))
+                return ofp_fields.forget(_part(action, 28, *_U16.unpack_from(action, 26)))
             case 13:  # bundle_load
-                return self._forget(_part(action, 24, *_U16.unpack_from(action, 22)))
+                return ofp_fields.forget(_part(action, 24, *_U16.unpack_from(action, 22)))
             case 28:  # pop, where it is not known what was pushed
-                return self._forget(stack_part(action))
+                return ofp_fields.forget(stack_part(action))
             case 49:  # check_pkt_larger
                 (start,) = _U16.unpack_from(action, 12)
-                return self._forget(Part(ofp_fields.header(action, 14).field, start, 1))
+                return ofp_fields.forget(Part(ofp_fields.header(action, 14).field, start, 1))
         return ANYTHING
 
 
@@ -410,6 +397,16 @@ def _ct(action: bytes) -> Actions:
     kinds = (element[4:10] for kind, element in _elements(action[24:]) if kind == _EXPERIMENTER)
     changed = (_MAY_MODIFY,) if _NAT in kinds else ()
     return changed if table == _NO_TABLE else (*changed, Clone((Resubmit(table),)))
+
+
+def _move(action: bytes, widths_at: int, headers_at: int) -> Iterable[Action]:
+    width, read_from, write_to = _U16_U16_U16.unpack_from(action, widths_at)
+    source = ofp_fields.header(action, headers_at)
+    destination = ofp_fields.header(action, source.payload)
+    return ofp_fields.move(
+        Part(source.field, read_from, width),
+        Part(destination.field, write_to, width),
+    )
 
 
 def _part(action: bytes, header_at: int, start_width: int) -> Part:

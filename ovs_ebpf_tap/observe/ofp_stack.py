@@ -24,9 +24,7 @@ def stack_part(action: bytes) -> Part:
 class Stack:
     """What one list of actions has pushed."""
 
-    def __init__(self, *, typed: bool) -> None:
-        """`typed` as of `Field.change`."""
-        self._typed = typed
+    def __init__(self) -> None:
         self._pushed: list[Bits | None] = []
         """Where each lies; None if that is not known."""
 
@@ -47,7 +45,7 @@ class Stack:
         bits = part.tracked
         other = part.field.packet or part.field.bits is IN_PORT
         if other or bits is None or place is None or place.width != bits.width:
-            return ofp_fields.forget(part, typed=self._typed)
+            return ofp_fields.forget(part)
         return (Move(place, bits),)
 
     def forget(self) -> None:

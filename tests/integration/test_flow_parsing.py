@@ -164,7 +164,7 @@ ACTIONS: Sequence[tuple[str, tuple[Action, ...]]] = [
     ("move:NXM_NX_REG0[]->NXM_NX_REG1[]", (Move(REG0, REG1),)),
     (
         "move:NXM_NX_REG0[0..11]->NXM_OF_VLAN_TCI[0..11]",
-        (Move(part(REG0, 0, 12), part(VLAN, 0, 12)), M),
+        (Move(part(REG0, 0, 12), part(VLAN, 0, 12)), MAY),
     ),
     (
         "move:NXM_OF_VLAN_TCI[0..11]->NXM_NX_REG0[0..11]",
@@ -173,12 +173,12 @@ ACTIONS: Sequence[tuple[str, tuple[Action, ...]]] = [
     ("move:NXM_OF_VLAN_TCI[]->NXM_NX_REG0[0..15]", (Forget(part(REG0, 0, 16).mask),)),
     ("move:NXM_OF_IN_PORT[]->NXM_NX_REG0[0..15]", (Move(part(IN_PORT, 0, 16), part(REG0, 0, 16)),)),
     ("move:NXM_NX_REG0[0..15]->NXM_OF_IN_PORT[]", (Forget(IN_PORT.mask),)),
-    ("move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]", (M,)),
+    ("move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]", (MAY,)),
     (
         "move:NXM_OF_ETH_SRC[]->NXM_NX_XXREG0[0..47]",
         (Forget(part(register(0, words=4), 0, 48).mask),),
     ),
-    ("move:NXM_NX_XXREG0[0..47]->NXM_OF_ETH_DST[]", (M,)),
+    ("move:NXM_NX_XXREG0[0..47]->NXM_OF_ETH_DST[]", (MAY,)),
     ("move:NXM_NX_REG0[]->NXM_NX_TUN_IPV4_DST[],1", to(1)),
     ("move:NXM_NX_TUN_ID[0..31]->NXM_NX_REG1[]", (Move(part(TUN_ID, 0, 32), REG1),)),
     (
@@ -198,7 +198,7 @@ ACTIONS: Sequence[tuple[str, tuple[Action, ...]]] = [
         "push:NXM_NX_REG0[],resubmit(,250),pop:NXM_NX_REG1[],pop:NXM_NX_REG0[]",
         (Move(REG0, pushed(0, 32)), Resubmit(250), Forget(REG1.mask | REG0.mask)),
     ),
-    ("pop:NXM_OF_VLAN_TCI[]", (Forget(VLAN.mask), M)),
+    ("pop:NXM_OF_VLAN_TCI[]", (Forget(VLAN.mask), MAY)),
     ("resubmit(,250)", (Resubmit(250),)),
     ("resubmit(3,250)", (Resubmit(250, other_port=True),)),
     ("resubmit(LOCAL,250)", (Resubmit(250, other_port=True),)),
