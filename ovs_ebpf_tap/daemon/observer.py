@@ -12,6 +12,7 @@ from typing import NamedTuple
 import ovs.poller
 
 from ovs_ebpf_tap.daemon.flow_analysis import FlowAnalysis
+from ovs_ebpf_tap.decide.examined_ports import ExaminedPorts
 from ovs_ebpf_tap.decide.followed_ports import followed_ports
 from ovs_ebpf_tap.decide.policing import CoolDown
 from ovs_ebpf_tap.model import surroundings
@@ -71,6 +72,9 @@ class Observer:
         self._flow_tables = FlowTables(ovs_run_dir)
         self._flow_analysis = FlowAnalysis()
         self._openflow = OpenFlow()
+        self._examined = ExaminedPorts()
+        self._protocols: Mapping[str, Collection[str]] = {}
+        """By bridge: its OpenFlow versions, as it was asked for its flows."""
         self._hw_offload = HwOffload(ovs_run_dir)
         self._departures = Departures(ovs_run_dir)
         self._openings = Openings(partial(seconds_since_start, ovs_run_dir))
@@ -134,6 +138,14 @@ class Observer:
             self._flow_tables.watch(ports)
             self._flow_analysis.ports = ports
             self._analyse()
+        protocols = {bridge.name: bridge.protocols for bridge in db.bridges.values()}
+        for name in ports.keys() & self._protocols.keys():
+            if protocols.get(name) != self._protocols[name]:
+                self._flow_tables.retry(name)
+        self._protocols = protocols
+        examined = self._examined.look(db, self._openflow.traits)
+        if examined != self._openflow.examined:
+            self._openflow = replace(self._openflow, examined=examined)
         return self._openflow
 
     def _analyse(self) -> bool:

@@ -175,6 +175,7 @@ def _make_context(given: BridgeInput, ports: BridgePorts, seen: _SeenPorts) -> B
         refused=given.refused,
         surroundings=given.surroundings,
         traits=traits,
+        examined=given.openflow.examined & set(given.bridge.ports),
         flags=given.openflow.port_flags.get(given.bridge.name, UNKNOWN_FLAGS),
         multi_bridge_mirrors=given.multi_bridge_mirrors,
         over_native_limit=is_over_native_limit(ports),

@@ -36,6 +36,8 @@ class BridgeContext:
     surroundings: Surroundings
     traits: FlowTraits | None
     """What the flow tables do; None while that is not known."""
+    examined: frozenset[UUID]
+    """Its ports that flows were followed back from when it was last asked."""
     flags: PortFlags
     multi_bridge_mirrors: frozenset[UUID]
     """The mirrors that are on more than one bridge."""

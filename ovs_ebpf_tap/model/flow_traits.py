@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from uuid import UUID
 
 from ovs_ebpf_tap.model.flow import FlowName, Known
 from ovs_ebpf_tap.model.tunnel import GeneveOption
@@ -85,3 +86,5 @@ class OpenFlow:
 
     traits: Mapping[str, FlowTraits] = field(default_factory=dict)
     port_flags: Mapping[str, PortFlags] = field(default_factory=dict)
+    examined: frozenset[UUID] = frozenset()
+    """The ports that flows were followed back from when bridges were last asked."""

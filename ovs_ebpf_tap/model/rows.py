@@ -163,12 +163,15 @@ class Bridge:
     ports: tuple[UUID, ...] = ()
     mirrors: tuple[UUID, ...] = ()
     spanning_tree: bool = False
+    protocols: tuple[str, ...] = ()
+    """The OpenFlow versions that it is held to; none for all."""
     external_ids: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def settings(self) -> Bridge:
         """What is set for all its mirrors, without its ports and mirrors."""
-        return replace(self, ports=(), mirrors=(), external_ids=_mode(self.external_ids))
+        ids = _mode(self.external_ids)
+        return replace(self, ports=(), mirrors=(), protocols=(), external_ids=ids)
 
 
 class PatchPeer(NamedTuple):

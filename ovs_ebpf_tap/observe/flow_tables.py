@@ -43,6 +43,12 @@ class FlowTables:
             self._flows[name], self._ports[name] = FlowMonitor(socket), PortFlagsPoller(socket)
             self._order += (self._flows[name], self._ports[name])
 
+    def retry(self, bridge: str) -> None:
+        """Asks a bridge soon that could not be asked: it may speak other versions now."""
+        for channel in (self._flows.get(bridge), self._ports.get(bridge)):
+            if channel is not None:
+                channel.retry()
+
     def close(self) -> None:
         """Drops all connections."""
         self.watch(())

@@ -40,7 +40,7 @@ _REST = 0.1
 would wake up the loop."""
 
 _NO_VERSION = 60.0
-"""Seconds before the next try with a bridge that speaks no version that would do."""
+"""Most seconds before the next try with a bridge that speaks no version that would do."""
 
 LATER_VERSIONS = frozenset((ofp.OF13, ofp.OF14, ofp.OF15))
 """Those of one format of flows."""
@@ -99,7 +99,12 @@ class Channel(ABC):
         except (TimeoutError, ValueError, struct.error):
             self._retry(_BACK_OFF)
         except _NoVersionError:
-            self._retry(_NO_VERSION)
+            self._retry(min(2 * self._delay, _NO_VERSION))
+
+    def retry(self) -> None:
+        """Tries again at once where it waits for the next try, and then soon at first."""
+        if self._stream is None:
+            self._next_try, self._delay = 0.0, _RECONNECT
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Has the poller wake up when `run` has something to do."""

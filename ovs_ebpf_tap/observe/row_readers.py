@@ -120,6 +120,7 @@ def _bridge(row: Any, columns: Sequence[str]) -> Bridge:
         ports=_uuids(row, "ports"),
         mirrors=_uuids(row, "mirrors"),
         spanning_tree=row.stp_enable or row.rstp_enable,
+        protocols=tuple(sorted(row.protocols)),
         external_ids=dict(row.external_ids),
     )
 

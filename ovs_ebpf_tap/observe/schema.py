@@ -39,6 +39,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
         "mirrors",
         "stp_enable",
         "rstp_enable",
+        "protocols",
         "external_ids",
     ),
     "Port": (

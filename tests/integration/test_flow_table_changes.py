@@ -11,15 +11,19 @@ from typing import Any
 import ovs.poller
 import pytest
 
+from bench.mirror_log import MirrorLog
 from flow_traits import traits_in
 from ovs_ebpf_tap.lab.frames import arp_request
+from ovs_ebpf_tap.lab.sidecar_process import SidecarProcess
 from ovs_ebpf_tap.lab.switch import Switch
 from ovs_ebpf_tap.lab.waiting import patience, wait_for
 from ovs_ebpf_tap.model.flow import Group, Output, ToGroup
 from ovs_ebpf_tap.model.flow_traits import FlowTraits, PortFlags
+from ovs_ebpf_tap.model.rows import REASON_KEY
 from ovs_ebpf_tap.model.tunnel import GeneveOption
 from ovs_ebpf_tap.observe import ofp, openflow_channel
 from ovs_ebpf_tap.observe.flow_tables import FlowTables
+from talking import add_trio
 
 NOTHING = FlowTraits()
 MODIFIES = FlowTraits(modifies=True)
@@ -301,3 +305,23 @@ def test_many_flows(switch: Switch, tables: FlowTables, figure: Any) -> None:
     within(anew, lambda: len(anew.pipeline("br0").flows) == 1)
     within(tables, lambda: len(tables.pipeline("br0").flows) == 1)
     anew.close()
+
+
+def test_ports_that_are_selected_while_nothing_is_told(switch: Switch) -> None:
+    """Are not offloaded before flows are known; those that were offloaded before stay so."""
+    add_trio(switch)
+    port = switch.get("Port", "b0", "_uuid")
+    with MirrorLog(switch.db) as log, SidecarProcess(switch):
+        log.wait_row("m1", 0, lambda row: row.offloaded and row.settled)
+        since = time.time()
+        switch.set_columns("Bridge", "br0", protocols="OpenFlow10")
+        switch.restart_vswitchd()
+        time.sleep(1)
+        assert all(row.offloaded for row in log.told if row.told > since)
+        since = time.time()
+        switch.vsctl("add", "Mirror", "m1", "select_dst_port", port)
+        row = log.wait_row("m1", since, lambda row: row.settled and not row.offloaded)
+        assert "flow tables are not known" in row.external_ids[REASON_KEY]
+        since = time.time()
+        switch.vsctl("clear", "Bridge", "br0", "protocols")
+        row = log.wait_row("m1", since, lambda row: row.settled and row.offloaded)

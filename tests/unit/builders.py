@@ -27,6 +27,7 @@ class World:
     """Bridges, ports, mirrors and devices; rows are referred to by name.
 
     `traits` are those of bridges that are not known to send all to NORMAL; None if not known.
+    `unexamined` are ports that were not there when bridges were last asked.
     `refused` says why the kernel takes no hook on a device; of none, why there is no cutter.
     `filters`, `ingress_qdiscs` and `reserved` are what others have on devices, or may want to.
     """
@@ -38,6 +39,7 @@ class World:
     devices: dict[str, Device] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     traits: dict[str, FlowTraits | None] = field(default_factory=dict)
+    unexamined: set[str] = field(default_factory=set)
     port_flags: dict[str, PortFlags] = field(default_factory=dict)
     attach: str = TCX
     refused: dict[str, str] = field(default_factory=dict)
@@ -178,7 +180,8 @@ class World:
     def openflow(self) -> OpenFlow:
         traits = {name: self.traits.get(name, FlowTraits()) for name in self.bridges}
         known = {name: each for name, each in traits.items() if each is not None}
-        return OpenFlow(known, self.port_flags)
+        examined = {row.uuid for name, row in self.ports.items() if name not in self.unexamined}
+        return OpenFlow(known, self.port_flags, frozenset(examined))
 
     def plan(self) -> Plan:
         refused = self._by_ifindex(self.refused)

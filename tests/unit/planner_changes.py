@@ -146,6 +146,11 @@ def leads_to(*, normal: bool = True, **ports: PortPaths | None) -> Change:
     return change
 
 
+def unexamined(name: str) -> Change:
+    """A port that was not there when its bridge was last asked for its flows."""
+    return lambda world: world.unexamined.add(name)
+
+
 def ofport(name: str) -> int:
     """The OpenFlow number that `leads_to` gives a port."""
     return sum(name.encode())

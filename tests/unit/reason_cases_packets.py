@@ -16,6 +16,7 @@ from planner_changes import (
     port,
     selects,
     to_vlan,
+    unexamined,
     world_settings,
 )
 
@@ -113,6 +114,12 @@ CASES: list[ReasonCase] = [
     (
         "flow tables unknown",
         flows(None),
+        NATIVE,
+        "it selects leaving packets, and the flow tables are not known (yet)",
+    ),
+    (
+        "flow tables unknown since before a port was added",
+        both(leads_to(), flows(None), mirror(select_vlan=(4095,)), unexamined("b")),
         NATIVE,
         "it selects leaving packets, and the flow tables are not known (yet)",
     ),

@@ -24,9 +24,9 @@ _ANY = frozenset({Known()})
 def check_flows(topology: Topology, mirror: Mirror) -> None:
     """That hooks copy what flows send to destinations as often as OVS means to."""
     destinations = topology.destinations(mirror)
-    if destinations and topology.context.traits is None and not mirror.parked:
-        raise packet_reasons.FLOWS_UNKNOWN.error()
     for port in destinations:
+        if topology.context.traits is None and not (mirror.parked and _was_known(topology, port)):
+            raise packet_reasons.FLOWS_UNKNOWN.error()
         # Flows that are not known (again) are as they were when the mirror was offloaded.
         if not (mirror.parked or topology.flows_are_known(port)):
             raise packet_reasons.FLOWS_UNKNOWN.error()
@@ -41,6 +41,11 @@ def check_flows(topology: Topology, mirror: Mirror) -> None:
                     paths = replace(paths, origins=_ANY, tagged_origins=_ANY)
                 _check_tags(topology, port, paths)
                 _check_others(topology, mirror, port, paths)
+
+
+def _was_known(topology: Topology, port: Port) -> bool:
+    """Whether it was known how packets leave through the port, or none can."""
+    return port.uuid in topology.context.examined or not topology.ofports(port.uuid)
 
 
 def _check_tags(topology: Topology, port: Port, paths: PortPaths) -> None:

@@ -29,6 +29,7 @@ from planner_changes import (
     reserve,
     selects,
     to_vlan,
+    unexamined,
     world_settings,
 )
 
@@ -161,6 +162,8 @@ FROM_PORT_C = replace(untagged("c"), tagged_origins=untagged("c").origins)
         both(flows(None), mirror(select_vlan=(4095,)), leads_to(b=None)),
         # Those of a parked mirror are what they were, until they are known again.
         both(flows(None), mirror(select_vlan=(4095,))),
+        both(leads_to(), flows(None), mirror(select_vlan=(4095,)), unexamined("c")),
+        both(flows(None), mirror(select_vlan=(4095,)), unexamined("b")),
         # Other mirrors.
         beside(src="c", out="out"),
         beside(src="a", out="c", snaplen=200),

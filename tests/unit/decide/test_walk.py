@@ -32,6 +32,7 @@ def topology_of(world: World) -> Topology:
         tunnels=(),
         silent=frozenset(),
         access_ofports=frozenset(),
+        examined=frozenset(),
         leaves_tags=True,
         protected=None,
         tunnel_ports=TunnelPorts(),

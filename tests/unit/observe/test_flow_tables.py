@@ -381,6 +381,23 @@ def test_a_bridge_with_openflow_1_0_alone_has_no_traits() -> None:
         assert traits_in(tables) == {}
 
 
+def test_a_bridge_that_may_speak_another_version_now_is_asked_soon() -> None:
+    """Not a minute later."""
+    with watched() as (tables, peer):
+        for_flows, _ = peer.connections
+        for_flows.sendall(ofp.message(ofp.OF10, ofp.HELLO, 1))
+        tables.run()
+        assert peer.closed(for_flows)
+        tables.run()
+        assert peer.accept() == 0
+        tables.retry("br0")
+        tables.retry("br1")
+        tables.run()
+        assert peer.accept() == 1
+        peer.connections[-1].sendall(ALL_VERSIONS + flows(flow(1)))
+        until(tables, lambda: traits_in(tables) == {"br0": FlowTraits()}, "its flows")
+
+
 def test_a_refusal_to_monitor_flows_is_final(quick: None) -> None:
     with watched() as (tables, peer):
         connection, _ = peer.connections

@@ -72,7 +72,13 @@ class FakeReplica:
     def add(self, name: str) -> UUID:
         """Without a word on it: python-ovs says nothing of rows with default values."""
         uuid = UUID(int=1000 + len(self.bridges))
-        row = {"name": name, "datapath_type": "", "stp_enable": False, "rstp_enable": False}
+        row = {
+            "name": name,
+            "datapath_type": "",
+            "stp_enable": False,
+            "rstp_enable": False,
+            "protocols": [],
+        }
         data = {"ports": SimpleNamespace(values=[]), "mirrors": SimpleNamespace(values=[])}
         self.bridges[uuid] = SimpleNamespace(**row, uuid=uuid, external_ids={}, _data=data)
         self.top.bridges.append(self.bridges[uuid])
