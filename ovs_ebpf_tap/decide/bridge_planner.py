@@ -72,10 +72,13 @@ class _SeenPorts:
 
     @cached_property
     def access_ofports(self) -> frozenset[int]:
-        """The OpenFlow numbers of access ports."""
-        access = (each for each in self.by_uuid.values() if each.vlans.mode == ACCESS)
-        rows = (row for each in access for row in each.interfaces)
-        return frozenset(row.ofport for row in rows if row.ofport is not None)
+        """The OpenFlow numbers of access and patch ports."""
+        return frozenset(
+            row.ofport
+            for each in self.by_uuid.values()
+            for row in each.interfaces
+            if row.ofport is not None and (each.vlans.mode == ACCESS or row.type == PATCH_TYPE)
+        )
 
     @cached_property
     def tunnels(self) -> list[Port]:

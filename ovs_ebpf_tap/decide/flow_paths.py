@@ -9,7 +9,7 @@ from ovs_ebpf_tap.decide.flow_repeats import repeating
 from ovs_ebpf_tap.decide.flow_search import (
     ARRIVAL,
     EMPTY,
-    ONE_TAG,
+    Arrivals,
     End,
     Form,
     Search,
@@ -65,7 +65,7 @@ def port_paths(graph: FlowGraph, port: int, followed: FollowedPort) -> PortPaths
         return PortPaths(undecided=True)
     naming = found.ending & {end.site.flow for end in numbered}
     return PortPaths(
-        repeats=_name(graph, repeating(graph, port, found.empty, found.reaching)),
+        repeats=_name(graph, repeating(graph, port, found.arrivals, found.reaching)),
         numbered=_name(graph, naming),
         origins=origins,
         tagged_origins=tagged,
@@ -130,16 +130,17 @@ def _search(
     graph: FlowGraph, port: int, followed: FollowedPort, ends: Sequence[End], last: Form
 ) -> Search:
     """Follows packets back; first by all that flows match, then by what decides at the port."""
-    empty = Known() if followed.two_tags or not graph.starts_empty else ONE_TAG
-    empty = empty.both(EMPTY) if graph.starts_empty else empty
+    empty = EMPTY if graph.starts_empty else Known()
+    one_tag = graph.starts_empty and not followed.two_tags
+    arrivals = Arrivals(empty, followed.patches if one_tag else None)
     try:
-        found = Search(port, last, METADATA_MASK, _MOST_STATES, empty)
+        found = Search(port, last, METADATA_MASK, _MOST_STATES, arrivals)
         found.run(graph, ends)
     except TooManyStatesError:
         kept = ARRIVAL
         for end in ends:
             kept |= (end.known.mask | end.site.flow.match.mask) & METADATA_MASK
-        found = Search(port, last, kept, _MOST_COARSE_STATES, empty)
+        found = Search(port, last, kept, _MOST_COARSE_STATES, arrivals)
         found.run(graph, ends)
     return found
 

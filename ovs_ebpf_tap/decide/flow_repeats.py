@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ovs_ebpf_tap.decide.flow_graph import FlowGraph
-from ovs_ebpf_tap.decide.flow_search import Form, Places, Reaching, is_port
+from ovs_ebpf_tap.decide.flow_search import Arrivals, Form, Places, Reaching, is_port
 from ovs_ebpf_tap.decide.flow_sites import Prefix, lookup_of, written_by
 from ovs_ebpf_tap.decide.flow_walk import FlowWalk
 from ovs_ebpf_tap.model.flow import METADATA_MASK, Actions, Clone, Flow, Known, Modify
@@ -17,7 +17,7 @@ _MOST_PAIRS = 500
 
 
 def repeating(
-    graph: FlowGraph, port: int, empty: Known, reaching: Mapping[Flow, Places]
+    graph: FlowGraph, port: int, arrivals: Arrivals, reaching: Mapping[Flow, Places]
 ) -> Iterator[Flow]:
     """Those of flows whose sites lead to the port, as `Search.reaching` has them.
 
@@ -26,7 +26,7 @@ def repeating(
     for flow, places in reaching.items():
         if len(places) > 1:
             walk = FlowWalk(graph, port, _minded(flow, places))
-            if _Parting(graph, port, walk, empty, flow, places).repeats(flow.actions, (), []):
+            if _Parting(graph, port, walk, arrivals, flow, places).repeats(flow.actions, (), []):
                 yield flow
 
 
@@ -55,7 +55,7 @@ class _Parting:
     graph: FlowGraph
     port: int
     walk: FlowWalk
-    empty: Known
+    arrivals: Arrivals
     flow: Flow
     places: Places
     looked_at: int = 0
@@ -132,9 +132,9 @@ class _Parting:
         """What is known of the packet behind the flow's first actions; None: it can't be there."""
         known = self.flow.match
         if self.flow.table == 0:
-            if not known.meets(self.empty):
+            if not self.arrivals.meets(known):
                 return None
-            known = known.both(self.empty)
+            known = self.arrivals.both(known)
         if any(isinstance(each, Modify) or lookup_of(each) is not None for each in first):
             known = known.only(METADATA_MASK)
         return _prefix(first, self.graph).after(known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import reduce
@@ -18,8 +18,38 @@ ARRIVAL = IN_PORT.mask | VLAN.mask
 
 EMPTY = reduce(Known.both, (Known.of(bits, 0) for bits in (METADATA, *map(register, range(16)))))
 """What registers are when a packet arrives."""
-ONE_TAG = Known.of(SECOND_VLAN, 0)
+_ONE_TAG = Known.of(SECOND_VLAN, 0)
 """Packets have no second tag when they arrive, as far as OVS looks at them: `vlan-limit` is 1."""
+
+
+class Arrivals(NamedTuple):
+    """What is known of packets that arrive."""
+
+    empty: Known
+    twice: tuple[int, ...] | None
+    """The ports where they may have a second tag that OVS knows; None for all ports."""
+
+    def meets(self, known: Known) -> bool:
+        """Whether a packet may arrive of which that is known."""
+        return known.meets(self.empty) and (known.meets(_ONE_TAG) or self._may_have_two(known))
+
+    def both(self, known: Known) -> Known:
+        """What is known then of one that arrives."""
+        known = known.both(self.empty)
+        return known if self._may_have_two(known) else known.both(_ONE_TAG)
+
+    def by_port(self, known: Known) -> Iterator[Known]:
+        """The same with the port, where one that has two tags must have arrived there."""
+        if self.twice is None or known.meets(_ONE_TAG):
+            yield known
+        else:
+            ports = (Known.of(IN_PORT, port) for port in self.twice)
+            yield from (known.both(port) for port in ports if known.meets(port))
+
+    def _may_have_two(self, known: Known) -> bool:
+        if self.twice is None:
+            return True
+        return any(known.meets(Known.of(IN_PORT, port)) for port in self.twice)
 
 
 class Form(IntEnum):
@@ -84,8 +114,7 @@ class Search:
     """The bits of metadata that flows match, as far as they count."""
     limit: int
     """How many states are followed."""
-    empty: Known
-    """What is known of packets that arrive."""
+    arrivals: Arrivals
     reaching: dict[Flow, Places] = field(default_factory=lambda: defaultdict(_no_places))
     ending: set[Flow] = field(default_factory=set)
     """The flows that packets leave by."""
@@ -128,7 +157,7 @@ class Search:
         if not known.meets(flow.match) or (elsewhere and is_port(flow.match, self.port)):
             return False
         known = known.both(flow.match.only(self.kept))
-        if flow.table == 0 and not known.meets(self.empty):
+        if flow.table == 0 and not self.arrivals.meets(known):
             return False
         self.reaching[flow][site.place].add(Reaching(known, state.form, state.known, elsewhere))
         self._add(State(flow.table, known, elsewhere, form))
@@ -142,7 +171,7 @@ class Search:
         self._count += 1
         self._waiting.append(state)
         if state.table == 0:
-            self.origins.add(state.known.only(ARRIVAL))
+            self.origins |= {known.only(ARRIVAL) for known in self.arrivals.by_port(state.known)}
 
     def _is_seen(self, state: State) -> bool:
         """Whether this state, or one of which less is to be known, was followed."""

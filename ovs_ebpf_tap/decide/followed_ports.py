@@ -39,23 +39,37 @@ def _followed(db: Database, bridge: Bridge, ports: Iterable[UUID]) -> dict[int, 
     reserved = {mirror.output_port for mirror in _mirrors(db, bridge)}
     vlans = any(_has_vlans(db.ports[uuid]) for uuid in bridge.ports if uuid in db.ports)
     looped = _is_looped(db, bridge)
+    patches = tuple(_patches(db, bridge))
     followed = {}
     for uuid in set(ports) & set(bridge.ports) & db.ports.keys():
         for interface in db.ports[uuid].interfaces:
             row = db.interfaces.get(interface)
             if row is not None and row.ofport is not None:
                 followed[row.ofport] = FollowedPort(
-                    uuid in reserved, vlans, two_tags=db.vlan_limit > 1, looped=looped
+                    uuid in reserved,
+                    vlans,
+                    two_tags=db.vlan_limit > 1,
+                    looped=looped,
+                    patches=patches,
                 )
     return followed
 
 
+def _interfaces(db: Database, bridge: Bridge) -> Iterator[UUID]:
+    return (each for uuid in bridge.ports if uuid in db.ports for each in db.ports[uuid].interfaces)
+
+
+def _patches(db: Database, bridge: Bridge) -> Iterator[int]:
+    """The OpenFlow numbers of the patch ports with a peer on another bridge."""
+    for uuid in _interfaces(db, bridge):
+        row = db.interfaces.get(uuid)
+        if row is not None and row.ofport is not None and db.patch_peer(uuid) is not None:
+            yield row.ofport
+
+
 def _is_looped(db: Database, bridge: Bridge) -> bool:
     """Whether two patch ports of the bridge are each other's peers."""
-    interfaces = (
-        each for uuid in bridge.ports if uuid in db.ports for each in db.ports[uuid].interfaces
-    )
-    peers = (db.patch_peer(interface) for interface in interfaces)
+    peers = (db.patch_peer(interface) for interface in _interfaces(db, bridge))
     return any(peer is not None and peer.bridge.uuid == bridge.uuid for peer in peers)
 
 

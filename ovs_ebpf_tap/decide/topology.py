@@ -50,7 +50,7 @@ class BridgeContext:
     silent: frozenset[UUID]
     """The patch ports on which nothing arrives."""
     access_ofports: frozenset[int]
-    """The OpenFlow numbers of access ports."""
+    """The OpenFlow numbers of access ports, and of patch ports."""
     leaves_tags: bool
     """Whether packets may leave through access ports with a tag that was behind another, which OVS
     does not look at."""

@@ -22,6 +22,9 @@ class FollowedPort(NamedTuple):
     """Whether OVS looks at a second tag: `vlan-limit`."""
     looped: bool = False
     """Whether patch ports lead back to its bridge."""
+    patches: tuple[int, ...] = ()
+    """The patch ports of its bridge. What arrives there may have a second tag that OVS knows: flows
+    of the other bridge have put the first one on."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ovs_ebpf_tap.model.flow_traits import FlowTraits, FollowedPort, PortPaths
 
 NUMBERED = PortPaths(numbered=FlowName(0, 1, 0), origins=frozenset({Known()}))
 PEER = 7
-PLAIN = FollowedPort(reserved=False, vlans=False)
+PLAIN = FollowedPort(reserved=False, vlans=False, patches=(PEER,))
 QUIET = FlowTraits(outputs=True, normal=False, ports={PEER: PortPaths()})
 
 
