@@ -1,8 +1,8 @@
 """Works out what bridges' flows mean for mirrors, a little at a time.
 
 Under a controller flows change all the time. What was found holds until it is worked out anew: that
-takes `_SHARE` of a core, or more to be done within `_LATEST`, or after a flow that itself names a
-port twice.
+takes `_SHARE` of a core, or more to be done within `_LATEST`, after flows were left alone for a
+while, or after a flow that itself names a port twice.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from ovs_ebpf_tap.model.flow_traits import UNKNOWN, FlowTraits, FollowedPort, Po
 from ovs_ebpf_tap.util import unexpected
 
 _SHARE = 0.01
-_REPEATING_SHARE = 0.2
+"""Of a core, in the long run."""
+_MOST_SHARE = 0.2
+"""The same, for what is not to wait that long."""
 _SLICE = 0.02
 """Seconds after which `run` leaves the rest for the next time."""
 
 _LATEST = 20.0
-"""Seconds after which a pipeline that has changed is looked at in any case."""
+"""Seconds after which a pipeline that has changed is looked at in any case; for as many, a share
+that was not used is kept."""
 
 _MOST = 1.0
 """Seconds of CPU time for one pipeline, after which the ports that are left stay undecided."""
@@ -97,6 +100,8 @@ class _Bridge:
     begun: _Work | None = None
     ended: float = 0.0
     """When `held` was, by the monotonic clock."""
+    paid: float = 0.0
+    """When all work will have taken no more than its share."""
     traits: FlowTraits | None = None
 
     def run(self, tables: Tables, name: str, ports: Ports) -> None:
@@ -109,7 +114,7 @@ class _Bridge:
             if not self.begun.run(ports, until):
                 return
             self.held, self.begun = self.begun, None
-            self.ended = time.monotonic()
+            self._end(self.held.spent)
         elif self.held is None or ports == self.ports or not self.held.run(ports, until):
             return
         self.ports = dict(ports)
@@ -119,8 +124,13 @@ class _Bridge:
         """Leaves the bridge's ports undecided until its pipeline has changed."""
         self.begun, self.held = None, _Work(version, Pipeline())
         self.held.found = {asked: PortPaths(undecided=True) for asked in ports.items()}
-        self.ended, self.ports = time.monotonic(), dict(ports)
+        self._end(0.0)
+        self.ports = dict(ports)
         self.traits = self.held.traits(ports)
+
+    def _end(self, spent: float) -> None:
+        self.ended = time.monotonic()
+        self.paid = max(self.paid, self.ended - _LATEST) + spent / _SHARE
 
     def _due(self, tables: Tables, name: str) -> float:
         """When to look at the pipeline again."""
@@ -128,9 +138,10 @@ class _Bridge:
             return 0.0
         if self.held.version == tables.versions[name]:
             return float("inf")
-        repeating = tables.repeating(name) > self.held.version
-        pause = self.held.spent / (_REPEATING_SHARE if repeating else _SHARE)
-        return self.ended + min(pause, _LATEST)
+        soon = self.ended + min(self.held.spent / _MOST_SHARE, _LATEST)
+        if tables.repeating(name) > self.held.version:
+            return soon
+        return max(soon, min(self.paid, self.ended + _LATEST))
 
     def wake(self, tables: Tables, name: str, ports: Ports) -> float:
         """When there is more to do."""

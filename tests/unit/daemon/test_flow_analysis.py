@@ -55,6 +55,12 @@ def analysis(**ports: dict[int, FollowedPort]) -> FlowAnalysis:
     return made
 
 
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has all changes looked at, however much work that is."""
+    monkeypatch.setattr(flow_analysis, "_SHARE", 1e9)
+    monkeypatch.setattr(flow_analysis, "_MOST_SHARE", 1e9)
+
+
 def test_what_is_asked_for_is_found() -> None:
     """At once, where it takes no more than a moment."""
     made = analysis(br0={1: PLAIN})
@@ -90,17 +96,30 @@ def test_changes_take_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not made.run(FakeTables(br0=ORDINARY))
     assert made.wake > time.monotonic()
     made = analysis(br0={1: PLAIN})
-    monkeypatch.setattr(flow_analysis, "_SHARE", 1e9)
+    at_once(monkeypatch)
     made.run(FakeTables(br0=TWICE))
     assert made.run(FakeTables(br0=ORDINARY))
     assert made.traits == {"br0": FlowTraits(ports={1: PortPaths()})}
+
+
+def test_a_share_that_was_not_used_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a change after a quiet time, and the one that takes it back, are looked at soon."""
+    at_once(monkeypatch)
+    monkeypatch.setattr(flow_analysis, "_SHARE", 1e-3)
+    monkeypatch.setattr(flow_analysis, "_LATEST", 1e6)
+    made = analysis(br0={1: PLAIN})
+    made.run(FakeTables(br0=ORDINARY))
+    assert made.run(FakeTables(br0=TWICE))
+    assert made.run(FakeTables(br0=ORDINARY))
+    monkeypatch.setattr(flow_analysis, "_MOST_SHARE", 1e-9)
+    assert not made.run(FakeTables(br0=TWICE))
 
 
 def test_a_flow_that_names_a_port_twice_is_looked_at_soon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(flow_analysis, "_SHARE", 1e-9)
-    monkeypatch.setattr(flow_analysis, "_REPEATING_SHARE", 1e9)
+    monkeypatch.setattr(flow_analysis, "_MOST_SHARE", 1e9)
     made = analysis(br0={1: PLAIN})
     made.run(FakeTables(br0=ORDINARY))
     assert not made.run(FakeTables(br0=TWICE, repeating=id(ORDINARY)))
@@ -110,7 +129,7 @@ def test_a_flow_that_names_a_port_twice_is_looked_at_soon(
 
 def test_work_is_done_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was found before holds until all is found; one step follows the other."""
-    monkeypatch.setattr(flow_analysis, "_SHARE", 1e9)
+    at_once(monkeypatch)
     made = analysis(br0={1: PLAIN, 2: PLAIN})
     made.run(FakeTables(br0=TWICE))
     before = made.traits
@@ -140,7 +159,7 @@ def test_a_fault_of_ours_is_of_one_bridge(monkeypatch: pytest.MonkeyPatch) -> No
         return PortPaths()
 
     monkeypatch.setattr(flow_analysis, "port_paths", port_paths)
-    monkeypatch.setattr(flow_analysis, "_SHARE", 1e9)
+    at_once(monkeypatch)
     made = analysis(br0={1: PLAIN}, br1={2: PLAIN})
     tables = FakeTables(br0=TWICE, br1=TWICE)
     assert made.run(tables)
