@@ -22,11 +22,11 @@ class Bits:
 
     offset: int
     width: int
+    mask: int = field(init=False, repr=False, compare=False)
+    """Its bits."""
 
-    @property
-    def mask(self) -> int:
-        """Its bits."""
-        return (1 << self.width) - 1 << self.offset
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", (1 << self.width) - 1 << self.offset)
 
 
 def register(number: int, *, words: int = 1) -> Bits:

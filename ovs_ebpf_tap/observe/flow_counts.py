@@ -38,9 +38,9 @@ class _Alike:
 
     __slots__ = "does", "kinds", "names"
 
-    def __init__(self, does: Does, kinds: tuple[_Kind, ...]) -> None:
+    def __init__(self, does: Does) -> None:
         self.does = does
-        self.kinds = kinds
+        self.kinds: tuple[_Kind, ...] = ()
         self.names: dict[int, int] = {}
 
 
@@ -88,19 +88,19 @@ class FlowCounts:
         return {flow: _unpacked(kind.name) for flow, kind in self._kinds.items()}
 
     def _add(self, does: Does, name: int) -> tuple[_Alike, int]:
-        alike = self._alike.get(does)
-        if alike is None:
-            kinds = tuple(self._use(flow, name) for flow in does.flows)
-            alike = self._alike[does] = _Alike(does, kinds)
+        made = _Alike(does)
+        alike = self._alike.setdefault(does, made)  # To hash it is what takes time.
+        if alike is made:
+            alike.kinds = tuple(self._use(flow, name) for flow in does.flows)
             for group in does.groups:
                 _count(self.groups, group, 1)
         alike.names[name] = alike.names.get(name, 0) + 1
         return alike, name
 
     def _use(self, flow: Flow, name: int) -> _Kind:
-        kind = self._kinds.get(flow)
-        if kind is None:
-            kind = self._kinds[flow] = _Kind(flow, name)
+        made = _Kind(flow, name)
+        kind = self._kinds.setdefault(flow, made)
+        if kind is made:
             self.version = next(VERSIONS)
             if names_twice(flow.actions):
                 self.repeating = self.version

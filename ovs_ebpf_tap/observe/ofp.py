@@ -344,8 +344,10 @@ def _flow_update(version: int, content: bytes, at: int, end: int, removed: bool)
     parsed = instructions_of(table, instructions, typed=typed)
     own: tuple[Flow, ...] = ()
     exact = exact and not parsed.partial
-    if any(isinstance(each, Output | OutputField) for each in parsed.actions):
-        exact = exact and not known.mask & ETH_DST.mask
+    if known.mask & ETH_DST.mask and any(
+        isinstance(each, Output | OutputField) for each in parsed.actions
+    ):
+        exact = False
         known = known.only(~ETH_DST.mask)
     if parsed.actions or exact:
         own = (Flow(table, known, parsed.actions, priority, exact),)
