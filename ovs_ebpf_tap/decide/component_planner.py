@@ -92,7 +92,7 @@ class ComponentPlanner:
             rules = make_rules(self._topology, offloaded, state)
             reasons = (
                 dict.fromkeys(state.lost, row_reasons.ENDLESS_COPIES.told())
-                or {uuid: why.told() for uuid, why in state.undecided.items()}
+                or state.undecided
                 or dict(find_obstacles(self._topology, rules))
             )
             if not reasons:

@@ -128,7 +128,9 @@ class CopyOrder:
         for each, bits in others.items():
             why = this.differs(each) if bits & vlans else None
             if why is not None:
-                self.state.undecided.setdefault(mirror.uuid, why)
+                self.state.undecided.setdefault(
+                    mirror.uuid, why.told(port=self.direction.port.name)
+                )
 
 
 def _untagged(topology: Topology, mirror: Mirror, path: Path) -> int:

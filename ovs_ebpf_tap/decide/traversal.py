@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from ovs_ebpf_tap.decide.copied_set import CopiedByGroup, nothing_copied
-from ovs_ebpf_tap.model.reasons.reason import Reason
 
 _MAX_FOUND = 8192
 _MAX_TRIED = 131072
@@ -22,7 +21,7 @@ class TraversalState:
     found: int = 0
     lost: set[UUID] = field(default_factory=set)
     """The mirrors that copies were not followed to: that would not end, or not soon."""
-    undecided: dict[UUID, Reason] = field(default_factory=dict)
+    undecided: dict[UUID, str] = field(default_factory=dict)
     """The mirrors whose copies' tags depend on which mirror, or which port, comes first: why."""
     arrived: dict[int, int] = field(default_factory=dict)
     """By group: the VLANs of which all is copied there when it arrives."""

@@ -94,7 +94,7 @@ CASES = [
     Case(
         "with_tags_and_without_in_batches",
         MIXED,
-        left("what leaves through ports that take tags off and through others", *MIXED_MIRRORS),
+        left("and through others, not all of which take tags off", *MIXED_MIRRORS),
         MIXED_FLOODS,
         datapaths=("netdev",),
     ),

@@ -101,7 +101,7 @@ CASES = [
     Case(
         "native_ports_in_batches",
         NATIVE_PORTS,
-        left("what leaves through ports that take tags off and through others", NATIVE_MIRROR),
+        left("and through others, not all of which take tags off", NATIVE_MIRROR),
         [tagged("a"), tagged("b"), tagged("c")],
         datapaths=("netdev",),
     ),

@@ -279,13 +279,13 @@ CASES: list[ReasonCase] = [
         "other copies of the same packets, in another VLAN",
         beside(src="a", output_vlan=7),
         NATIVE,
-        "packets come to its output also by way of another mirror, and in another VLAN",
+        "packets of port a come to its output also by way of another mirror, and in another VLAN",
     ),
     (
         "other copies of the same packets, where they leave through another port",
         both(NETDEV, selects("b"), port("c", trunks=(5,)), beside(dst="c", output_vlan=7)),
         NATIVE,
-        "packets come to its output also by way of another mirror, and in another VLAN",
+        "packets of port c come to its output also by way of another mirror, and in another VLAN",
     ),
     (
         "packets in its output VLAN, and copies of them in another",
@@ -294,19 +294,19 @@ CASES: list[ReasonCase] = [
             beside(dst="c", output_vlan=10, select_vlan=(20,)),
         ),
         NATIVE,
-        "packets come to its output also by way of another mirror, and in another VLAN",
+        "packets of port c come to its output also by way of another mirror, and in another VLAN",
     ),
     (
         "destinations with tags and without",
         both(NETDEV, port("b", tag=5)),
         NATIVE,
-        "it selects what leaves through ports that take tags off and through others",
+        "it selects what leaves through port b and through others, not all of which take tags off",
     ),
     (
         "destinations with tags and without, and one is an internal port",
         both(new_port("b", type="internal"), port("b", tag=5)),
         NATIVE,
-        "it selects what leaves through ports that take tags off and through others",
+        "it selects what leaves through port b and through others, not all of which take tags off",
     ),
     (
         "destinations with tags and with other tags",
@@ -318,7 +318,7 @@ CASES: list[ReasonCase] = [
             world_settings(vlan_limit=2),
         ),
         NATIVE,
-        "it selects what leaves through ports that take tags off and through others",
+        "it selects what leaves through port b and through others, not all of which take tags off",
     ),
     (
         "other copies of the same packets, which are in the output VLAN",

@@ -44,8 +44,8 @@ SECOND_TAG = Reason(
     "select dot1q-tunnels.",
 )
 ANOTHER_TAG = Reason(
-    "it selects what leaves through ports that take tags off and through others: what becomes of "
-    "the tag of what leaves through both, only Open vSwitch knows",
+    "it selects what leaves through port {port} and through others, not all of which take tags "
+    "off: what becomes of the tag of what leaves through both, only Open vSwitch knows",
     "Open vSwitch copies what a flood sends first, and with the userspace datapath, or an internal "
     "port among the destinations, hooks may see another packet first.",
     "Select all ports as sources, or only destinations that send the VLAN alike.",
@@ -134,8 +134,8 @@ COPIES_LOST_TAGS = Reason(
     "other mirror's output port.",
 )
 ANOTHER_VLAN = Reason(
-    "packets come to its output also by way of another mirror, and in another VLAN: which of the "
-    "two is copied, only Open vSwitch knows",
+    "packets of port {port} come to its output also by way of another mirror, and in another "
+    "VLAN: which of the two is copied, only Open vSwitch knows",
     "It depends on which mirror is older, or which port a flood leaves through first, and OVSDB "
     "does not tell; a packet in the `output_vlan` counts as copied there.",
     "Give the mirrors different outputs, or have them select different packets.",
