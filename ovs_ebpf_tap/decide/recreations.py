@@ -28,6 +28,9 @@ on for so long.
 """
 
 
+_OVN_REMOTE = "ovn-remote"
+
+
 class _Place(NamedTuple):
     """What a row of ovn-controller's is known by."""
 
@@ -59,14 +62,16 @@ class Recreations:
     _orphans_until: float = 0.0
     orphans: frozenset[UUID] = frozenset()
     """The mirrors that have hooks, and whose rows went while no sidecar ran: whose they were, and
-    whether they are there again under another UUID, is not known. Their hooks linger, too."""
+    whether they are there again under another UUID, is not known. Where ovn-controller runs, their
+    hooks linger, too."""
 
     def look(self, db: Database, hooked: Collection[UUID], now: float) -> list[Successor]:
         """Takes in the rows, and which mirrors have hooks; returns the rows that are in the place
         of others now."""
         if not self._looked:
             self._looked, self._orphans_until = True, now + LINGER
-            self.orphans = frozenset(hooked) - db.mirrors.keys()
+            if _has_ovn(db):
+                self.orphans = frozenset(hooked) - db.mirrors.keys()
         elif now >= self._orphans_until:
             self.orphans = frozenset()
         before, self._rows = self._rows, _owned(db)
@@ -106,6 +111,11 @@ class Recreations:
                 bridges[place.bridge] = replace(bridge, mirrors=(*bridge.mirrors, mirror.uuid))
         changed = len(mirrors) > len(db.mirrors)
         return replace(db, mirrors=mirrors, bridges=bridges) if changed else db
+
+
+def _has_ovn(db: Database) -> bool:
+    """Whether ovn-controller is told of a database: `ovn-remote`, or `ovn-remote-CHASSIS`."""
+    return any(key.startswith(_OVN_REMOTE) for key in db.external_ids)
 
 
 def _owned(db: Database) -> dict[_Place, Mirror]:

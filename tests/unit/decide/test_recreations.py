@@ -130,6 +130,11 @@ def test_hooks_whose_rows_are_not_known_at_the_start_linger() -> None:
     hooked = {world.mirrors["m"].uuid, UUID(int=99)}
     recreations = Recreations()
     recreations.look(world.db, hooked, NOW)
+    assert recreations.orphans == frozenset()
+    assert recreations.wake == float("inf")
+    world.settings["external_ids"] = {"ovn-remote": "tcp:10.0.0.1:6642"}
+    recreations = Recreations()
+    recreations.look(world.db, hooked, NOW)
     assert recreations.orphans == {UUID(int=99)}
     assert recreations.wake == NOW + LINGER
     recreations.look(world.db, {*hooked, UUID(int=98)}, NOW + 0.9 * LINGER)
