@@ -19,7 +19,6 @@ from ovs_ebpf_tap.model.flow import (
     IP_PROTO,
     METADATA,
     METADATA_MASK,
-    SECOND_VLAN,
     TABLE,
     TUN_ID,
     VLAN,
@@ -42,6 +41,7 @@ from ovs_ebpf_tap.model.flow import (
 from ovs_ebpf_tap.observe import ofp_fields
 from ovs_ebpf_tap.observe.ofp_fields import Part
 from ovs_ebpf_tap.observe.ofp_learn import learn
+from ovs_ebpf_tap.observe.ofp_plain_actions import BY_TYPE, MAY_MODIFY, PLAIN, PLAIN_NX
 from ovs_ebpf_tap.observe.ofp_stack import Stack, stack_part
 
 ANYTHING: Actions = (Output(ANY_PORT), Output(ANY_PORT))
@@ -148,54 +148,6 @@ _NOWHERE = {0xFFFFFFFD, 0xFFFFFFFF}
 
 _PUSH, _POP = (_U32.pack(_NX) + _U16.pack(subtype) for subtype in (27, 28))
 _NAT = _U32.pack(_NX) + _U16.pack(36)
-_MAY_MODIFY = Modify(always=False)
-_MODIFY = (Modify(),)
-# A tag is put on or taken off behind others, or with them.
-_MODIFY_TAGS = (Modify(), Forget(VLAN.mask))
-# As `OFPACT_PUSH_VLAN` in `do_xlate_actions`: the new tag's VLAN is 0.
-# Of `mod_vlan_vid`, OVS tells a push as well, although there may be no second tag then.
-_PUSHED = (Modify(), Forget(SECOND_VLAN.mask), Load(Known.of(VLAN, VLAN_PRESENT)))
-_POPPED = (
-    Modify(always=False),
-    Move(SECOND_VLAN, VLAN),
-    Load(Known.of(SECOND_VLAN, 0)),
-)
-
-_PLAIN: dict[int, Actions] = {
-    # OpenFlow 1.1's, which OVS keeps to where a flow does not say whose ports they are.
-    2: (_MAY_MODIFY,),  # set_vlan_pcp
-    3: _MODIFY,  # set_dl_src
-    4: _MODIFY,  # set_dl_dst
-    9: (_MAY_MODIFY,),  # set_tp_src
-    10: (_MAY_MODIFY,),  # set_tp_dst
-    _PUSH_VLAN: _PUSHED,
-    _POP_VLAN: _POPPED,
-    19: _MODIFY_TAGS,  # push_mpls
-    20: _MODIFY_TAGS,  # pop_mpls
-    21: (),  # set_queue
-    29: (),  # meter
-}
-# set_nw_src, _dst, _tos, _ecn; copy_ttl_out, _in; set_mpls_label, _tc, _ttl, dec_mpls_ttl;
-# set_nw_ttl, dec_nw_ttl: they change packets of their type.
-_BY_TYPE = {5, 6, 7, 8, *range(11, 17), 23, 24}
-_PLAIN_NX: dict[int, Actions] = {
-    4: (),  # set_queue
-    5: (),  # pop_queue
-    8: (),  # note
-    17: (),  # exit
-    19: (),  # fin_timeout
-    20: (),  # controller
-    27: (),  # push
-    29: (),  # sample
-    38: (),  # sample
-    41: (),  # sample
-    43: (),  # ct_clear
-    46: _MODIFY_TAGS,  # encap
-    47: _MODIFY_TAGS,  # decap
-    48: (_MAY_MODIFY,),  # dec_nsh_ttl
-    50: (),  # delete_field, of tunnel metadata
-    51: (),  # sample
-}
 # Which of an action set's actions come first: `ACTION_SET_ORDER` in `lib/ofp-actions.c`. Of those
 # from _FINAL on only the highest is executed, and without one, none: `ACTION_SET_FINAL_PRIORITY`.
 _RANKS = {_POP_VLAN: 0, 20: 1, 19: 1, _PUSH_VLAN: 2, _OUTPUT: 7, _GROUP: 8}
@@ -267,9 +219,9 @@ class _Parser:
         if kind == _SET_VLAN_VID:
             (vid,) = _U16.unpack_from(action, 4)
             return Modify(), Load(Known.of(VLAN, VLAN_PRESENT | vid))
-        if kind in _BY_TYPE:
+        if kind in BY_TYPE:
             return (Modify(self._typed),)
-        return _PLAIN.get(kind, ANYTHING)
+        return PLAIN.get(kind, ANYTHING)
 
     def _experimenter(self, action: bytes) -> Iterable[Action]:
         (vendor,) = _U32.unpack_from(action, 4)
@@ -278,7 +230,7 @@ class _Parser:
             return _move(action, 12, 20)
         if vendor != _NX or subtype is None:
             return ANYTHING
-        plain = _PLAIN_NX.get(subtype)
+        plain = PLAIN_NX.get(subtype)
         return self._nicira(subtype, action) if plain is None else plain
 
     def _nicira(self, subtype: int, action: bytes) -> Iterable[Action]:
@@ -310,7 +262,7 @@ class _Parser:
             case 39:  # output(port=...,max_len=...)
                 # What is cut is what is sent there: the packet itself stays as it is.
                 sent = _output(ofp_fields.widened(*_U16.unpack_from(action, 10)))
-                return (Clone((Modify(always=False), *sent)),) if sent else ()
+                return (Clone((MAY_MODIFY, *sent)),) if sent else ()
         return self._writes(subtype, action)
 
     def _resubmit(self, port: int, table: int) -> Actions:
@@ -383,7 +335,7 @@ def _controller(action: bytes) -> Actions:
     while at + _TYPE_LENGTH.size <= len(action):
         kind, length = _TYPE_LENGTH.unpack_from(action, at)
         if kind == _PAUSE:
-            return _MAY_MODIFY, Forget(METADATA_MASK)
+            return MAY_MODIFY, Forget(METADATA_MASK)
         at += max(8, (length + 7) // 8 * 8)
     return ()
 
@@ -395,7 +347,7 @@ def _ct(action: bytes) -> Actions:
     """
     (table,) = _U8.unpack_from(action, 18)
     kinds = (element[4:10] for kind, element in _elements(action[24:]) if kind == _EXPERIMENTER)
-    changed = (_MAY_MODIFY,) if _NAT in kinds else ()
+    changed = (MAY_MODIFY,) if _NAT in kinds else ()
     return changed if table == _NO_TABLE else (*changed, Clone((Resubmit(table),)))
 
 
@@ -404,8 +356,7 @@ def _move(action: bytes, widths_at: int, headers_at: int) -> Iterable[Action]:
     source = ofp_fields.header(action, headers_at)
     destination = ofp_fields.header(action, source.payload)
     return ofp_fields.move(
-        Part(source.field, read_from, width),
-        Part(destination.field, write_to, width),
+        Part(source.field, read_from, width), Part(destination.field, write_to, width)
     )
 
 
