@@ -71,7 +71,7 @@ class _SeenPorts:
         return any(each.vlans.mode == ACCESS for each in self.by_uuid.values())
 
     @cached_property
-    def access_ofports(self) -> frozenset[int]:
+    def access_and_patch_ofports(self) -> frozenset[int]:
         """The OpenFlow numbers of access and patch ports."""
         return frozenset(
             row.ofport
@@ -187,7 +187,7 @@ def _make_context(given: BridgeInput, ports: BridgePorts, seen: _SeenPorts) -> B
         ),
         tunnels=tuple(port for port in seen.tunnels if port.uuid not in ports.reserved),
         silent=frozenset(_silent_patches(given, seen)),
-        access_ofports=seen.access_ofports,
+        access_and_patch_ofports=seen.access_and_patch_ofports,
         leaves_tags=traits is None
         or traits.strips
         or (traits.normal and _has_second_tags(ports, seen)),

@@ -1,7 +1,7 @@
-"""The ports of which it was known how flows send packets there when a bridge was last asked.
+"""The ports that flows were followed back from when their bridge last told of its flow tables.
 
-While a bridge does not tell of its flows, mirrors go on that are offloaded: what they select was
-looked at. A port that is added to one meanwhile was not.
+While flow tables are not known, offloaded mirrors stay offloaded: the ports that they select were
+checked. A port that is added to one meanwhile was not.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from ovs_ebpf_tap.model.rows import Bridge, Database, Mirror
 
 @dataclass
 class ExaminedPorts:
-    """Follows, bridge by bridge, which ports were looked at."""
+    """Remembers these ports, bridge by bridge."""
 
     _of_bridges: dict[UUID, frozenset[UUID]] = field(default_factory=dict)
 
     def look(self, db: Database, traits: Mapping[str, FlowTraits]) -> frozenset[UUID]:
-        """The ports that were, by now; of a bridge not asked yet, those of parked mirrors."""
+        """The ports by now; of a bridge that has told of none yet, those of parked mirrors."""
         found = {}
         for uuid, bridge in db.bridges.items():
-            mirrors = [db.mirrors[each] for each in bridge.mirrors if each in db.mirrors]
-            if bridge.name in traits or uuid not in self._of_bridges:
-                asked = bridge.name in traits
-                found[uuid] = _destinations(bridge, (m for m in mirrors if asked or m.parked))
+            told = bridge.name in traits
+            if told or uuid not in self._of_bridges:
+                mirrors = (db.mirrors[each] for each in bridge.mirrors if each in db.mirrors)
+                found[uuid] = _destinations(bridge, (m for m in mirrors if told or m.parked))
             else:
                 found[uuid] = self._of_bridges[uuid]
         self._of_bridges = found

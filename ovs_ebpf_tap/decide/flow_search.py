@@ -26,7 +26,7 @@ class Arrivals(NamedTuple):
     """What is known of packets that arrive."""
 
     empty: Known
-    twice: tuple[int, ...] | None
+    two_tagged: tuple[int, ...] | None
     """The ports where they may have a second tag that OVS knows; None for all ports."""
 
     def meets(self, known: Known) -> bool:
@@ -39,17 +39,17 @@ class Arrivals(NamedTuple):
         return known if self._may_have_two(known) else known.both(_ONE_TAG)
 
     def by_port(self, known: Known) -> Iterator[Known]:
-        """The same with the port, where one that has two tags must have arrived there."""
-        if self.twice is None or known.meets(_ONE_TAG):
+        """The same; of a packet with two tags, once for each port where it may have arrived."""
+        if self.two_tagged is None or known.meets(_ONE_TAG):
             yield known
         else:
-            ports = (Known.of(IN_PORT, port) for port in self.twice)
+            ports = (Known.of(IN_PORT, port) for port in self.two_tagged)
             yield from (known.both(port) for port in ports if known.meets(port))
 
     def _may_have_two(self, known: Known) -> bool:
-        if self.twice is None:
+        if self.two_tagged is None:
             return True
-        return any(known.meets(Known.of(IN_PORT, port)) for port in self.twice)
+        return any(known.meets(Known.of(IN_PORT, port)) for port in self.two_tagged)
 
 
 class Form(IntEnum):

@@ -114,7 +114,7 @@ class Recreations:
 
 
 def _has_ovn(db: Database) -> bool:
-    """Whether ovn-controller is told of a database: `ovn-remote`, or `ovn-remote-CHASSIS`."""
+    """Whether ovn-controller is configured: `ovn-remote`, or `ovn-remote-CHASSIS`."""
     return any(key.startswith(_OVN_REMOTE) for key in db.external_ids)
 
 

@@ -49,7 +49,7 @@ class BridgeContext:
     """The dot1q-tunnels that are no output ports."""
     silent: frozenset[UUID]
     """The patch ports on which nothing arrives."""
-    access_ofports: frozenset[int]
+    access_and_patch_ofports: frozenset[int]
     """The OpenFlow numbers of access ports, and of patch ports."""
     leaves_tags: bool
     """Whether packets may leave through access ports with a tag that was behind another, which OVS

@@ -58,7 +58,7 @@ def _check_tags(topology: Topology, port: Port, paths: PortPaths) -> None:
         )
     if vlans.mode == ACCESS and topology.context.leaves_tags:
         for origin in paths.tagged_origins or ():
-            if not _is_at(origin, topology.context.access_ofports):
+            if not _is_at(origin, topology.context.access_and_patch_ofports):
                 raise packet_reasons.FLOWS_KEEP_TAGS.error(flow=paths.numbered, port=port.name)
 
 

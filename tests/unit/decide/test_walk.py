@@ -31,7 +31,7 @@ def topology_of(world: World) -> Topology:
         has_untagged_output=False,
         tunnels=(),
         silent=frozenset(),
-        access_ofports=frozenset(),
+        access_and_patch_ofports=frozenset(),
         examined=frozenset(),
         leaves_tags=True,
         protected=None,
