@@ -64,8 +64,8 @@ class ClsactFilters:
         """
         noted = self._qdiscs.get(hook.ifindex)
         if not noted and (ours := self._makes_qdisc(hook.ifindex)) != noted:
-            # Noted before it is made, so that a crash in between leaves nothing unknown. Somebody
-            # else's may have gone since it was noted.
+            # Noted before it is made, so that a crash in between leaves nothing unknown. Another
+            # program's, noted earlier, may have been removed since.
             self.note(hook.ifindex, ours)
         self._traffic_control.ensure_clsact(hook.ifindex)
         probe("qdisc made")

@@ -19,15 +19,15 @@ from ovs_ebpf_tap.model.flow_traits import UNKNOWN, FlowTraits, FollowedPort, Po
 from ovs_ebpf_tap.util import unexpected
 
 _SHARE = 0.01
-"""Of a core, in the long run."""
+"""The share of a core that analysis takes in the long run."""
 _MOST_SHARE = 0.2
-"""The same, for what is not to wait that long."""
+"""The share that it takes at most: after a quiet time, or for a flow that names a port twice."""
 _SLICE = 0.02
 """Seconds after which `run` leaves the rest for the next time."""
 
 _LATEST = 20.0
-"""Seconds after which a pipeline that has changed is looked at in any case; for as many, a share
-that was not used is kept."""
+"""Seconds after which a changed pipeline is looked at in any case; also for how long a share that
+was not used is kept."""
 
 _MOST = 1.0
 """Seconds of CPU time for one pipeline, after which the ports that are left stay undecided."""
@@ -101,7 +101,7 @@ class _Bridge:
     ended: float = 0.0
     """When `held` was, by the monotonic clock."""
     paid: float = 0.0
-    """When all work will have taken no more than its share."""
+    """When the work so far will have taken no more than `_SHARE`, by the monotonic clock."""
     traits: FlowTraits | None = None
 
     def run(self, tables: Tables, name: str, ports: Ports) -> None:

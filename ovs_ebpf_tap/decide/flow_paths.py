@@ -112,9 +112,9 @@ def _by_normal(graph: FlowGraph) -> Iterator[End]:
 
 
 def _by_table(graph: FlowGraph, port: int, followed: FollowedPort) -> Iterator[Flow]:
-    """Flows that may look a packet up in the first table, as a field says: OFPP_TABLE.
+    """Flows that may output to a field that holds OFPP_TABLE: a lookup in the first table.
 
-    All else is found without these lookups, so none of them may be.
+    The search does not follow such lookups, so no answer holds where there are any.
     """
     ends = []
     for site in graph.fields:

@@ -89,7 +89,7 @@ class FlowCounts:
 
     def _add(self, does: Does, name: int) -> tuple[_Alike, int]:
         made = _Alike(does)
-        alike = self._alike.setdefault(does, made)  # To hash it is what takes time.
+        alike = self._alike.setdefault(does, made)  # Hashing it is the expensive part.
         if alike is made:
             alike.kinds = tuple(self._use(flow, name) for flow in does.flows)
             for group in does.groups:

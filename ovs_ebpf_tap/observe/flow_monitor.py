@@ -11,10 +11,11 @@ none of 1.3, 1.4 and 1.5, the flow tables stay unknown.
 Flows that OVS hides are not told of: those of in-band control, which send to NORMAL only. What a
 controller does with a packet-out is in no flow.
 
-Of groups OVS tells that one was changed by another connection (OFPT_REQUESTFORWARD,
-`connmgr_send_requestforward` in `ofproto/connmgr.c`); then all are asked for again, if flows use
-groups. Groups also go, without a word, with all flows of a bridge (`ofproto_flush__` in
-`ofproto/ofproto.c`): no flow can use one of these before it is added again.
+OVS also tells when another connection changes a group (OFPT_REQUESTFORWARD,
+`connmgr_send_requestforward` in `ofproto/connmgr.c`, 3.1.0). Then all groups are asked for again,
+if flows use any. OVS does not tell when it deletes groups with all flows of a bridge
+(`ofproto_flush__` in `ofproto/ofproto.c`, 3.1.0), but no flow can use one of these before it is
+added again.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class FlowMonitor(Channel):
         began = time.thread_time()
         self._set_groups(dict(groups(self._version, b"".join(self._groups_arriving))))
         spent = time.thread_time() - began
-        # Changes that OVS told of until now are in the answer.
+        # The answer includes the changes that OVS told of before it.
         self._groups_arriving, self._groups_changed = None, False
         self._groups_due = time.monotonic() + spent / _GROUPS_SHARE
 

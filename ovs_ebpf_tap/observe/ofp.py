@@ -173,8 +173,8 @@ def multipart_reply(version: int, kind: int, body: bytes) -> tuple[int, bool, in
 
 _ASYNC_PROPERTY = Struct("!HHI")
 _PRIMARY_PROPERTIES = 1, 3, 5, 7, 9, 11
-"""Packets, ports, flows removed, roles, tables, and requests of others: what a connection is told
-of unasked."""
+"""Asynchronous messages to a connection: packets, ports, flows removed, roles, tables, and requests
+of other connections."""
 _OF_REQUESTS = 11
 _GROUP_MODS = 1 << 0
 

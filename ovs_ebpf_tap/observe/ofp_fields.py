@@ -53,14 +53,13 @@ class Field:
     packet: bool = False
     """It is the packet's own, or a part of it is."""
     everywhere: bool = False
-    """Every packet has it. OVS sets others only where they are (`mf_are_prereqs_ok` in
-    `lib/meta-flow.c`)."""
+    """Every packet has it. OVS sets a field only in packets that have it (`mf_are_prereqs_ok` in
+    `lib/meta-flow.c`, 3.1.0)."""
     by_type: bool = False
-    """Every packet of the protocol that it belongs to, as `dl_type` says, has it: not so a port,
-    which later fragments lack."""
+    """Every packet of its `dl_type` has it; later fragments lack ports, for example."""
 
     def change(self, *, typed: bool) -> Modify:
-        """What it is to set it; `typed` says whether the flow matches a `dl_type`."""
+        """The change that setting it makes; `typed`: the flow matches a `dl_type`."""
         return Modify(self.everywhere or (self.by_type and typed))
 
 
@@ -304,9 +303,10 @@ def load(field: Field, value: int, mask: int, *, typed: bool) -> Iterator[Action
 
 
 def forget(part: Part) -> Iterator[Action]:
-    """Writes what is not to be seen, which may be what was there.
+    """Writes a value that is not known; it may be the one that was there.
 
-    What is copied there is no change to OVS: `reset_mirror_ctx` in `ofproto/ofproto-dpif-xlate.c`.
+    OVS does not take a copy from another field for a change: `reset_mirror_ctx` in
+    `ofproto/ofproto-dpif-xlate.c` (3.5.0).
     """
     if part.field.packet:
         yield Modify(always=False)

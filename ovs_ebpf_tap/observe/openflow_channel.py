@@ -40,7 +40,7 @@ _REST = 0.1
 would wake up the loop."""
 
 _NO_VERSION = 60.0
-"""Most seconds before the next try with a bridge that speaks no version that would do."""
+"""Longest back-off, in seconds, from a bridge that speaks no version that would do."""
 
 LATER_VERSIONS = frozenset((ofp.OF13, ofp.OF14, ofp.OF15))
 """Those of one format of flows."""
@@ -102,7 +102,7 @@ class Channel(ABC):
             self._retry(min(2 * self._delay, _NO_VERSION))
 
     def retry(self) -> None:
-        """Tries again at once where it waits for the next try, and then soon at first."""
+        """Ends the back-off, and starts the next one from its shortest."""
         if self._stream is None:
             self._next_try, self._delay = 0.0, _RECONNECT
 
